@@ -1,0 +1,1 @@
+"""Measurements: each module prints one comparison, taken side by side in one run."""

@@ -1,0 +1,1 @@
+"""From the training world to ONNX. Never imported by the runtime; each framework sits behind the `convert` extra."""

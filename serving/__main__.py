@@ -1,0 +1,69 @@
+"""The command line of the distribution."""
+
+import sys
+
+import click
+
+from serving import __version__
+from serving.errors import ConfigError, RemoteError, ServingError
+
+_LAZY = {
+    "serve": ("serving.commands.serve", "command", "Serve the models of a folder over gRPC."),
+    "models": ("serving.commands.models", "group", "List, load and unload the models of a running server."),
+    "infer": ("serving.commands.infer", "command", "Ask a running server for one prediction."),
+    "quickstart": (
+        "serving.commands.quickstart",
+        "command",
+        "Train, convert, serve and ask a real model, in a minute.",
+    ),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is used, so that `--help` is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """See click.Group."""
+        return list(_LAZY)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """See click.Group."""
+        if cmd_name not in _LAZY:
+            return None
+        module, attribute, _ = _LAZY[cmd_name]
+        command: click.Command = getattr(__import__(module, fromlist=[attribute]), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """See click.Group."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _LAZY.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="penstock")
+def cli() -> None:
+    """Penstock serves versioned ONNX models over the Open Inference Protocol.
+
+    Begin with `penstock quickstart`.
+    """
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one line on stderr and a non-zero exit status."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (ConfigError, RemoteError, ServingError) as error:
+        click.echo(f"penstock: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

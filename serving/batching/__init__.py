@@ -1,0 +1,1 @@
+"""Which rows run together: `policy` decides (pure), `batcher` holds the queue and acts."""

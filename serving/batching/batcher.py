@@ -1,0 +1,236 @@
+"""The queue of one servable: requests go in on the I/O thread, instance threads take batches out.
+
+Late binding: a batch is formed when an instance asks for it, from what waits at that moment, so it grows while all
+instances are busy. Requests whose open dimensions differ cannot share tensors and wait in lanes of their own; the lane
+with the oldest request is served first. A request that is dropped (cancelled, expired) leaves the queue at once and
+gives its rows and bytes back; one that already runs stays in its batch as dead rows, and only its answer is dropped.
+"""
+
+import enum
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from serving.batching.policy import Window, take_at_ns
+from serving.clock import Clock
+from serving.config import BatchingConfig
+from serving.errors import Draining, Overloaded, ServingError
+from serving.types import Array
+
+RETRY_AFTER_MS_MAX = 10_000
+_DECAY = 0.9
+
+Lane = tuple[tuple[int, ...], ...]
+"""The shapes of a request's inputs without the batch dimension: equal lanes can share a batch."""
+
+
+class Progress(enum.Enum):
+    """How far a queued request has come."""
+
+    WAITING = enum.auto()
+    RUNNING = enum.auto()
+    SETTLED = enum.auto()
+
+
+class QueuedRequest:
+    """One request on its way through a servable.
+
+    `inputs` are in the model's order, `rows` long in the first dimension when the model is batchable. `settle` is
+    called exactly once, on the I/O thread, with the outputs in the model's order or the error.
+    """
+
+    __slots__ = (
+        "arrival_ns",
+        "deadline_ns",
+        "input_bytes",
+        "inputs",
+        "lane",
+        "outputs",
+        "progress",
+        "rows",
+        "settle",
+        "taken_ns",
+    )
+
+    def __init__(
+        self,
+        inputs: list[Array],
+        *,
+        rows: int,
+        lane: Lane,
+        input_bytes: int,
+        arrival_ns: int,
+        deadline_ns: int | None,
+        settle: Callable[[list[Array] | ServingError], None],
+    ) -> None:
+        self.inputs = inputs
+        self.rows = rows
+        self.lane = lane
+        self.input_bytes = input_bytes
+        self.arrival_ns = arrival_ns
+        self.deadline_ns = deadline_ns
+        self.settle = settle
+        self.taken_ns = 0
+        self.progress = Progress.WAITING
+        self.outputs: list[Array] | ServingError | None = None
+
+
+@dataclass(slots=True)
+class Batch:
+    """Requests that run together, with the times at which each step ended. Owned by the instance that took it."""
+
+    requests: list[QueuedRequest]
+    rows: int
+    taken_ns: int
+    gathered_ns: int = 0
+    ran_ns: int = 0
+    scattered_ns: int = 0
+    reruns: int = 0
+    expired: list[QueuedRequest] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _LaneQueue:
+    """The waiting requests of one lane, in order of arrival."""
+
+    requests: OrderedDict[QueuedRequest, None] = field(default_factory=OrderedDict)
+    rows: int = 0
+
+
+class Batcher:
+    """Groups waiting requests into batches.
+
+    `submit` and `drop` are called on the I/O thread, `take` on instance threads. Bounds: `queue_rows_max` and
+    `queue_bytes_max`, beyond which `submit` raises Overloaded.
+    """
+
+    def __init__(self, config: BatchingConfig, clock: Clock, *, instances: int, batchable: bool) -> None:
+        self._config = config
+        self._clock = clock
+        self._instances = instances
+        rows_max = config.batch_rows_max if batchable else 1
+        self._window = Window(rows_max, config.queue_delay_us_max * 1_000 if batchable else 0)
+        self._waiting: OrderedDict[QueuedRequest, None] = OrderedDict()  # all of them, in order of arrival
+        self._lanes: dict[Lane, _LaneQueue] = {}
+        self._ready = threading.Condition(threading.Lock())
+        self._closed = False
+        self._ns_per_row = 0.0
+        self.queued_rows = 0
+        self.queued_bytes = 0
+
+    def submit(self, request: QueuedRequest) -> None:
+        """Queue a request. Raises Overloaded at a bound and Draining after `close`."""
+        with self._ready:
+            if self._closed:
+                raise Draining("this model version is being unloaded; ask again for the version that replaces it")
+            self._check_bounds(request)
+            self._add(request)
+            self._ready.notify()
+
+    def drop(self, request: QueuedRequest) -> None:
+        """Take a request out of the queue, or leave its rows to run for nobody. The caller settles it."""
+        with self._ready:
+            if request in self._waiting:
+                self._remove(request)
+            request.progress = Progress.SETTLED
+
+    def take(self) -> Batch | None:
+        """Wait for rows and return the next batch, or None once the batcher is closed and empty.
+
+        Requests whose deadline has passed are handed over in `expired`, unrun; such a batch may hold no other requests.
+        """
+        with self._ready:
+            while True:
+                if not self._waiting:
+                    if self._closed:
+                        return None
+                    self._ready.wait()
+                    continue
+                wait_ns = self._wait_ns()
+                if wait_ns <= 0:
+                    return self._form()
+                self._ready.wait(wait_ns / 1e9)
+
+    def observe(self, batch: Batch) -> None:
+        """Learn from a finished batch how long a row takes; used to say when trying again makes sense."""
+        ns_per_row = (batch.scattered_ns - batch.taken_ns) / max(1, batch.rows)
+        self._ns_per_row = _DECAY * self._ns_per_row + (1 - _DECAY) * ns_per_row if self._ns_per_row else ns_per_row
+
+    def stop_grouping(self) -> None:
+        """From now on make every batch of one request."""
+        with self._ready:
+            self._window = Window(1, 0)
+
+    def close(self) -> None:
+        """Refuse further requests; instances finish what waits and then get None."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+
+    def _check_bounds(self, request: QueuedRequest) -> None:
+        config = self._config
+        if self.queued_rows + request.rows > config.queue_rows_max:
+            full = f"{self.queued_rows} of queue_rows_max = {config.queue_rows_max} rows"
+        elif self.queued_bytes + request.input_bytes > config.queue_bytes_max:
+            full = f"{self.queued_bytes} of queue_bytes_max = {config.queue_bytes_max} bytes"
+        else:
+            return
+        raise Overloaded(
+            f"the model's queue holds {full} and this request brings {request.rows} rows, "
+            f"{request.input_bytes} bytes; try again later or add capacity",
+            retry_after_ms=self._retry_after_ms(),
+        )
+
+    def _retry_after_ms(self) -> int:
+        """Estimate when the present queue will have been worked off."""
+        backlog_ns = self.queued_rows * self._ns_per_row / self._instances
+        return min(RETRY_AFTER_MS_MAX, max(1, round(backlog_ns / 1e6)))
+
+    def _wait_ns(self) -> int:
+        """Return how long an idle instance should still wait; 0 or less means that a batch is due."""
+        if self._closed:
+            return 0
+        head = next(iter(self._waiting))
+        due_ns = take_at_ns(self._window, rows=self._lanes[head.lane].rows, head_arrival_ns=head.arrival_ns)
+        return due_ns - self._clock.now_ns()
+
+    def _form(self) -> Batch:
+        """Take the oldest request and those of its lane that still fit, in order of arrival."""
+        now_ns = self._clock.now_ns()
+        lane = self._lanes[next(iter(self._waiting)).lane]
+        batch = Batch([], 0, now_ns)
+        while lane.requests:
+            request = next(iter(lane.requests))
+            expired = request.deadline_ns is not None and request.deadline_ns <= now_ns
+            if not expired and batch.requests and batch.rows + request.rows > self._window.batch_rows_max:
+                break
+            self._remove(request)
+            if expired:
+                batch.expired.append(request)
+                continue
+            request.progress = Progress.RUNNING
+            request.taken_ns = now_ns
+            batch.requests.append(request)
+            batch.rows += request.rows
+        if self._waiting:
+            self._ready.notify()
+        return batch
+
+    def _add(self, request: QueuedRequest) -> None:
+        self._waiting[request] = None
+        lane = self._lanes.setdefault(request.lane, _LaneQueue())
+        lane.requests[request] = None
+        lane.rows += request.rows
+        self.queued_rows += request.rows
+        self.queued_bytes += request.input_bytes
+
+    def _remove(self, request: QueuedRequest) -> None:
+        del self._waiting[request]
+        lane = self._lanes[request.lane]
+        del lane.requests[request]
+        lane.rows -= request.rows
+        if not lane.requests:
+            del self._lanes[request.lane]
+        self.queued_rows -= request.rows
+        self.queued_bytes -= request.input_bytes

@@ -1,0 +1,90 @@
+"""Command-line options made of the fields of `ServerConfig`; how flags, environment and file are merged."""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serving.config import ENVIRONMENT_PREFIX, ServerConfig, build, nearest, read_toml
+
+_Command = Callable[..., Any]
+
+
+def server_options(command: _Command) -> _Command:
+    """Add a flag for every field of `ServerConfig`, in their order."""
+    for item in reversed(dataclasses.fields(ServerConfig)):
+        command = _flag(item)(command)
+    return command
+
+
+def client_options(command: _Command) -> _Command:
+    """Add the option that every client command takes."""
+    return click.option(
+        "--address", default="127.0.0.1:8001", show_default=True, metavar="HOST:PORT",
+        envvar=f"{ENVIRONMENT_PREFIX}ADDRESS", help="The server's gRPC address.",
+    )(command)  # fmt: skip
+
+
+def json_option(command: _Command) -> _Command:
+    """Add `--json FILE`."""
+    return click.option(
+        "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True), metavar="FILE",
+        help="Write the result as JSON to FILE, - for standard output.",
+    )(command)  # fmt: skip
+
+
+def resolve(flags: Mapping[str, Any], file: Path | None) -> ServerConfig:
+    """Merge what was given: a flag beats the environment, which beats the file. Raises ConfigError."""
+    values: dict[str, Any] = read_toml(file) if file else {}
+    values.update({name: value for name, value in flags.items() if value is not None})
+    return build(ServerConfig, values)
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Describe variables that look like a misspelt option.
+
+    Only near misses are named: orchestrators set variables such as PENSTOCK_SERVICE_HOST for a service of this name.
+    """
+    known = {environment_name(item.name) for item in dataclasses.fields(ServerConfig)}
+    known |= {environment_name("address"), environment_name("config")}
+    strangers = sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+    return [f"unknown variable {name}{nearest(name, known)}" for name in strangers if _is_near(name, known)]
+
+
+def environment_name(option: str) -> str:
+    """Return the variable of an option."""
+    return ENVIRONMENT_PREFIX + option.upper()
+
+
+def environment() -> Mapping[str, str]:
+    """Return the process's variables."""
+    return os.environ
+
+
+def _is_near(name: str, known: Iterable[str]) -> bool:
+    return bool(difflib.get_close_matches(name, list(known), n=1, cutoff=0.8))
+
+
+def _flag(item: dataclasses.Field[Any]) -> Callable[[_Command], _Command]:
+    rules = item.metadata
+    kind: Any = str  # `build` converts and checks, so that flags, variables and files get the same errors
+    if rules.get("choices"):
+        kind = click.Choice(rules["choices"])
+    return click.option(
+        f"--{item.name.replace('_', '-')}",
+        item.name,
+        type=kind,
+        metavar=None if rules.get("choices") else _metavar(item),
+        envvar=environment_name(item.name),
+        show_envvar=True,
+        default=None,
+        help=f"{rules['help']}  [default: {item.default}]",
+    )
+
+
+def _metavar(item: dataclasses.Field[Any]) -> str:
+    return {int: "N", float: "SECONDS", Path: "DIR", str: "TEXT"}[item.type]  # type: ignore[index]

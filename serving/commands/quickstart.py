@@ -1,0 +1,190 @@
+"""`penstock quickstart`: the whole way, from a training set to an answered request, in one command."""
+
+import asyncio
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import grpc.aio
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.commands.models import write_json
+from serving.commands.options import json_option
+from serving.errors import ConfigError
+from serving.pb import open_inference_pb2 as pb
+from serving.transport.client import Client, infer_message
+from serving.transport.services import SERVICE
+from serving.types import Datatype
+
+MODEL = "breast_cancer"
+_START_TIMEOUT_S = 60.0
+_TOLERANCE = 1e-5
+
+
+@click.command("quickstart")
+@click.option("--models", type=click.Path(file_okay=False, path_type=Path), default=Path("models"), show_default=True,
+              metavar="DIR", help="The model repository to write; an existing one gets the model added.")  # fmt: skip
+@click.option("--burst-s", type=click.FloatRange(0.1, 60), default=3.0, show_default=True, help="Length of the burst.")
+@click.option("--concurrency", type=click.IntRange(1, 1024), default=16, show_default=True,
+              help="Requests in flight during the burst.")  # fmt: skip
+@json_option
+def command(models: Path, burst_s: float, concurrency: int, json_file: Path | None) -> None:
+    """Train a small real model, convert it to ONNX, serve it, check its answers, and measure a short burst."""
+    started = time.perf_counter()
+    classifier, features, labels = _train()
+    path = models / MODEL / "1" / "model.onnx"
+    _convert(classifier, features.shape[1], path)
+    with _serve(models) as address:
+        difference = _compare(address, classifier, features)
+        burst = asyncio.run(_burst(address, features, burst_s, concurrency))
+        mean_batch = _mean_batch_rows(address)
+    click.echo(
+        f"  burst      {burst.requests_per_s:,.0f} requests/s of 1 row, {concurrency} in flight: "
+        f"p50 {burst.p50_ms:.2f} ms, p99 {burst.p99_ms:.2f} ms, mean batch {mean_batch:.1f} rows"
+    )
+    click.echo(f"  done       in {time.perf_counter() - started:.1f} s\n")
+    click.echo(_next_steps(models, features[0]))
+    result = {
+        "model": str(path), "rows_checked": len(labels), "largest_difference": difference,
+        "requests_per_s": burst.requests_per_s, "p50_ms": burst.p50_ms, "p99_ms": burst.p99_ms,
+        "mean_batch_rows": mean_batch,
+    }  # fmt: skip
+    write_json(result, json_file)
+
+
+def _train() -> tuple[Any, NDArray[np.float32], NDArray[np.int64]]:
+    try:
+        from sklearn.datasets import load_breast_cancer  # noqa: PLC0415 - behind the extra
+        from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415
+        from sklearn.model_selection import train_test_split  # noqa: PLC0415
+    except ImportError:
+        raise ConfigError("quickstart needs scikit-learn and skl2onnx: pip install 'penstock[convert]'") from None
+    rows, labels = load_breast_cancer(return_X_y=True)
+    train_rows, test_rows, train_labels, test_labels = train_test_split(
+        rows.astype(np.float32), labels, test_size=0.3, random_state=0
+    )
+    classifier = RandomForestClassifier(100, random_state=0).fit(train_rows, train_labels)
+    accuracy = classifier.score(test_rows, test_labels)
+    click.echo(
+        f"  train      random forest of 100 trees on scikit-learn's breast cancer data "
+        f"({len(train_rows)} rows, {rows.shape[1]} features): accuracy {accuracy:.3f} on {len(test_rows)} held-out rows"
+    )
+    return classifier, test_rows, test_labels
+
+
+def _convert(classifier: Any, feature_count: int, path: Path) -> None:
+    """Write the model's file; under another name first, so that a server that watches the folder sees it whole."""
+    from converters.scikit_learn import convert_classifier  # noqa: PLC0415 - behind the extra
+
+    data = convert_classifier(classifier, feature_count)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".part")
+        draft.write_bytes(data)
+        draft.replace(path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+    click.echo(f"  convert    {path} ({len(data) / 1024:.0f} KiB of ONNX)")
+
+
+@contextlib.contextmanager
+def _serve(models: Path) -> Iterator[str]:
+    """Run the real server as a process of its own, on free ports; yield its gRPC address."""
+    command_line = [sys.executable, "-m", "serving", "serve", "--models", str(models)]
+    command_line += ["--grpc-port", "0", "--http-port", "0", "--host", "127.0.0.1", "--log-format", "text"]
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+    with subprocess.Popen(command_line, stderr=subprocess.PIPE, text=True, env=variables) as process:  # noqa: S603
+        try:
+            address = _wait_until_ready(process)
+            click.echo(f"  serve      process {process.pid} on {address}")
+            yield address
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+def _wait_until_ready(process: "subprocess.Popen[str]") -> str:
+    assert process.stderr is not None, "bug: the server's log is not piped"
+    address, lines = "", []
+    for line in process.stderr:
+        lines.append(line.rstrip())
+        if match := re.search(r"listening: grpc (\S+)", line):
+            address = match[1]
+        if f"{MODEL}/1: ready" in line:
+            return address
+        if f"{MODEL}/1: not loaded" in line:
+            break
+    raise ConfigError("the server did not start: " + "; ".join(lines[-3:]))
+
+
+def _compare(address: str, classifier: Any, rows: NDArray[np.float32]) -> float:
+    """Ask for every held-out row and compare with scikit-learn; return the largest difference of a probability."""
+    with Client(address) as client:
+        _, outputs = client.infer(MODEL, {"features": (Datatype.FP32, rows)})
+    difference = float(np.abs(outputs["probabilities"] - classifier.predict_proba(rows)).max())
+    same_labels = bool(np.array_equal(outputs["label"], classifier.predict(rows)))
+    if not same_labels or difference > _TOLERANCE:
+        raise ConfigError(f"the served answers differ from scikit-learn's by {difference:.2g} in a probability")
+    click.echo(
+        f"  predict    {len(rows)} rows over gRPC: labels equal scikit-learn's, probabilities within {difference:.1e}"
+    )
+    return difference
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """What a burst of requests measured."""
+
+    requests_per_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+async def _burst(address: str, rows: NDArray[np.float32], duration_s: float, concurrency: int) -> Burst:
+    """Keep `concurrency` 1-row requests in flight for a while."""
+    messages = [infer_message(MODEL, {"features": (Datatype.FP32, row[None])}).SerializeToString() for row in rows]
+    latencies: list[float] = []
+    async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        invoke = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        end = time.perf_counter() + duration_s
+
+        async def worker(first: int) -> None:
+            index = first
+            while (sent := time.perf_counter()) < end:
+                answer = await invoke(messages[index % len(messages)])
+                latencies.append(time.perf_counter() - sent)
+                assert pb.ModelInferResponse.FromString(answer).model_name == MODEL, "bug: another model answered"
+                index += concurrency
+
+        started = time.perf_counter()
+        await asyncio.gather(*(worker(first) for first in range(concurrency)))
+        elapsed = time.perf_counter() - started
+    p50, p99 = np.percentile(latencies, [50, 99]) * 1e3
+    return Burst(len(latencies) / elapsed, float(p50), float(p99))
+
+
+def _mean_batch_rows(address: str) -> float:
+    with Client(address) as client:
+        answer = client.call("ModelStatistics", pb.ModelStatisticsRequest(name=MODEL), pb.ModelStatisticsResponse)
+    small = [entry for entry in answer.model_stats[0].batch_stats if entry.batch_size < 100]  # not the comparison's
+    batches = sum(entry.compute_infer.count for entry in small)
+    return sum(entry.batch_size * entry.compute_infer.count for entry in small) / max(1, batches)
+
+
+def _next_steps(models: Path, row: NDArray[np.float32]) -> str:
+    example = ", ".join(f"{value:.4g}" for value in row)
+    return f"""Go on with:
+  penstock serve --models {models}          # in one terminal
+  penstock models list                      # in another
+  echo '{{"features": [[{example}]]}}' | penstock infer --model {MODEL} --input -
+  penstock models stats
+  curl http://127.0.0.1:8002/metrics"""

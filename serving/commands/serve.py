@@ -1,0 +1,34 @@
+"""`penstock serve`."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serving.commands import logs
+from serving.commands.options import environment, environment_name, resolve, server_options, unknown_variables
+from serving.server import serve
+
+
+@click.command("serve")
+@server_options
+@click.option(
+    "--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    envvar=environment_name("config"), show_envvar=True,
+    help="A TOML file with these options, written with underscores. Variables beat it, and flags beat both.",
+)  # fmt: skip
+def command(config_file: Path | None, **flags: Any) -> None:
+    r"""Serve the models of a folder over gRPC.
+
+    The folder holds MODEL/VERSION/model.onnx, where VERSION is an integer, and optionally MODEL/model.toml.
+
+    \b
+      penstock serve --models ./models
+      penstock serve --models ./models --poll-interval-s 2 --host 0.0.0.0
+    """
+    config = resolve(flags, config_file)
+    logs.set_up(config.log_format, config.log_level)
+    for line in unknown_variables(environment()):
+        logging.getLogger(__name__).warning(line)
+    serve(config)

@@ -1,0 +1,252 @@
+"""Configuration: two tables of options, and how files and environment variables become frozen values.
+
+`ServerConfig` is what `penstock serve` takes, from a flag, from `PENSTOCK_` and the flag's name in the environment, or
+from a TOML file, in this order of strength. `ModelConfig` is a model's own `model.toml`. The field of a dataclass is
+the one place where an option exists: its type, default, bounds and help. `--help`, the README's tables and the errors
+come from there.
+"""
+
+import dataclasses
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar, cast, get_args, get_origin
+
+from serving.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "PENSTOCK_"
+CONFIG_BYTES_MAX = 1 << 20
+
+
+def option(default: Any, help_text: str, **rules: Any) -> Any:
+    """Declare an option. `rules`: `minimum` and `maximum` of a number, `choices` of a string."""
+    metadata = {"help": help_text, **rules}
+    if isinstance(default, (list, dict)):
+        raise TypeError("an option's default is immutable")
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """The options of `penstock serve`."""
+
+    models: Path = option(Path("models"), "The model repository: a folder of MODEL/VERSION/model.onnx.")
+    host: str = option("127.0.0.1", "The address to listen on. Other machines can connect only when you change it.")
+    grpc_port: int = option(8001, "The gRPC port; 0 picks a free one and prints it.", minimum=0, maximum=65535)
+    http_port: int = option(
+        8002, "The port of /metrics, /livez and /readyz; 0 picks a free one.", minimum=0, maximum=65535
+    )
+    control_plane: str = option(
+        "loopback", "Who may load and unload models: peers on this machine, anyone, or nobody.",
+        choices=("loopback", "on", "off"),
+    )  # fmt: skip
+    poll_interval_s: float = option(
+        0.0, "Look for new, changed and removed versions this often; 0 only when a load is asked for.",
+        minimum=0, maximum=86_400,
+    )  # fmt: skip
+    max_message_mib: int = option(64, "The largest request message, in MiB.", minimum=1, maximum=2047)
+    requests_in_flight_max: int = option(
+        16_384, "Requests admitted at a time, over all models; further ones get RESOURCE_EXHAUSTED.", minimum=1
+    )
+    drain_timeout_s: float = option(
+        30.0, "How long SIGTERM, or unloading a model, waits for requests in flight.", minimum=0, maximum=86_400
+    )
+    log_format: str = option("text", "How log lines on stderr are written.", choices=("text", "json"))
+    log_level: str = option(
+        "info", "The least severe log line to write.", choices=("debug", "info", "warning", "error")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchingConfig:
+    """`[batching]`: how requests of a model are grouped. Limits count rows, never requests."""
+
+    batch_rows_max: int = option(
+        256, "The most rows in one batch, and in one request. 1 runs every row alone.", minimum=1, maximum=1 << 20
+    )
+    queue_rows_max: int = option(
+        4096, "The most rows that wait; a request beyond gets RESOURCE_EXHAUSTED.", minimum=1, maximum=1 << 24
+    )
+    queue_bytes_max: int = option(
+        256 << 20, "The most bytes of waiting input tensors; a request beyond gets RESOURCE_EXHAUSTED.", minimum=1
+    )
+    queue_delay_us_max: int = option(
+        0, "How long the first row of a batch may wait for more rows while an instance is idle. 0: never.",
+        minimum=0, maximum=60_000_000,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.queue_rows_max < self.batch_rows_max:
+            raise ConfigError(
+                f"[batching] queue_rows_max = {self.queue_rows_max} is below batch_rows_max = {self.batch_rows_max}; "
+                "a full batch could never be queued"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstancesConfig:
+    """`[instances]`: how many batches of a model run at the same time, and on what."""
+
+    count: int = option(1, "Instances of each version, per GPU when kind is gpu. Weights are held once.",
+                        minimum=1, maximum=256)  # fmt: skip
+    kind: str = option("cpu", "Where the instances run.", choices=("cpu", "gpu"))
+    gpus: tuple[int, ...] = option((0,), "The GPU that runs the model when kind is gpu; one in this version.")
+
+    def __post_init__(self) -> None:
+        if len(self.gpus) != 1 or self.gpus[0] < 0:
+            raise ConfigError(f"[instances] gpus = {list(self.gpus)}, expected one GPU number such as [0]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionConfig:
+    """`[session]`: how onnxruntime runs the model."""
+
+    providers: tuple[str, ...] = option(
+        (), "Execution providers in order of preference; empty takes the CPU's, or CUDA's when instances.kind is gpu."
+    )
+    intra_op_threads: int = option(
+        0, "Threads inside one operator, shared by the instances; 0 takes the cores divided by the instances.",
+        minimum=0, maximum=1024,
+    )  # fmt: skip
+    inter_op_threads: int = option(
+        1, "Operators of one graph run side by side by this many threads; 1 runs them in sequence.",
+        minimum=1, maximum=1024,
+    )  # fmt: skip
+    spinning: bool = option(False, "Let idle operator threads spin: faster for one model alone, costly for neighbours.")
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPolicy:
+    """Which versions serve: the newest `latest` ones, or exactly `specific`, or all when both are empty."""
+
+    latest: int = 1
+    specific: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `all`, `latest(N)` or `specific(V, ...)`."""
+        if text == "all":
+            return cls(latest=0)
+        if match := re.fullmatch(r"latest\((\d{1,9})\)", text):
+            if int(match[1]) > 0:
+                return cls(latest=int(match[1]))
+        elif match := re.fullmatch(r"specific\((\d{1,18}(?: *, *\d{1,18})*)\)", text):
+            return cls(latest=0, specific=tuple(sorted({int(version) for version in match[1].split(",")})))
+        raise ConfigError(f"version_policy = {text!r}, expected 'latest(2)', 'all' or 'specific(1, 3)'")
+
+    def __str__(self) -> str:
+        if self.specific:
+            return f"specific({', '.join(map(str, self.specific))})"
+        return f"latest({self.latest})" if self.latest else "all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """A model's `model.toml`. Nothing in it is needed."""
+
+    version_policy: VersionPolicy = option(
+        VersionPolicy(), "Which versions serve: latest(N) that load, all, or specific(V, ...)."
+    )
+    batching: BatchingConfig = option(BatchingConfig(), "")
+    instances: InstancesConfig = option(InstancesConfig(), "")
+    session: SessionConfig = option(SessionConfig(), "")
+
+
+T = TypeVar("T")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file of bounded length."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(CONFIG_BYTES_MAX + 1)
+        if len(text) > CONFIG_BYTES_MAX:
+            raise ConfigError(f"{path}: longer than {CONFIG_BYTES_MAX} bytes; this cannot be a configuration")
+        return tomllib.loads(text.decode())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def load_model_config(path: Path) -> ModelConfig:
+    """Read a `model.toml`; a missing file means the defaults."""
+    if not path.exists():
+        return ModelConfig()
+    try:
+        return build(ModelConfig, read_toml(path))
+    except ConfigError as error:
+        prefix = "" if str(error).startswith(str(path)) else f"{path}: "
+        raise ConfigError(f"{prefix}{error}") from error
+
+
+def build(cls: type[T], values: Mapping[str, Any], *, table: str = "") -> T:
+    """Make a configuration of parsed values, checking every key, type and bound."""
+    fields = {item.name: item for item in dataclasses.fields(cast("Any", cls))}
+    where = f"[{table}] " if table else ""
+    arguments = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise ConfigError(f"{where}unknown key '{key}'{nearest(key, fields)}")
+        arguments[key] = _convert(fields[key], value, where)
+    return cls(**arguments)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which known name is meant, or list them all."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
+
+
+def _convert(item: dataclasses.Field[Any], value: Any, where: str) -> Any:
+    kind: Any = item.type
+    if dataclasses.is_dataclass(kind) and kind is not VersionPolicy:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}{item.name} = {value!r}, expected a table [{item.name}]")
+        return build(cast("type[Any]", kind), value, table=item.name)
+    try:
+        result = _typed(kind, value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where}{item.name} = {value!r}, expected {_type_name(kind)}") from None
+    _check_rules(item, result, where)
+    return result
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """Convert a TOML value or a string to the field's type."""
+    if kind is VersionPolicy:
+        return VersionPolicy.parse(str(value))
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise TypeError
+        return tuple(_typed(get_args(kind)[0], element) for element in value)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is kind:
+        return value
+    if isinstance(value, str) and kind in {int, float}:
+        return kind(value)
+    raise TypeError
+
+
+def _check_rules(item: dataclasses.Field[Any], value: Any, where: str) -> None:
+    rules = item.metadata
+    minimum, maximum, choices = rules.get("minimum"), rules.get("maximum"), rules.get("choices")
+    if minimum is not None and not value >= minimum:  # not <, so that NaN is refused too
+        raise ConfigError(f"{where}{item.name} = {value}, expected at least {minimum}")
+    if maximum is not None and not value <= maximum:
+        raise ConfigError(f"{where}{item.name} = {value}, expected at most {maximum}")
+    if choices is not None and value not in choices:
+        raise ConfigError(f"{where}{item.name} = {value!r}, expected one of {', '.join(choices)}")
+
+
+def _type_name(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        return f"a list of {_type_name(get_args(kind)[0])}"
+    return {int: "a whole number", float: "a number", str: "a string", bool: "true or false", Path: "a path"}[kind]

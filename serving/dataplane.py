@@ -1,0 +1,205 @@
+"""The spine, first half: what happens to a request until it waits in a servable's queue, and when it is settled.
+
+    admit -> find -> validate -> submit
+
+Everything here runs on the I/O thread.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from serving.admission import Admission
+from serving.batching.batcher import QueuedRequest
+from serving.clock import Clock, TimerHandle, Timers
+from serving.errors import Cancelled, DeadlineExceeded, NotReady, ServingError
+from serving.model import Servable
+from serving.repository.handle import Handle
+from serving.repository.manager import ModelRepository
+from serving.statistics.counters import RequestCounters
+from serving.tensors import memory_bytes
+from serving.types import DYNAMIC, Array, InferAnswer, InferRequest, OutputTensor
+from serving.validation import ValidRequest, validate
+
+Settle = Callable[[InferAnswer | ServingError], None]
+"""Takes the one and only answer to a request."""
+
+
+class DataPlane:
+    """Answers inference requests."""
+
+    def __init__(
+        self,
+        repository: ModelRepository,
+        admission: Admission,
+        counters: RequestCounters,
+        *,
+        clock: Clock,
+        timers: Timers,
+    ) -> None:
+        self._repository = repository
+        self._admission = admission
+        self._counters = counters
+        self._clock = clock
+        self._timers = timers
+
+    def infer(self, request: InferRequest, *, deadline_ns: int | None, settle: Settle) -> "InFlight | None":
+        """Answer a request, now or later, by exactly one call of `settle`.
+
+        `deadline_ns` is the transport's deadline on the monotonic clock. Returns what can be cancelled, or None when
+        the request has been settled already.
+        """
+        arrival_ns = self._clock.now_ns()
+        try:
+            self._admission.admit()
+        except ServingError as error:
+            self._refuse(request, error, settle)
+            return None
+        try:
+            handle = self._repository.find(request.model_name, request.model_version)
+        except ServingError as error:
+            self._admission.release()
+            self._refuse(request, error, settle)
+            return None
+        in_flight = InFlight(self, handle, request, settle, arrival_ns)
+        try:
+            in_flight.start(deadline_ns)
+        except ServingError as error:
+            in_flight.finish(error)
+        return None if in_flight.done else in_flight
+
+    def _refuse(self, request: InferRequest, error: ServingError, settle: Settle) -> None:
+        known = isinstance(error, NotReady)  # otherwise the names are whatever the client wrote
+        self._counters.count(request.model_name if known else "", request.model_version if known else "", error)
+        settle(error)
+
+    # ---- what a request in flight needs of its data plane ----------------------------------------------------------
+
+    def set_timer(self, when_ns: int, callback: Callable[[], None]) -> TimerHandle:
+        """Call back at a point in time."""
+        return self._timers.call_at_ns(when_ns, callback)
+
+    def leave(self, servable: Servable, result: InferAnswer | ServingError, arrival_ns: int) -> None:
+        """Count the answer and let the request out."""
+        error = result if isinstance(result, ServingError) else None
+        if error is not None:
+            servable.statistics.failed(self._clock.now_ns() - arrival_ns)
+        self._counters.count(servable.name, str(servable.version), error)
+        self._admission.release()
+
+    def has_passed(self, deadline_ns: int) -> bool:
+        """Say whether a deadline is over."""
+        return deadline_ns <= self._clock.now_ns()
+
+
+class InFlight:
+    """An admitted request: holds its permit, its servable and its timer until it is settled."""
+
+    __slots__ = (
+        "_arrival_ns",
+        "_handle",
+        "_outputs",
+        "_plane",
+        "_queued",
+        "_raw",
+        "_request",
+        "_settle",
+        "_timer",
+        "done",
+    )
+
+    def __init__(
+        self, plane: DataPlane, handle: Handle, request: InferRequest, settle: Settle, arrival_ns: int
+    ) -> None:
+        self._plane = plane
+        self._handle = handle
+        self._request = request
+        self._settle = settle
+        self._arrival_ns = arrival_ns
+        self._queued: QueuedRequest | None = None
+        self._timer: TimerHandle | None = None
+        self._outputs: tuple[int, ...] = ()
+        self._raw = True
+        self.done = False
+
+    def start(self, deadline_ns: int | None) -> None:
+        """Validate and submit. Raises the ServingError that the request ends with."""
+        servable = self._handle.servable
+        valid = validate(self._request, servable.signature, rows_max=servable.batch_rows_max)
+        self._outputs, self._raw = valid.outputs, valid.raw
+        deadline_ns = _earlier(deadline_ns, valid.timeout_us, self._arrival_ns)
+        if deadline_ns is not None and self._plane.has_passed(deadline_ns):
+            raise DeadlineExceeded("the deadline had passed when the request arrived")
+        if valid.rows == 0 and (outputs := _empty_outputs(servable)) is not None:
+            self.finish(self._answer(outputs))
+            return
+        self._submit(servable, valid, deadline_ns)
+
+    def cancel(self) -> None:
+        """The client went away. Harmless after the end."""
+        self._abandon(Cancelled("the client cancelled the request"))
+
+    def finish(self, result: InferAnswer | ServingError) -> None:
+        """Settle, and give everything back."""
+        assert not self.done, "bug: a request was settled twice"
+        self.done = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._plane.leave(self._handle.servable, result, self._arrival_ns)
+        self._handle.release()
+        self._settle(result)
+
+    def _submit(self, servable: Servable, valid: ValidRequest, deadline_ns: int | None) -> None:
+        queued = QueuedRequest(
+            valid.inputs,
+            rows=valid.rows,
+            lane=valid.lane,
+            input_bytes=sum(map(memory_bytes, valid.inputs)),
+            arrival_ns=self._arrival_ns,
+            deadline_ns=deadline_ns,
+            settle=self._computed,
+        )
+        servable.submit(queued)
+        self._queued = queued
+        if deadline_ns is not None:
+            self._timer = self._plane.set_timer(deadline_ns, self._expire)
+
+    def _computed(self, result: list[Array] | ServingError) -> None:
+        self.finish(result if isinstance(result, ServingError) else self._answer(result))
+
+    def _expire(self) -> None:
+        self._abandon(DeadlineExceeded("the deadline passed before the model had answered"))
+
+    def _abandon(self, error: ServingError) -> None:
+        if self.done:
+            return
+        assert self._queued is not None, "bug: a request is neither settled nor queued"
+        self._handle.servable.drop(self._queued)
+        self.finish(error)
+
+    def _answer(self, outputs: list[Array]) -> InferAnswer:
+        servable = self._handle.servable
+        specs = servable.signature.outputs
+        return InferAnswer(
+            servable.name,
+            servable.version,
+            self._request.id,
+            tuple(OutputTensor(specs[i].name, specs[i].datatype, outputs[i]) for i in self._outputs),
+            self._raw,
+        )
+
+
+def _earlier(deadline_ns: int | None, timeout_us: int, arrival_ns: int) -> int | None:
+    """Return the earlier of the transport's deadline and the `timeout` parameter, 0 meaning none."""
+    if not timeout_us:
+        return deadline_ns
+    end_ns = arrival_ns + timeout_us * 1_000
+    return end_ns if deadline_ns is None else min(deadline_ns, end_ns)
+
+
+def _empty_outputs(servable: Servable) -> list[Array] | None:
+    """Return outputs of zero rows, or None when only the model knows their other dimensions."""
+    specs = servable.signature.outputs
+    if not servable.signature.batchable or any(DYNAMIC in spec.shape[1:] for spec in specs):
+        return None
+    return [np.empty((0, *spec.shape[1:]), spec.datatype.dtype) for spec in specs]

@@ -1,0 +1,179 @@
+"""One ONNX graph, loaded: its signature, and running it on arrays.
+
+An onnxruntime session may be run by several threads at once, so the instances of a servable share one and the weights
+are held once. `run` hands arrays over without copying, and the outputs it returns are views of memory that onnxruntime
+allocated, freed with the last view; binding outputs instead was measured to save no copy on CPU and to cost 5 us, so it
+is used only where numpy has no such dtype (BF16).
+"""
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from serving.config import InstancesConfig, SessionConfig
+from serving.errors import LoadError
+from serving.types import DYNAMIC, Array, Datatype, Signature, TensorSpec
+
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+
+_ORT_TYPES: Mapping[str, Datatype] = {
+    "tensor(bool)": Datatype.BOOL,
+    "tensor(uint8)": Datatype.UINT8,
+    "tensor(uint16)": Datatype.UINT16,
+    "tensor(uint32)": Datatype.UINT32,
+    "tensor(uint64)": Datatype.UINT64,
+    "tensor(int8)": Datatype.INT8,
+    "tensor(int16)": Datatype.INT16,
+    "tensor(int32)": Datatype.INT32,
+    "tensor(int64)": Datatype.INT64,
+    "tensor(float16)": Datatype.FP16,
+    "tensor(float)": Datatype.FP32,
+    "tensor(double)": Datatype.FP64,
+    "tensor(string)": Datatype.BYTES,
+    "tensor(bfloat16)": Datatype.BF16,
+}
+
+
+class Session:
+    """A loaded graph. `run` may be called from several threads at once; `close` only when none does."""
+
+    def __init__(self, path: Path, config: SessionConfig, instances: InstancesConfig) -> None:
+        ort.set_default_logger_severity(4)  # its warnings are about graphs, not about serving; errors are raised anyway
+        self.providers = _providers(config, instances)
+        self._session: Any = _open(path, config, instances, self.providers)
+        self.signature = _signature(self._session)
+        self._input_names = [spec.name for spec in self.signature.inputs]
+        self._output_names = [spec.name for spec in self.signature.outputs]
+        self._bound = any(spec.datatype is Datatype.BF16 for spec in self.signature.inputs + self.signature.outputs)
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Compute the outputs, in the model's order, of inputs in the model's order.
+
+        Raises whatever onnxruntime raises; the caller translates.
+        """
+        feed = dict(zip(self._input_names, inputs, strict=True))
+        if self._bound:
+            return self._run_bound(feed)
+        outputs: list[Array] = self._session.run(self._output_names, feed)
+        return outputs
+
+    def close(self) -> None:
+        """Free the graph and give its memory back to the system."""
+        self._session = None
+        _trim_heap()
+
+    def _run_bound(self, feed: Mapping[str, Array]) -> list[Array]:
+        binding = self._session.io_binding()
+        for spec in self.signature.inputs:
+            array = feed[spec.name]
+            if spec.datatype is Datatype.BF16:
+                value = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _BFLOAT16)
+                binding.bind_ortvalue_input(spec.name, value)
+            else:
+                binding.bind_cpu_input(spec.name, array)
+        for name in self._output_names:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        values = binding.get_outputs()
+        return [_to_array(spec, value) for spec, value in zip(self.signature.outputs, values, strict=True)]
+
+
+def with_probed_outputs(signature: Signature, outputs: Sequence[Sequence[Array]]) -> Signature:
+    """Correct a signature by what runs of one and of two rows gave: unknown ranks, and false batch dimensions.
+
+    `outputs[i]` are the outputs of a run whose open dimensions were `i + 1` rows and 1 elsewhere.
+    """
+    specs = tuple(
+        spec if spec.shape else replace(spec, shape=(DYNAMIC,) * one.ndim)
+        for spec, one in zip(signature.outputs, outputs[0], strict=True)
+    )
+    follows = all(
+        array.ndim > 0 and array.shape[0] == rows for rows, arrays in enumerate(outputs, 1) for array in arrays
+    )
+    open_inputs = all(spec.shape and spec.shape[0] == DYNAMIC for spec in signature.inputs)
+    open_outputs = all(spec.shape and spec.shape[0] == DYNAMIC for spec in specs)
+    return Signature(signature.inputs, specs, batchable=follows and open_inputs and open_outputs)
+
+
+def _providers(config: SessionConfig, instances: InstancesConfig) -> list[str]:
+    """Return the execution providers to use, refusing those that this onnxruntime does not have."""
+    default = (
+        ("CUDAExecutionProvider", "CPUExecutionProvider") if instances.kind == "gpu" else ("CPUExecutionProvider",)
+    )
+    wanted = list(config.providers or default)
+    present = ort.get_available_providers()
+    for provider in wanted:
+        if provider not in present:
+            hint = "; install onnxruntime-gpu in place of onnxruntime" if "CUDA" in provider else ""
+            raise LoadError(f"execution provider {provider} is not available, there are {', '.join(present)}{hint}")
+    return wanted
+
+
+def _open(path: Path, config: SessionConfig, instances: InstancesConfig, providers: Sequence[str]) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = config.intra_op_threads or max(1, (os.cpu_count() or 1) // instances.count)
+    options.inter_op_num_threads = config.inter_op_threads
+    options.execution_mode = (
+        ort.ExecutionMode.ORT_PARALLEL if config.inter_op_threads > 1 else ort.ExecutionMode.ORT_SEQUENTIAL
+    )
+    spinning = "1" if config.spinning else "0"
+    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    options.add_session_config_entry("session.inter_op.allow_spinning", spinning)
+    devices = [{"device_id": str(instances.gpus[0])} if "CUDA" in provider else {} for provider in providers]
+    try:
+        session = ort.InferenceSession(str(path), options, providers=list(providers), provider_options=devices)
+    except Exception as error:
+        raise LoadError(f"onnxruntime cannot load {path.name}: {_one_line(error)}") from error
+    loaded = session.get_providers()
+    for provider in providers:
+        if (
+            provider not in loaded
+        ):  # onnxruntime falls back in silence when a provider's libraries or device are missing
+            raise LoadError(f"execution provider {provider} did not start; onnxruntime would use {', '.join(loaded)}")
+    return session
+
+
+def _signature(session: Any) -> Signature:
+    inputs = tuple(_spec("input", node) for node in session.get_inputs())
+    outputs = tuple(_spec("output", node) for node in session.get_outputs())
+    if not outputs:
+        raise LoadError("the graph has no outputs")
+    batchable = bool(inputs) and all(spec.shape and spec.shape[0] == DYNAMIC for spec in inputs + outputs)
+    return Signature(inputs, outputs, batchable)
+
+
+def _spec(role: str, node: Any) -> TensorSpec:
+    datatype = _ORT_TYPES.get(node.type)
+    if datatype is None:
+        hint = "; convert the classifier with ZipMap off" if node.type.startswith("seq(map") else ""
+        raise LoadError(f"{role} '{node.name}' is a {node.type}, which the protocol cannot carry{hint}")
+    return TensorSpec(node.name, datatype, tuple(d if isinstance(d, int) and d >= 0 else DYNAMIC for d in node.shape))
+
+
+def _to_array(spec: TensorSpec, value: Any) -> Array:
+    if spec.datatype is not Datatype.BF16:
+        array: Array = value.numpy()
+        return array
+    shape = value.shape()
+    count = int(np.prod(shape))
+    if count == 0:
+        return np.empty(shape, np.uint16)
+    memory = (ctypes.c_uint16 * count).from_address(value.data_ptr())
+    return np.ctypeslib.as_array(memory).reshape(shape).copy()  # the memory is freed with `value`
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+def _trim_heap() -> None:
+    """Ask the C library to return free memory; glibc would keep what an unloaded model has freed."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,220 @@
+"""The spine, second half: a servable takes batches from its queue and turns them into outputs.
+
+    gather -> run -> scatter -> settle
+
+The first three run on an instance thread, for the whole batch; settling happens on the I/O thread, once per batch.
+A batch that fails is split by halves between requests, so that a request the model cannot compute takes no batchmate
+with it; the number of extra runs is bounded by 2 log2(requests) + 2.
+"""
+
+import functools
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from serving.batching.batcher import Batch, Batcher, Progress, QueuedRequest
+from serving.clock import Clock
+from serving.config import ModelConfig
+from serving.errors import DeadlineExceeded, ModelFailed
+from serving.execution.instances import InstanceGroup
+from serving.execution.session import Session, with_probed_outputs
+from serving.statistics.latency import Answered, BatchTimes, ServableStatistics
+from serving.types import DYNAMIC, Array, Datatype, Signature, TensorSpec
+
+_FAILURE_LOG_INTERVAL_NS = 1_000_000_000
+_log = logging.getLogger(__name__)
+
+Post = Callable[[Callable[[], None]], object]
+"""Runs a callback on the I/O thread, soon. Thread-safe."""
+
+
+class OutputsDoNotFollowRowsError(Exception):
+    """A batch's output has another number of rows than the batch: its first dimension does not count rows."""
+
+
+class Servable:
+    """One loaded version of a model: its session, its queue and the instance threads between them.
+
+    `submit` and `drop` belong to the I/O thread. Every submitted request is settled exactly once, there.
+    """
+
+    def __init__(
+        self, name: str, version: int, session: Session, config: ModelConfig, *, clock: Clock, post: Post
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.config = config
+        self.signature = session.signature
+        self.statistics = ServableStatistics()
+        self._session = session
+        self._clock = clock
+        self._post = post
+        self._failure_logged_ns = -_FAILURE_LOG_INTERVAL_NS
+        self._warm_up()
+        batchable = self.signature.batchable
+        self.batch_rows_max = config.batching.batch_rows_max if batchable else 1
+        self.batcher = Batcher(config.batching, clock, instances=config.instances.count, batchable=batchable)
+        self._instances = InstanceGroup(f"{name}/{version}", config.instances.count, self._serve)
+
+    @classmethod
+    def load(cls, name: str, version: int, path: Path, config: ModelConfig, *, clock: Clock, post: Post) -> "Servable":
+        """Load `model.onnx` at `path`. Raises LoadError."""
+        session = Session(path, config.session, config.instances)
+        return cls(name, version, session, config, clock=clock, post=post)
+
+    def submit(self, request: QueuedRequest) -> None:
+        """Queue a request. Raises Overloaded or Draining."""
+        self.batcher.submit(request)
+
+    def drop(self, request: QueuedRequest) -> None:
+        """Stop caring about a request; its `settle` will not be called."""
+        self.batcher.drop(request)
+
+    def close(self) -> None:
+        """Finish what waits, end the instance threads and free the session. Not for the I/O thread."""
+        self.batcher.close()
+        self._instances.join()
+        self._session.close()
+
+    def _warm_up(self) -> None:
+        """Run once with one row and once with two: the first run of a graph is slow, and its outputs tell the truth."""
+        signature = self.signature
+        try:
+            runs = [self._session.run([_zeros(spec, rows) for spec in signature.inputs]) for rows in (1, 2)]
+        except Exception as error:  # noqa: BLE001 - zeros may be nothing that this model can take; it can still serve
+            _log.info("%s/%d: no warm-up, the model does not take zeros: %s", self.name, self.version, error)
+            return
+        self.signature = with_probed_outputs(signature, runs)
+
+    def _serve(self) -> None:
+        """Run batches until the batcher is closed and empty. The loop of one instance thread."""
+        staging = Staging(self.signature)
+        while (batch := self.batcher.take()) is not None:
+            if batch.requests:
+                self._execute(batch, staging)
+                self.batcher.observe(batch)
+            self._post(functools.partial(self._settle, batch))
+            del batch  # the last reference to outputs must not wait here for the next batch
+
+    def _execute(self, batch: Batch, staging: "Staging") -> None:
+        """Fill in the outputs, or the error, of every request of the batch."""
+        reruns_left = 2 * math.ceil(math.log2(len(batch.requests))) + 2
+        parts = [batch.requests]
+        while parts:
+            part = parts.pop()
+            try:
+                self._run(part, batch, staging)
+                continue
+            except OutputsDoNotFollowRowsError:
+                _log.warning("%s/%d: outputs do not follow rows; batching is off", self.name, self.version)
+                self.batcher.stop_grouping()
+                parts.extend([request] for request in reversed(part))
+                reruns_left += len(part)
+            except Exception:  # noqa: BLE001 - whatever the graph raises, this request alone must fail
+                self._log_failure(part)
+                if len(part) > 1 and reruns_left >= 2:
+                    parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+                    reruns_left -= 2
+                    batch.reruns += 2
+                else:
+                    for request in part:
+                        request.outputs = ModelFailed(f"model '{self.name}' failed to compute this request")
+        batch.scattered_ns = self._clock.now_ns()
+
+    def _run(self, requests: Sequence[QueuedRequest], batch: Batch, staging: "Staging") -> None:
+        inputs = staging.gather(requests)
+        gathered_ns = self._clock.now_ns()
+        outputs = self._session.run(inputs)
+        batch.gathered_ns = batch.gathered_ns or gathered_ns
+        batch.ran_ns = self._clock.now_ns()
+        _scatter(requests, outputs)
+
+    def _settle(self, batch: Batch) -> None:
+        """Give every request of a finished batch its answer. On the I/O thread."""
+        alive = [request for request in batch.requests if request.progress is not Progress.SETTLED]
+        answered = [request for request in alive if isinstance(request.outputs, list)]
+        if answered:
+            self.statistics.batch_done(
+                BatchTimes(
+                    rows=batch.rows,
+                    taken_ns=batch.taken_ns,
+                    gathered_ns=batch.gathered_ns,
+                    ran_ns=batch.ran_ns,
+                    scattered_ns=batch.scattered_ns,
+                    reruns=batch.reruns,
+                ),
+                Answered([request.arrival_ns for request in answered], sum(request.rows for request in answered)),
+                now_ns=self._clock.now_ns(),
+                wall_ns=self._clock.wall_ns(),
+            )
+        for request in alive:
+            assert request.outputs is not None, "bug: a request left its batch without outputs or an error"
+            request.progress = Progress.SETTLED
+            request.settle(request.outputs)
+        for request in batch.expired:
+            if request.progress is not Progress.SETTLED:
+                request.progress = Progress.SETTLED
+                request.settle(DeadlineExceeded("the deadline passed while the request waited for an instance"))
+
+    def _log_failure(self, requests: Sequence[QueuedRequest]) -> None:
+        """Log the exception at hand, at most once per second, so that a hostile client cannot fill the disk."""
+        now_ns = self._clock.now_ns()
+        if now_ns - self._failure_logged_ns >= _FAILURE_LOG_INTERVAL_NS:
+            self._failure_logged_ns = now_ns
+            _log.exception("%s/%d: a batch of %d requests failed", self.name, self.version, len(requests))
+
+
+class Staging:
+    """The input buffers of one instance, grown to the largest batch it has seen. Lives on the instance thread."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._fixed = [DYNAMIC not in spec.shape[1:] for spec in signature.inputs]
+        self._buffers = [np.empty((0, *spec.shape[1:]), spec.datatype.dtype) if fixed else None
+                         for spec, fixed in zip(signature.inputs, self._fixed, strict=True)]  # fmt: skip
+
+    def gather(self, requests: Sequence[QueuedRequest]) -> list[Array]:
+        """Return the inputs of a batch: those of a lone request as they are, otherwise copied side by side."""
+        if len(requests) == 1:
+            return requests[0].inputs
+        rows = sum(request.rows for request in requests)
+        return [
+            self._concatenate(index, rows, [request.inputs[index] for request in requests])
+            for index in range(len(self._fixed))
+        ]
+
+    def _concatenate(self, index: int, rows: int, arrays: list[Array]) -> Array:
+        buffer = self._buffers[index]
+        if buffer is None:
+            return np.concatenate(arrays)
+        if len(buffer) < rows:
+            capacity = 1 << (rows - 1).bit_length()
+            buffer = self._buffers[index] = np.empty((capacity, *buffer.shape[1:]), buffer.dtype)
+        return np.concatenate(arrays, out=buffer[:rows])
+
+
+def _scatter(requests: Sequence[QueuedRequest], outputs: list[Array]) -> None:
+    """Give each request its rows of the outputs, as views."""
+    if len(requests) == 1:
+        requests[0].outputs = outputs
+        return
+    rows = sum(request.rows for request in requests)
+    if any(output.ndim == 0 or len(output) != rows for output in outputs):
+        raise OutputsDoNotFollowRowsError
+    start = 0
+    for request in requests:
+        stop = start + request.rows
+        request.outputs = [output[start:stop] for output in outputs]
+        start = stop
+
+
+def _zeros(spec: TensorSpec, rows: int) -> Array:
+    """Make an input of `rows` rows whose other open dimensions are 1."""
+    shape = [1 if dimension == DYNAMIC else dimension for dimension in spec.shape]
+    if spec.shape and spec.shape[0] == DYNAMIC:
+        shape[0] = rows
+    if spec.datatype is Datatype.BYTES:
+        return np.full(shape, "", np.object_)
+    return np.zeros(shape, spec.datatype.dtype)

@@ -1,0 +1,258 @@
+"""One model of the repository: its versions, which of them serve, and how what should serve gets loaded.
+
+A new servable is built beside the old one and replaces it in one step; the old one is retired and closed when its last
+request has been answered. What fails to load leaves everything that serves as it is.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+from serving.clock import Clock
+from serving.config import ModelConfig, load_model_config
+from serving.errors import ConfigError, LoadError, NotReady, UnknownModel
+from serving.model import Servable
+from serving.repository.handle import Handle
+from serving.repository.lifecycle import State, check_move
+from serving.repository.scanner import Fingerprint, ModelOnDisk, VersionOnDisk, is_version
+from serving.repository.version_policy import candidates, is_enough
+
+Load = Callable[[str, int, Path, ModelConfig], Servable]
+"""Loads one version. Raises LoadError."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class VersionRecord:
+    """What is known of one version. `fingerprint` is that of the files, and the configuration, last tried."""
+
+    state: State
+    reason: str = ""
+    fingerprint: tuple[Fingerprint, Fingerprint] = ((), ())
+
+    def move(self, state: State, reason: str = "") -> None:
+        """Make a legal move."""
+        check_move(self.state, state)
+        self.state = state
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One line of the repository's index. `version` is empty for a model without versions."""
+
+    name: str
+    version: str
+    state: State
+    reason: str
+
+
+class ModelEntry:
+    """One model. `apply` and `unload` run on loader threads, one at a time; `pin` and `index` on the I/O thread."""
+
+    def __init__(self, name: str, load: Load, clock: Clock, *, drain_timeout_s: float) -> None:
+        self.name = name
+        self.wanted = True
+        self._load = load
+        self._clock = clock
+        self._drain_timeout_s = drain_timeout_s
+        self._changing = threading.Lock()
+        self._records: dict[int, VersionRecord] = {}
+        self._handles: Mapping[int, Handle] = MappingProxyType({})
+        self._problems: tuple[str, ...] = ()
+        self._config_problem = ""
+
+    # ---- on the I/O thread -----------------------------------------------------------------------------------------
+
+    @property
+    def ready_versions(self) -> list[int]:
+        """The versions that serve, oldest first."""
+        return sorted(self._handles)
+
+    def pin(self, version: str) -> Handle:
+        """Return a handle in use, of the newest ready version without a `version`. Raises UnknownModel or NotReady."""
+        number = self._number(version)
+        handle = self._handles.get(number) if number is not None else None
+        if handle is None or not handle.acquire():
+            raise self._absence(version, number)
+        return handle
+
+    def index(self) -> list[IndexEntry]:
+        """List the versions, oldest first, or the model itself with its problems when it has none."""
+        records = sorted(self._records.items())
+        if not records:
+            return [IndexEntry(self.name, "", State.UNLOADED, self._why_without_versions())]
+        return [IndexEntry(self.name, str(number), record.state, record.reason) for number, record in records]
+
+    def servables(self) -> list[Servable]:
+        """Return the servables of the ready versions, oldest first."""
+        return [handle.servable for _, handle in sorted(self._handles.items())]
+
+    def _number(self, version: str) -> int | None:
+        if not version:
+            return max(self._handles, default=None)
+        return int(version) if is_version(version) else None
+
+    def _absence(self, version: str, number: int | None) -> UnknownModel | NotReady:
+        if not version:
+            reasons = [f"version {entry.version}: {entry.reason}" for entry in self.index() if entry.reason]
+            return NotReady(f"model '{self.name}' has no ready version; {'; '.join(reasons) or 'it is loading'}")
+        record = self._records.get(number) if number is not None else None
+        if record is None:
+            known = ", ".join(map(str, sorted(self._records))) or "none"
+            return UnknownModel(f"model '{self.name}' has no version '{version}', there are: {known}")
+        reason = f": {record.reason}" if record.reason else ""
+        return NotReady(f"model '{self.name}' version {version} is {record.state.name.lower()}{reason}")
+
+    def _why_without_versions(self) -> str:
+        return self._config_problem or "; ".join(self._problems) or "no versions"
+
+    # ---- on loader threads -----------------------------------------------------------------------------------------
+
+    def apply(self, on_disk: ModelOnDisk, *, retry: bool) -> list[str]:
+        """Load what should serve and is not loaded, retire what should not. Returns why wanted versions do not serve.
+
+        `retry` tries versions again that failed before with these same files.
+        """
+        with self._changing:
+            self.wanted = True
+            self._note_problems(on_disk)
+            try:
+                config = load_model_config(on_disk.config_path)
+            except ConfigError as error:
+                return self._keep_as_is(on_disk, str(error))
+            self._config_problem = ""
+            failures = self._load_candidates(on_disk, config, retry=retry)
+            self._forget_removed(on_disk)
+            return failures or ([] if on_disk.versions else list(on_disk.problems))
+
+    def unload(self, reason: str) -> None:
+        """Retire every version, and wait for their last answers up to the drain timeout."""
+        with self._changing:
+            self.wanted = False
+            self._retire(list(self._handles), reason)
+
+    def _note_problems(self, on_disk: ModelOnDisk) -> None:
+        if on_disk.problems != self._problems:
+            self._problems = on_disk.problems
+            for problem in on_disk.problems:
+                _log.warning("model '%s': %s", self.name, problem)
+
+    def _keep_as_is(self, on_disk: ModelOnDisk, problem: str) -> list[str]:
+        """With a configuration that cannot be used, what serves goes on and the rest is unavailable."""
+        if problem != self._config_problem:
+            _log.error("model '%s': %s", self.name, problem)
+        self._config_problem = problem
+        for number in on_disk.versions:
+            record = self._records.setdefault(number, VersionRecord(State.LOADING))
+            if record.state is State.LOADING:
+                record.move(State.FAILED)
+            record.reason = problem
+        return [problem]
+
+    def _load_candidates(self, on_disk: ModelOnDisk, config: ModelConfig, *, retry: bool) -> list[str]:
+        policy = config.version_policy
+        failures: list[str] = []
+        chosen: list[int] = []
+        for number in candidates(policy, on_disk.versions):
+            if is_enough(policy, len(chosen)):
+                break
+            version = on_disk.versions[number]
+            if self._needs_loading(version, on_disk.config_fingerprint, retry=retry):
+                self._try_load(version, on_disk.config_fingerprint, config)
+            if number in self._handles:
+                chosen.append(number)
+            if reason := self._records[number].reason:
+                failures.append(f"version {number}: {reason}")
+        failures += [
+            f"version {number}: asked for by version_policy {policy}, and not in the repository"
+            for number in policy.specific
+            if number not in on_disk.versions
+        ]
+        not_selected = f"not selected by version_policy {policy}"
+        self._retire([number for number in self._handles if number not in chosen], not_selected)
+        for number in on_disk.versions:
+            self._records.setdefault(number, VersionRecord(State.UNLOADED, not_selected))
+        return failures
+
+    def _needs_loading(self, version: VersionOnDisk, config_fingerprint: Fingerprint, *, retry: bool) -> bool:
+        record = self._records.get(version.number)
+        if record is None or record.state is State.UNLOADED:
+            return True
+        if record.state is State.UNLOADING:  # its last requests outlasted the drain timeout
+            return False
+        changed = record.fingerprint != (version.fingerprint, config_fingerprint)
+        return changed or (retry and record.reason != "")
+
+    def _try_load(self, version: VersionOnDisk, config_fingerprint: Fingerprint, config: ModelConfig) -> None:
+        """Load a version, beside the servable that it replaces if there is one."""
+        record = self._records.setdefault(version.number, VersionRecord(State.LOADING))
+        if record.state in {State.UNLOADED, State.FAILED}:
+            record.move(State.LOADING)
+        record.fingerprint = (version.fingerprint, config_fingerprint)
+        started_ns = self._clock.now_ns()
+        try:
+            if version.problem:
+                raise LoadError(version.problem)  # noqa: TRY301 - one path for what is seen before and while loading
+            servable = self._load(self.name, version.number, version.path, config)
+        except LoadError as error:
+            self._note_failure(version.number, record, str(error))
+            return
+        self._publish(Handle(servable), record)
+        _log.info("%s/%d: ready after %.0f ms", self.name, version.number, (self._clock.now_ns() - started_ns) / 1e6)
+
+    def _note_failure(self, number: int, record: VersionRecord, reason: str) -> None:
+        _log.error("%s/%d: not loaded: %s", self.name, number, reason)
+        if record.state is State.READY:
+            record.reason = f"the files have changed and do not load, what was loaded before still serves: {reason}"
+        else:
+            record.move(State.FAILED, reason)
+
+    def _publish(self, handle: Handle, record: VersionRecord) -> None:
+        number = handle.servable.version
+        replaced = self._handles.get(number)
+        self._handles = MappingProxyType({**self._handles, number: handle})
+        if replaced is None:
+            record.move(State.READY)
+        else:
+            record.reason = ""
+            self._await_close(number, _close_when_idle(replaced))
+
+    def _retire(self, numbers: Iterable[int], reason: str) -> None:
+        """Take versions out of service at once; wait until their requests are answered, up to the drain timeout."""
+        retired = {number: self._handles[number] for number in numbers}
+        self._handles = MappingProxyType({n: handle for n, handle in self._handles.items() if n not in retired})
+        for number, handle in retired.items():
+            record = self._records[number]
+            record.move(State.UNLOADING, reason)
+            self._await_close(number, _close_when_idle(handle, partial(record.move, State.UNLOADED, reason)))
+            _log.info("%s/%d: %s: %s", self.name, number, record.state.name.lower(), reason)
+
+    def _await_close(self, number: int, closed: threading.Event) -> None:
+        if not closed.wait(self._drain_timeout_s):
+            _log.warning("%s/%d: requests still run after drain_timeout_s", self.name, number)
+
+    def _forget_removed(self, on_disk: ModelOnDisk) -> None:
+        gone = [number for number in self._records if number not in on_disk.versions]
+        self._retire([number for number in gone if number in self._handles], "removed from the repository")
+        for number in gone:
+            if self._records[number].state is not State.UNLOADING:
+                del self._records[number]
+
+
+def _close_when_idle(handle: Handle, then: Callable[[], None] = lambda: None) -> threading.Event:
+    """Retire a handle and close its servable, on a thread of its own, once nobody uses it. Returns what says so."""
+    closed = threading.Event()
+
+    def close() -> None:
+        handle.servable.close()
+        then()
+        closed.set()
+
+    handle.retire(lambda: threading.Thread(target=close, name=f"close {handle.servable.name}", daemon=True).start())
+    return closed

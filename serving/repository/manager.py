@@ -1,0 +1,139 @@
+"""The model repository as the server sees it: find a servable, load and unload by name, follow changes on disk.
+
+`find`, `index` and the readiness questions are answered on the I/O thread from what is loaded. Everything that reads
+the folder or loads a model runs on loader threads.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from serving.clock import Clock
+from serving.errors import ConfigError, LoadFailed, UnknownModel
+from serving.model import Servable
+from serving.repository.entry import IndexEntry, Load, ModelEntry
+from serving.repository.handle import Handle
+from serving.repository.scanner import ModelOnDisk, scan, scan_model
+
+_LOADS_AT_ONCE = 2
+_log = logging.getLogger(__name__)
+
+
+class ModelRepository:
+    """The models of one folder. `changed` is called, on a loader thread, whenever what serves may have changed."""
+
+    def __init__(
+        self, root: Path, load: Load, clock: Clock, *, drain_timeout_s: float, changed: Callable[[], object]
+    ) -> None:
+        self._root = root
+        self._load = load
+        self._clock = clock
+        self._drain_timeout_s = drain_timeout_s
+        self._changed = changed
+        self._entries: dict[str, ModelEntry] = {}
+        self._previous: dict[str, ModelOnDisk] = {}
+        self._refreshing = threading.Lock()
+        self.started = False
+
+    # ---- on the I/O thread -----------------------------------------------------------------------------------------
+
+    def find(self, name: str, version: str) -> Handle:
+        """Return a handle in use; the caller releases it. Raises UnknownModel or NotReady."""
+        return self._entry(name).pin(version)
+
+    def ready_versions(self, name: str) -> list[int]:
+        """List the ready versions of a model, oldest first. Raises UnknownModel."""
+        return self._entry(name).ready_versions
+
+    def index(self) -> list[IndexEntry]:
+        """List every version of every model."""
+        return [line for _, entry in sorted(self._entries.copy().items()) for line in entry.index()]
+
+    def servables(self) -> Iterator[Servable]:
+        """Every ready servable, by name and version."""
+        for _, entry in sorted(self._entries.copy().items()):
+            yield from entry.servables()
+
+    def why_not_ready(self) -> list[str]:
+        """Say what the server still lacks: the first load to end, and each wanted model without a ready version."""
+        if not self.started:
+            return ["the models are being loaded"]
+        return [
+            f"model '{name}' has no ready version"
+            for name, entry in sorted(self._entries.copy().items())
+            if entry.wanted and not entry.ready_versions
+        ]
+
+    def _entry(self, name: str) -> ModelEntry:
+        entry = self._entries.get(name)
+        if entry is None:
+            raise UnknownModel(f"unknown model '{name}'; RepositoryIndex lists the models of this server")
+        return entry
+
+    # ---- on loader threads -----------------------------------------------------------------------------------------
+
+    def load_all(self) -> None:
+        """Load what the folder holds; what fails is in the index and in the log. Raises ConfigError for the folder."""
+        with self._refreshing:
+            models = self._previous = scan(self._root)
+            for name in models:
+                self._entries[name] = self._new_entry(name)
+            with ThreadPoolExecutor(_LOADS_AT_ONCE, thread_name_prefix="load") as pool:
+                for _ in pool.map(lambda name: self._entries[name].apply(models[name], retry=True), models):
+                    pass
+            self.started = True
+            self._changed()
+
+    def refresh(self) -> None:
+        """Follow changes of the folder.
+
+        A new or changed model counts once two scans in a row have found it the same, so that files still being
+        written are not loaded; what is gone is retired at once. Models that were unloaded on request stay unloaded.
+        """
+        with self._refreshing:
+            try:
+                models = scan(self._root)
+            except ConfigError as error:
+                _log.error("%s; what is loaded goes on serving", error)
+                return
+            previous, self._previous = self._previous, models
+            for name in [name for name in self._entries if name not in models]:
+                self._entries[name].unload("removed from the repository")
+                del self._entries[name]
+            for name, model in models.items():
+                if model == previous.get(name):
+                    entry = self._entries.setdefault(name, self._new_entry(name))
+                    if entry.wanted:
+                        entry.apply(model, retry=False)
+            self._changed()
+
+    def load(self, name: str) -> None:
+        """Load a model as its folder is now. Raises UnknownModel or LoadFailed."""
+        if not self._is_model_folder(name):
+            raise UnknownModel(f"unknown model '{name}': the model repository has no folder of that name")
+        entry = self._entries.setdefault(name, self._new_entry(name))
+        failures = entry.apply(scan_model(self._root / name), retry=True)
+        self._changed()
+        if failures:
+            serving = ", ".join(map(str, entry.ready_versions)) or "none"
+            raise LoadFailed(f"model '{name}': {'; '.join(failures)} (ready versions: {serving})")
+
+    def unload(self, name: str) -> None:
+        """Unload a model until it is loaded again on request. Raises UnknownModel."""
+        self._entry(name).unload("unloaded on request")
+        self._changed()
+
+    def close(self) -> None:
+        """Unload everything."""
+        for entry in list(self._entries.values()):
+            entry.unload("the server is shutting down")
+
+    def _is_model_folder(self, name: str) -> bool:
+        """Say whether `name` is a folder right inside the repository; a path that leads elsewhere is not."""
+        plain = name not in {"", ".", ".."} and "/" not in name and "\0" not in name and not name.startswith(".")
+        return plain and (self._root / name).is_dir()
+
+    def _new_entry(self, name: str) -> ModelEntry:
+        return ModelEntry(name, self._load, self._clock, drain_timeout_s=self._drain_timeout_s)

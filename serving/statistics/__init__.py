@@ -1,0 +1,1 @@
+"""What happened: `latency` counts per servable, `counters` per outcome, `exporter` writes Prometheus' text."""

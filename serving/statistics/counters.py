@@ -1,0 +1,23 @@
+"""How many requests ended how. Lives on the I/O thread."""
+
+from collections import Counter
+
+from serving.errors import Code, ServingError
+
+Outcome = tuple[str, str, Code, str]
+"""Model, version, code and reason. Model and version are empty for names that this server does not know, so that the
+number of outcomes is bounded by what the repository holds and not by what clients send."""
+
+
+class RequestCounters:
+    """Counts answers by outcome."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[Outcome] = Counter()
+
+    def count(self, model: str, version: str, error: ServingError | None) -> None:
+        """Count one answer; `error` is None for outputs."""
+        if error is None:
+            self.outcomes[model, version, Code.OK, ""] += 1
+        else:
+            self.outcomes[model, version, error.code, error.reason] += 1

@@ -1,0 +1,136 @@
+"""Tensors between their form on the wire and numpy arrays. Pure; knows the rules of the protocol and no model.
+
+Raw form: row-major little-endian elements without padding; a BYTES element is a 4-byte little-endian length and the
+bytes. Typed form: one Python number (or bytes) per element. BYTES elements are `str` in memory, because onnxruntime's
+strings are UTF-8, so other bytes are refused here.
+
+Sources: Open Inference Protocol, "Tensor Contents" and the binary tensor data extension.
+"""
+
+import struct
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from serving.errors import InvalidRequest
+from serving.types import Array, Datatype
+
+assert sys.byteorder == "little", "raw tensors are little-endian and are used in place"
+
+ELEMENTS_MAX = 2**62
+_LENGTH = struct.Struct("<I")
+
+
+def element_count(name: str, shape: Sequence[int]) -> int:
+    """Return the product of `shape`, refusing negative dimensions and products that no memory could hold."""
+    count = 1
+    for dimension in shape:
+        if dimension < 0:
+            raise InvalidRequest(f"tensor '{name}': shape {list(shape)} has a negative dimension; send actual lengths")
+        count *= dimension
+    if count > ELEMENTS_MAX:
+        raise InvalidRequest(f"tensor '{name}': shape {list(shape)} has more elements than can be addressed")
+    return count
+
+
+def from_raw(name: str, datatype: Datatype, shape: tuple[int, ...], raw: bytes) -> Array:
+    """Read the raw form; fixed-size elements are not copied, so the array is read-only and keeps `raw` alive."""
+    count = element_count(name, shape)
+    if datatype is Datatype.BYTES:
+        return _strings(name, _split(name, raw, count), shape)
+    expected = count * datatype.item_bytes
+    if len(raw) != expected:
+        raise InvalidRequest(
+            f"tensor '{name}': raw contents hold {len(raw)} bytes, expected {expected} "
+            f"for {datatype.wire_name} of shape {list(shape)}"
+        )
+    if datatype is Datatype.BOOL and raw.strip(b"\x00\x01"):
+        # Bytes other than 0 and 1 are true by C's rule; onnxruntime computes with the byte itself, so make it 1.
+        return np.frombuffer(raw, np.uint8).astype(np.bool_).reshape(shape)
+    return np.frombuffer(raw, datatype.dtype).reshape(shape)
+
+
+def from_typed(name: str, datatype: Datatype, shape: tuple[int, ...], elements: Sequence[Any]) -> Array:
+    """Read the elements of the datatype's own typed field; narrow integers are range-checked."""
+    count = element_count(name, shape)
+    if len(elements) != count:
+        raise InvalidRequest(
+            f"tensor '{name}': {datatype.typed_field} holds {len(elements)} elements, expected {count} "
+            f"for shape {list(shape)}"
+        )
+    if datatype is Datatype.BYTES:
+        return _strings(name, list(elements), shape)
+    try:
+        return np.fromiter(elements, datatype.dtype, count).reshape(shape)
+    except OverflowError:
+        limits = np.iinfo(cast("Any", datatype.dtype))
+        wrong = next(element for element in elements if not limits.min <= element <= limits.max)
+        raise InvalidRequest(
+            f"tensor '{name}': {wrong} does not fit {datatype.wire_name}, expected {limits.min} to {limits.max}"
+        ) from None
+
+
+def to_raw(datatype: Datatype, array: Array) -> bytes:
+    """Write the raw form of an array of the datatype's `dtype`."""
+    if datatype is Datatype.BYTES:
+        return b"".join(_LENGTH.pack(len(element)) + element for element in to_typed(datatype, array))
+    return array.tobytes()
+
+
+def to_typed(datatype: Datatype, array: Array) -> list[Any]:
+    """Write the elements for the datatype's typed field, in row-major order."""
+    assert datatype.typed_field is not None, f"bug: {datatype.wire_name} has no typed form"
+    if datatype is Datatype.BYTES:
+        return [_encode(element) for element in array.reshape(-1)]
+    return array.reshape(-1).tolist()
+
+
+def memory_bytes(array: Array) -> int:
+    """Return roughly how much memory an array holds, the text of its strings included."""
+    if array.dtype == np.object_:
+        return array.nbytes + sum(len(element) for element in array.reshape(-1).tolist())
+    return array.nbytes
+
+
+def _encode(element: Any) -> bytes:
+    """Encode a string; onnxruntime's are `str`, and a caller's own may be bytes already."""
+    return element if isinstance(element, bytes) else str(element).encode()
+
+
+def _split(name: str, raw: bytes, count: int) -> list[bytes]:
+    """Cut raw BYTES contents into their elements."""
+    if count * _LENGTH.size > len(
+        raw
+    ):  # checked first, so that a huge shape cannot cost more than the bytes it came in
+        raise InvalidRequest(f"tensor '{name}': raw contents of {len(raw)} bytes cannot hold {count} BYTES elements")
+    elements: list[bytes] = []
+    at = 0
+    while at < len(raw):
+        if at + _LENGTH.size > len(raw):
+            raise InvalidRequest(f"tensor '{name}': raw contents end inside the length of element {len(elements)}")
+        (length,) = _LENGTH.unpack_from(raw, at)
+        at += _LENGTH.size
+        if at + length > len(raw):
+            raise InvalidRequest(
+                f"tensor '{name}': element {len(elements)} says {length} bytes, {len(raw) - at} are left"
+            )
+        elements.append(raw[at : at + length])
+        at += length
+    if len(elements) != count:
+        raise InvalidRequest(f"tensor '{name}': raw contents hold {len(elements)} BYTES elements, expected {count}")
+    return elements
+
+
+def _strings(name: str, elements: Sequence[bytes], shape: tuple[int, ...]) -> Array:
+    array = np.empty(len(elements), np.object_)
+    for index, element in enumerate(elements):
+        try:
+            array[index] = element.decode()
+        except UnicodeDecodeError:
+            raise InvalidRequest(
+                f"tensor '{name}': element {index} is not valid UTF-8; ONNX strings are UTF-8, so encode binary data "
+                "(for example as base64) or use UINT8"
+            ) from None
+    return array.reshape(shape)

@@ -1,0 +1,87 @@
+"""Protobuf messages of ModelInfer and the server's own nouns, in both directions. Pure."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from serving.errors import InvalidRequest, ServingError
+from serving.pb import open_inference_pb2 as pb
+from serving.tensors import to_raw, to_typed
+from serving.types import InferAnswer, InferRequest, InputTensor, ParameterValue, RequestedOutput
+
+M = TypeVar("M", bound=Message)
+
+
+def parse(kind: type[M], data: bytes) -> M:
+    """Parse a message. Raises InvalidRequest."""
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise InvalidRequest(f"the request is not a valid {kind.DESCRIPTOR.full_name} message") from None
+
+
+def decode_request(data: bytes) -> InferRequest:
+    """Read a ModelInferRequest. Raises InvalidRequest when it is no such message; its content is not judged here."""
+    message = parse(pb.ModelInferRequest, data)
+    raw = list(message.raw_input_contents)
+    per_input: Iterable[bytes | None] = raw if len(raw) == len(message.inputs) else [None] * len(message.inputs)
+    return InferRequest(
+        model_name=message.model_name,
+        model_version=message.model_version,
+        id=message.id,
+        inputs=tuple(
+            InputTensor(
+                name=tensor.name,
+                datatype=tensor.datatype,
+                shape=tuple(tensor.shape),
+                raw=contents,
+                typed=_typed_fields(tensor) if tensor.HasField("contents") else {},
+                parameters=_parameters(tensor.parameters),
+            )
+            for tensor, contents in zip(message.inputs, per_input, strict=True)
+        ),
+        outputs=tuple(RequestedOutput(output.name, _parameters(output.parameters)) for output in message.outputs),
+        parameters=_parameters(message.parameters),
+        raw_count=len(raw),
+    )
+
+
+def encode_answer(answer: InferAnswer) -> bytes:
+    """Write a ModelInferResponse."""
+    return _answer_message(answer).SerializeToString()
+
+
+def encode_stream_answer(answer: InferAnswer | ServingError, request_id: str) -> bytes:
+    """Write a ModelStreamInferResponse; an error carries the id of its request too."""
+    if isinstance(answer, ServingError):
+        message = pb.ModelStreamInferResponse(error_message=answer.message)
+        message.infer_response.id = request_id
+    else:
+        message = pb.ModelStreamInferResponse(infer_response=_answer_message(answer))
+    return message.SerializeToString()
+
+
+def _typed_fields(tensor: Any) -> dict[str, Any]:
+    return {field.name: values for field, values in tensor.contents.ListFields()}
+
+
+def _parameters(parameters: Mapping[str, Any]) -> dict[str, ParameterValue]:
+    """Read a map of parameters; one without a value counts as an empty string."""
+    values: dict[str, ParameterValue] = {}
+    for name, parameter in parameters.items():
+        choice = parameter.WhichOneof("parameter_choice")
+        values[name] = getattr(parameter, choice) if choice else ""
+    return values
+
+
+def _answer_message(answer: InferAnswer) -> pb.ModelInferResponse:
+    message = pb.ModelInferResponse(model_name=answer.model_name, model_version=str(answer.model_version), id=answer.id)
+    for output in answer.outputs:
+        tensor = message.outputs.add(name=output.name, datatype=output.datatype.wire_name, shape=output.array.shape)
+        if answer.raw:
+            message.raw_output_contents.append(to_raw(output.datatype, output.array))
+        else:
+            assert output.datatype.typed_field is not None, "bug: an answer with an untyped output is raw"
+            getattr(tensor.contents, output.datatype.typed_field).extend(to_typed(output.datatype, output.array))
+    return message

@@ -1,0 +1,215 @@
+"""The `grpcio` transport: grpc.aio on the I/O thread's event loop, handlers that see only bytes.
+
+grpc.aio on uvloop was measured against grpcio's threaded server with the same services behind it and is the faster of
+the two (bench/grpcio_variants.py). HTTP/2, compression, message limits and broken framing are grpcio's to answer.
+"""
+
+import asyncio
+import ipaddress
+import urllib.parse
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from serving.clock import Clock
+from serving.errors import ConfigError, ServingError
+from serving.transport.calls import STREAM_MESSAGES_MAX, Methods, StreamMethod, StreamReceiver, UnaryMethod
+from serving.transport.status import GRPC_CODES, trailing_metadata
+
+_HEADER_LIST_BYTES_MAX = 16 << 10
+_STREAMS_PER_CONNECTION_MAX = 256
+
+
+class GrpcioTransport:
+    """A gRPC server on one port. Lives on the event loop's thread."""
+
+    def __init__(self, methods: Methods, clock: Clock, *, message_bytes_max: int, calls_max: int) -> None:
+        options = [
+            ("grpc.max_receive_message_length", message_bytes_max),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_metadata_size", _HEADER_LIST_BYTES_MAX),
+            ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION_MAX),
+            ("grpc.so_reuseport", 0),  # otherwise a port that is in use is shared in silence
+        ]
+        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=calls_max)
+        self._server.add_generic_rpc_handlers((_Handlers(methods, clock),))
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; return the port, which is a free one for 0. Raises ConfigError when it cannot be had."""
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            bound = self._server.add_insecure_port(address)
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise ConfigError(f"cannot listen on {address} for gRPC: it is in use, or not an address of this machine")
+        await self._server.start()
+        return int(bound)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls, let those in flight end for `grace_s`, then cut the rest off."""
+        await self._server.stop(grace_s)
+
+
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Finds a method by its path; grpcio answers UNIMPLEMENTED for the others."""
+
+    def __init__(self, methods: Methods, clock: Clock) -> None:
+        self._handlers: dict[str, grpc.RpcMethodHandler] = {}
+        for path, unary in methods.unary.items():
+            self._handlers[path] = grpc.unary_unary_rpc_method_handler(_unary_handler(unary, clock))
+        for path, streaming in methods.streaming.items():
+            self._handlers[path] = grpc.stream_stream_rpc_method_handler(_stream_handler(streaming, clock))
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """See grpc.GenericRpcHandler."""
+        return self._handlers.get(handler_call_details.method)
+
+
+class _AioCall:
+    """A unary call of grpc.aio as `calls.Call`."""
+
+    __slots__ = ("_clock", "_context", "future", "on_cancel")
+
+    def __init__(self, context: Any, clock: Clock, future: "asyncio.Future[bytes | ServingError]") -> None:
+        self._context = context
+        self._clock = clock
+        self.future = future
+        self.on_cancel: Callable[[], None] | None = None
+
+    @property
+    def peer_host(self) -> str | None:
+        return _peer_host(self._context.peer())
+
+    @property
+    def deadline_ns(self) -> int | None:
+        return _deadline_ns(self._context, self._clock)
+
+    def settle(self, answer: bytes | ServingError) -> None:
+        if not self.future.done():
+            self.future.set_result(answer)
+
+
+def _unary_handler(method: UnaryMethod, clock: Clock) -> Any:
+    async def handle(data: bytes, context: Any) -> bytes:
+        call = _AioCall(context, clock, asyncio.get_running_loop().create_future())
+        method(data, call)
+        try:
+            answer = await call.future
+        except asyncio.CancelledError:
+            if call.on_cancel is not None:
+                call.on_cancel()
+            raise
+        if isinstance(answer, ServingError):
+            await _abort(context, answer)  # raises
+            return b""
+        return answer
+
+    return handle
+
+
+class _AioStream:
+    """A streaming call of grpc.aio as `calls.Stream`: a queue of answers, and a gate in front of the reader."""
+
+    def __init__(self, context: Any, clock: Clock) -> None:
+        self._context = context
+        self._clock = clock
+        self._unsent: deque[bytes] = deque()
+        self._finished = False
+        self._error: ServingError | None = None
+        self._to_send = asyncio.Event()
+        self._may_read = asyncio.Event()
+        self._may_read.set()
+        self._paused = False
+
+    @property
+    def deadline_ns(self) -> int | None:
+        return _deadline_ns(self._context, self._clock)
+
+    def send(self, message: bytes) -> None:
+        self._unsent.append(message)
+        self._to_send.set()
+        self._set_gate()
+
+    def finish(self, error: ServingError | None = None) -> None:
+        self._finished = True
+        self._error = error
+        self._to_send.set()
+
+    def pause(self) -> None:
+        self._paused = True
+        self._set_gate()
+
+    def resume(self) -> None:
+        self._paused = False
+        self._set_gate()
+
+    async def read_into(self, receiver: StreamReceiver) -> None:
+        """Hand every message to the receiver, as fast as answers are taken away."""
+        while True:
+            await self._may_read.wait()
+            data = await self._context.read()
+            if data is grpc.aio.EOF:
+                receiver.half_closed()
+                return
+            receiver.message(data)
+
+    async def write_all(self) -> None:
+        """Write answers until the stream is finished."""
+        while True:
+            await self._to_send.wait()
+            self._to_send.clear()
+            while self._unsent:
+                await self._context.write(self._unsent.popleft())
+                self._set_gate()
+            if self._finished:
+                if self._error is not None:
+                    await _abort(self._context, self._error)
+                return
+
+    def _set_gate(self) -> None:
+        if self._paused or len(self._unsent) >= STREAM_MESSAGES_MAX:
+            self._may_read.clear()
+        else:
+            self._may_read.set()
+
+
+def _stream_handler(method: StreamMethod, clock: Clock) -> Any:
+    async def handle(_requests: Any, context: Any) -> None:
+        stream = _AioStream(context, clock)
+        receiver = method(stream)
+        reading = asyncio.ensure_future(stream.read_into(receiver))
+        try:
+            await stream.write_all()
+        finally:
+            reading.cancel()
+            receiver.cancelled()
+
+    return handle
+
+
+def _abort(context: Any, error: ServingError) -> Awaitable[None]:
+    aborting: Awaitable[None] = context.abort(GRPC_CODES[error.code], error.message, trailing_metadata(error))
+    return aborting
+
+
+def _deadline_ns(context: Any, clock: Clock) -> int | None:
+    remaining_s = context.time_remaining()
+    if remaining_s is None or remaining_s > 1e9:
+        return None
+    return clock.now_ns() + int(remaining_s * 1e9)
+
+
+def _peer_host(peer: str) -> str | None:
+    """Read the IP address out of `ipv4:1.2.3.4:5` or `ipv6:%5B::1%5D:5`."""
+    family, _, rest = urllib.parse.unquote(peer).partition(":")
+    if family not in {"ipv4", "ipv6"}:
+        return None
+    host = rest.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return None

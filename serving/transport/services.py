@@ -1,0 +1,258 @@
+"""Every RPC of the inference service, bytes in and bytes out, on the I/O thread.
+
+Answers about what is loaded are given at once. Loading and unloading run on a worker; inference is answered when its
+batch has run.
+"""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from serving import __version__
+from serving.controlplane import ControlPlane
+from serving.dataplane import DataPlane, InFlight
+from serving.errors import InvalidRequest, ModelFailed, NotOffered, ServingError
+from serving.model import Post, Servable
+from serving.pb import open_inference_pb2 as pb
+from serving.repository.manager import ModelRepository
+from serving.transport import describe
+from serving.transport.calls import STREAM_MESSAGES_MAX, Call, Stream, StreamMethod, UnaryMethod
+from serving.transport.codec import decode_request, encode_answer, encode_stream_answer, parse
+from serving.types import InferAnswer
+
+SERVICE = "inference.GRPCInferenceService"
+M = TypeVar("M", bound=Message)
+EXTENSIONS = ("model_repository", "model_configuration", "binary_tensor_data", "statistics")
+
+_log = logging.getLogger(__name__)
+
+
+class InferenceService:
+    """The methods of `inference.GRPCInferenceService`."""
+
+    def __init__(
+        self, repository: ModelRepository, data_plane: DataPlane, control_plane: ControlPlane,
+        *, worker: Executor, post: Post, why_not_ready: Callable[[], list[str]],
+    ) -> None:  # fmt: skip
+        self._repository = repository
+        self._data_plane = data_plane
+        self._control_plane = control_plane
+        self._worker = worker
+        self._post = post
+        self._why_not_ready = why_not_ready
+
+    def unary(self) -> dict[str, UnaryMethod]:
+        """Return the unary methods by path."""
+        immediate: dict[str, Callable[[bytes], Message]] = {
+            "ServerLive": lambda _: pb.ServerLiveResponse(live=True),
+            "ServerReady": lambda _: pb.ServerReadyResponse(ready=not self._why_not_ready()),
+            "ModelReady": self._model_ready,
+            "ServerMetadata": lambda _: pb.ServerMetadataResponse(
+                name="penstock", version=__version__, extensions=EXTENSIONS
+            ),
+            "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "RepositoryIndex": self._repository_index,
+        }
+        methods: dict[str, UnaryMethod] = {name: _immediate(answer) for name, answer in immediate.items()}
+        methods["ModelInfer"] = self._infer
+        methods["RepositoryModelLoad"] = self._load
+        methods["RepositoryModelUnload"] = self._unload
+        for verb in ("Status", "Register", "Unregister"):
+            methods[f"SystemSharedMemory{verb}"] = _not_offered
+        return {f"/{SERVICE}/{name}": method for name, method in methods.items()}
+
+    def streaming(self) -> dict[str, StreamMethod]:
+        """Return the streaming methods by path."""
+        return {f"/{SERVICE}/ModelStreamInfer": lambda stream: InferStream(self._data_plane, stream)}
+
+    # ---- inference -------------------------------------------------------------------------------------------------
+
+    def _infer(self, data: bytes, call: Call) -> None:
+        try:
+            request = decode_request(data)
+        except ServingError as error:
+            call.settle(error)
+            return
+
+        def settle(result: InferAnswer | ServingError) -> None:
+            call.settle(result if isinstance(result, ServingError) else encode_answer(result))
+
+        in_flight = self._data_plane.infer(request, deadline_ns=call.deadline_ns, settle=settle)
+        if in_flight is not None:
+            call.on_cancel = in_flight.cancel
+
+    # ---- metadata, statistics --------------------------------------------------------------------------------------
+
+    def _with_servable(self, name: str, version: str, describe_it: Callable[[Servable], M]) -> M:
+        handle = self._repository.find(name, version)
+        try:
+            return describe_it(handle.servable)
+        finally:
+            handle.release()
+
+    def _model_ready(self, data: bytes) -> Message:
+        request = parse(pb.ModelReadyRequest, data)
+        ready_versions = self._repository.ready_versions(request.name)
+        ready = str(request.version) in map(str, ready_versions) if request.version else bool(ready_versions)
+        return pb.ModelReadyResponse(ready=ready)
+
+    def _model_metadata(self, data: bytes) -> Message:
+        request = parse(pb.ModelMetadataRequest, data)
+        versions = self._repository.ready_versions(request.name)
+        return self._with_servable(
+            request.name, request.version, lambda servable: describe.metadata(servable, versions)
+        )
+
+    def _model_config(self, data: bytes) -> Message:
+        request = parse(pb.ModelConfigRequest, data)
+        return self._with_servable(request.name, request.version, describe.config)
+
+    def _model_statistics(self, data: bytes) -> Message:
+        request = parse(pb.ModelStatisticsRequest, data)
+        if request.version:
+            one = self._with_servable(request.name, request.version, describe.statistics)
+            return pb.ModelStatisticsResponse(model_stats=[one])
+        if request.name:
+            self._repository.ready_versions(request.name)  # raises UnknownModel
+        return pb.ModelStatisticsResponse(
+            model_stats=[
+                describe.statistics(servable)
+                for servable in self._repository.servables()
+                if request.name in {"", servable.name}
+            ]
+        )
+
+    # ---- the model repository --------------------------------------------------------------------------------------
+
+    def _repository_index(self, data: bytes) -> Message:
+        request = parse(pb.RepositoryIndexRequest, data)
+        _check_repository_name(request.repository_name)
+        return describe.index(self._control_plane.index(ready_only=request.ready))
+
+    def _load(self, data: bytes, call: Call) -> None:
+        def prepare() -> Callable[[], None]:
+            request = parse(pb.RepositoryModelLoadRequest, data)
+            _check_repository_name(request.repository_name)
+            for name in request.parameters:
+                if name == "config" or name.startswith("file:"):
+                    raise InvalidRequest(f"parameter '{name}' is not offered; write the file into the model repository")
+            return lambda: self._control_plane.load(request.model_name)
+
+        self._on_worker(call, prepare, pb.RepositoryModelLoadResponse())
+
+    def _unload(self, data: bytes, call: Call) -> None:
+        def prepare() -> Callable[[], None]:
+            request = parse(pb.RepositoryModelUnloadRequest, data)
+            _check_repository_name(request.repository_name)
+            return lambda: self._control_plane.unload(request.model_name)
+
+        self._on_worker(call, prepare, pb.RepositoryModelUnloadResponse())
+
+    def _on_worker(self, call: Call, prepare: Callable[[], Callable[[], None]], answer: Message) -> None:
+        """Check that the peer may, then do what `prepare` returns on a worker, and settle on the I/O thread."""
+        try:
+            self._control_plane.check_access(call.peer_host)
+            work = prepare()
+        except ServingError as error:
+            call.settle(error)
+            return
+
+        def run() -> None:
+            result: bytes | ServingError
+            try:
+                work()
+                result = answer.SerializeToString()
+            except ServingError as error:
+                result = error
+            except Exception:  # noqa: BLE001 - a bug of ours must not leave the client without an answer
+                _log.exception("a control-plane call failed")
+                result = ModelFailed("the server failed to do this; its log says why")
+            self._post(lambda: call.settle(result))
+
+        self._worker.submit(run)
+
+
+class InferStream:
+    """One ModelStreamInfer call: an answer per request, as they finish, each with its request's id.
+
+    At most `STREAM_MESSAGES_MAX` requests are in work at a time; then the stream is not read until one is answered.
+    """
+
+    def __init__(self, data_plane: DataPlane, stream: Stream) -> None:
+        self._data_plane = data_plane
+        self._stream = stream
+        self._in_flight: dict[int, InFlight | None] = {}
+        self._next_key = 0
+        self._half_closed = False
+        self._over = False
+
+    def message(self, data: bytes) -> None:
+        """Start one request."""
+        try:
+            request = decode_request(data)
+        except ServingError as error:
+            self._stream.send(encode_stream_answer(error, ""))
+            return
+        key = self._next_key
+        self._next_key += 1
+        self._in_flight[key] = None
+
+        def settle(result: InferAnswer | ServingError) -> None:
+            self._settle(key, encode_stream_answer(result, request.id))
+
+        in_flight = self._data_plane.infer(request, deadline_ns=self._stream.deadline_ns, settle=settle)
+        if in_flight is not None:
+            self._in_flight[key] = in_flight
+        if len(self._in_flight) >= STREAM_MESSAGES_MAX:
+            self._stream.pause()
+
+    def half_closed(self) -> None:
+        """End the call once everything is answered."""
+        self._half_closed = True
+        self._finish_if_done()
+
+    def cancelled(self) -> None:
+        """Drop every request that is still in work."""
+        self._over = True
+        for in_flight in list(self._in_flight.values()):
+            if in_flight is not None:
+                in_flight.cancel()
+
+    def _settle(self, key: int, answer: bytes) -> None:
+        del self._in_flight[key]
+        if self._over:
+            return
+        self._stream.send(answer)
+        self._stream.resume()
+        self._finish_if_done()
+
+    def _finish_if_done(self) -> None:
+        if self._half_closed and not self._in_flight:
+            self._stream.finish()
+
+
+def _immediate(answer: Callable[[bytes], Message]) -> UnaryMethod:
+    def method(data: bytes, call: Call) -> None:
+        try:
+            result: bytes | ServingError = answer(data).SerializeToString()
+        except ServingError as error:
+            result = error
+        call.settle(result)
+
+    return method
+
+
+def _not_offered(_data: bytes, call: Call) -> None:
+    call.settle(NotOffered("shared memory is not offered by this server; send tensors in the request"))
+
+
+def _check_repository_name(name: str) -> None:
+    if name:
+        raise InvalidRequest(
+            f"unknown repository '{name}'; this server has one model repository, so leave the name empty"
+        )
