@@ -1,0 +1,30 @@
+"""Options and fixtures of the whole suite."""
+
+import pytest
+
+from tests.support import graphs
+from tests.support.servers import server_thread
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--address",
+        metavar="HOST:PORT",
+        help="Run the conformance suite against this server, which must serve the suite's models.",
+    )
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """An empty model repository."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def affine_server(repository):
+    """A server in this process with one model, `affine`: y = 2 x + 1, FP32 [rows, 4]."""
+    graphs.write_model(repository, "affine", graphs.affine())
+    with server_thread(repository) as server:
+        yield server

@@ -1,0 +1,1 @@
+"""What tests share: real ONNX graphs, running servers, environments for stock clients, a fake clock."""

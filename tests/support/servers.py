@@ -1,0 +1,136 @@
+"""Running servers: in a thread of the test's own process, or as the process that a user starts."""
+
+import asyncio
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvloop
+
+from serving.config import ServerConfig
+from serving.server import Server
+
+START_TIMEOUT_S = 60
+
+
+class ServerThread:
+    """A server in this process, on a loop in a thread of its own; `call` runs a function on that loop."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=lambda: uvloop.run(self._main()), name="test server", daemon=True)
+        self._thread.start()
+        assert self._started.wait(START_TIMEOUT_S), "the server did not start in time"
+        if self._failure is not None:
+            raise self._failure
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        try:
+            self.server = Server(self._config)
+            await self.server.start()
+        except BaseException as error:  # noqa: BLE001 - handed to the test
+            self._failure = error
+            return
+        finally:
+            self._started.set()
+        await self._stopping.wait()
+        await self.server.stop()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server.grpc_port}"
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.server.http_port}"
+
+    def call(self, function):
+        """Run a function on the I/O thread and return its result."""
+
+        async def run():
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(START_TIMEOUT_S)
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(START_TIMEOUT_S)
+        assert not self._thread.is_alive(), "the server did not stop in time"
+
+
+@contextlib.contextmanager
+def server_thread(models: Path, **options) -> Iterator[ServerThread]:
+    """Run a server on free ports in this process."""
+    server = ServerThread(ServerConfig(models=models, grpc_port=0, http_port=0, **options))
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class ServerProcess:
+    """`penstock serve` as a process; its log is collected line by line."""
+
+    def __init__(self, models: Path, *arguments: str, environment=None) -> None:
+        command = [sys.executable, "-m", "serving", "serve", "--models", str(models), "--grpc-port", "0"]
+        self.process = subprocess.Popen(
+            [*command, "--http-port", "0", *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+        self.log: list[str] = []
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        match = self.wait_for_log(r"listening: grpc (\S+) http (\S+)")
+        self.address, self.http = match[1], f"http://{match[2]}"
+        self.wait_for_log(r"serving \d+ model versions")
+
+    def _read(self) -> None:
+        for line in self.process.stderr:
+            with self._changed:
+                self.log.append(line.rstrip())
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+    def wait_for_log(self, pattern: str) -> re.Match:
+        """Wait until a line of the log, past or future, matches."""
+
+        def find():
+            return next((match for line in self.log if (match := re.search(pattern, line))), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: find() or not self._reader.is_alive(), START_TIMEOUT_S)
+            match = find()
+        assert match, f"no line matches {pattern!r} in: {self.log}"
+        return match
+
+    def stop(self) -> int:
+        """End the process as an orchestrator would; return its exit status."""
+        self.process.terminate()
+        status = self.process.wait(START_TIMEOUT_S)
+        self._reader.join(START_TIMEOUT_S)
+        self.process.stderr.close()
+        return status
+
+
+@contextlib.contextmanager
+def server_process(models: Path, *arguments: str, environment=None) -> Iterator[ServerProcess]:
+    """Run `penstock serve` on free ports."""
+    server = ServerProcess(models, *arguments, environment=environment)
+    try:
+        yield server
+    finally:
+        server.stop()
