@@ -120,13 +120,13 @@ def accepted_encodings(text: NDArray[np.uint8], at: int, length: int) -> int:
     found = 0
     end = at + length
     while at < end:
-        while at < end and text[at] in {32, 9, 44}:
+        while at < end and (text[at] == 32 or text[at] == 9 or text[at] == 44):
             at += 1
         begin = at
         while at < end and text[at] != 44:
             at += 1
         last = at
-        while last > begin and text[last - 1] in {32, 9}:
+        while last > begin and (text[last - 1] == 32 or text[last - 1] == 9):
             last -= 1
         if last > begin:
             found |= 1 << encoding(text, begin, last - begin)
@@ -197,7 +197,7 @@ def note_pseudo(kind: int, text: NDArray[np.uint8], at: int, length: int, shared
 def note_content_length(text: NDArray[np.uint8], at: int, length: int, shared: NDArray[np.int64]) -> None:
     """Note a content-length; one that is no number, or differs from another one, is malformed."""
     number = digits(text, at, length, _CONTENT_LENGTH_DIGITS_MAX)
-    if number < 0 or shared[HEAD_CONTENT_LENGTH] not in {-1, number}:
+    if number < 0 or (shared[HEAD_CONTENT_LENGTH] != -1 and shared[HEAD_CONTENT_LENGTH] != number):
         shared[HEAD_FLAGS] |= FLAG_MALFORMED
     shared[HEAD_CONTENT_LENGTH] = number
 
@@ -205,7 +205,7 @@ def note_content_length(text: NDArray[np.uint8], at: int, length: int, shared: N
 @part
 def note(kind: int, valid: bool, text: NDArray[np.uint8], at: int, length: int, shared: NDArray[np.int64]) -> None:
     """Note a field of a header list: a name that means `kind`, and its value at text[at:at + length]."""
-    if not valid or kind in {KIND_INVALID, KIND_CONNECTION_SPECIFIC}:
+    if not valid or kind == KIND_INVALID or kind == KIND_CONNECTION_SPECIFIC:
         shared[HEAD_FLAGS] |= FLAG_MALFORMED
     if KIND_METHOD <= kind <= KIND_PSEUDO_UNKNOWN:
         note_pseudo(kind, text, at, length, shared)

@@ -126,10 +126,11 @@ def value_is_valid(text: NDArray[np.uint8], at: int, length: int) -> bool:
     if length == 0:
         return True
     for k in range(length):
-        if text[at + k] in {0, 10, 13}:
+        c = text[at + k]
+        if c == 0 or c == 10 or c == 13:
             return False
     first, last = text[at], text[at + length - 1]
-    return first not in {32, 9} and last not in {32, 9}
+    return first != 32 and first != 9 and last != 32 and last != 9
 
 
 @part
