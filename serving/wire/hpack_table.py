@@ -130,7 +130,7 @@ def value_is_valid(text: NDArray[np.uint8], at: int, length: int) -> bool:
         if c == 0 or c == 10 or c == 13:
             return False
     first, last = text[at], text[at + length - 1]
-    return first != 32 and first != 9 and last != 32 and last != 9
+    return not (first == 32 or first == 9 or last == 32 or last == 9)
 
 
 @part

@@ -46,12 +46,99 @@ NO_DEADLINE = 2**62
     C_TABLE_LIMIT,
     C_TABLE_TAIL,  # the end of the table's text in its stretch of the pool
     C_ERROR,  # the HTTP/2 error code that ended the connection
-) = range(20)
+    C_BLOCKED,  # set by the transport while output waits for a window
+) = range(21)
 C_BUCKETS = 32
 C_TABLE_ENTRIES = C_BUCKETS + BUCKETS
 CONNECTION_COLUMNS = C_TABLE_ENTRIES + TABLE_ENTRIES_MAX
 
 CONNECTION_FREE, CONNECTION_PREFACE, CONNECTION_SETTINGS, CONNECTION_OPEN, CONNECTION_CLOSED = range(5)
+
+# A stream's row. It is held from its HEADERS until its answer is settled, even when it was reset before that.
+(
+    S_CONNECTION,
+    S_ID,
+    S_GENERATION,
+    S_NEXT,  # the next slot in its chain, or in the list of free ones; -1 at the end
+    S_STATE,  # a set of STREAM_*; 0 is a free row
+    S_DEADLINE_NS,
+    S_SEND_WINDOW,
+    S_RECEIVE_WINDOW,
+    S_PREFIX_COUNT,  # how many of the 5 bytes before a message have come
+    S_PREFIX,  # these bytes as a number
+    S_MESSAGE_GOT,  # how much of the current message has come
+    S_BLOCK,  # the assembly block of the current message, or BLOCK_*
+    S_MESSAGES,  # complete ones
+    S_BODY,  # bytes of DATA without padding
+    S_CONTENT_LENGTH,
+    S_ENCODING,
+    S_ACCEPT,
+    S_COMPRESSED,  # the flag of the last complete message
+) = range(18)
+STREAM_COLUMNS = 24
+
+(
+    STREAM_OPEN,
+    STREAM_ENDED,  # the peer has sent END_STREAM
+    STREAM_RESET,  # by either side; only its release is left
+    STREAM_FAILED,  # an error must be answered; what still comes is dropped
+    STREAM_UNARY,  # a ModelInfer: handed out once, complete
+    STREAM_TOLD,  # an event has named it, so the transport releases it
+) = (1 << bit for bit in range(6))
+
+BLOCK_NONE, BLOCK_PARTS = -1, -2
+"""No block, or none that is large enough or free: the message is handed out in parts."""
+PREFIX_BYTES = 5
+
+# An event's row.
+(
+    E_KIND,
+    E_STREAM,
+    E_GENERATION,
+    E_ID,
+    E_SOURCE,  # which bytes E_AT counts in: one of SOURCE_*
+    E_AT,
+    E_LENGTH,
+    E_DETAIL,
+    E_DEADLINE_NS,
+    E_ENCODING,  # of the message: ENCODING_IDENTITY unless its compressed flag is set
+) = range(10)
+EVENT_COLUMNS = 10
+
+(
+    EVENT_REQUEST,  # a complete ModelInfer message, at its END_STREAM
+    EVENT_OPENED,  # another call: its header records
+    EVENT_MESSAGE,  # a complete message of another call
+    EVENT_PART,  # a piece of a message that fits no block; E_DETAIL is the length of the whole
+    EVENT_ENDED,  # the peer has sent all of another call
+    EVENT_FAILED,  # must be answered with an error: FAIL_*
+    EVENT_RESET,  # the stream is dead: by the peer, or by us for breaking HTTP/2; E_DETAIL is the error code
+    EVENT_WRITABLE,  # a window has opened while C_BLOCKED was set; E_STREAM is -1 for the connection's
+    EVENT_PONG,  # our PING came back; E_DETAIL is its payload
+    EVENT_GOAWAY,  # the peer will open no more streams
+    EVENT_CLOSED,  # the connection is over; E_DETAIL is the error code in our GOAWAY
+    EVENT_NOT_HTTP2,  # the connection is over, and nothing was written
+) = range(12)
+
+SOURCE_BUFFER, SOURCE_POOL, SOURCE_HEADERS, SOURCE_PARTS = range(4)
+"""The bytes given to decode, the pool, the header output, or the parts that were handed out before."""
+
+(
+    FAIL_METHOD,  # HTTP 405
+    FAIL_CONTENT_TYPE,  # HTTP 415
+    FAIL_HEADER_LIST,  # RESOURCE_EXHAUSTED
+    FAIL_TIMEOUT,  # a malformed grpc-timeout
+    FAIL_ENCODING,  # UNIMPLEMENTED with grpc-accept-encoding
+    FAIL_MESSAGE_FLAG,  # all below INTERNAL, but FAIL_MESSAGE_LENGTH, which is RESOURCE_EXHAUSTED
+    FAIL_COMPRESSED,
+    FAIL_MESSAGE_LENGTH,
+    FAIL_CUT_OFF,
+    FAIL_NO_MESSAGE,
+    FAIL_SECOND_MESSAGE,
+) = range(11)
+
+STATUS_HUNGRY, STATUS_FULL, STATUS_CLOSED = range(3)
+"""Whole frames are used up; the outputs must be emptied first; nothing of this connection will be read again."""
 
 # The shared row: free lists, limits, what the last header block said, counters.
 (
@@ -70,7 +157,9 @@ CONNECTION_FREE, CONNECTION_PREFACE, CONNECTION_SETTINGS, CONNECTION_OPEN, CONNE
     H_CONNECTION_WINDOW,
     H_BUDGET_MAX,
     H_BUDGET_PER_SECOND,
-    H_LAST_STREAM_SLOT,
+    H_EVENTS,  # rows, and bytes, that the current decode call has put out so far
+    H_CONTROL,
+    H_HEADERS,
     HEAD_FLAGS,  # what the last header block said: a set of FLAG_*
     HEAD_METHOD,
     HEAD_PATH,
@@ -80,7 +169,7 @@ CONNECTION_FREE, CONNECTION_PREFACE, CONNECTION_SETTINGS, CONNECTION_OPEN, CONNE
     HEAD_TIMEOUT_NS,
     HEAD_CONTENT_LENGTH,
     HEAD_LIST_BYTES,
-) = range(25)
+) = range(27)
 H_BLOCK_NEXT = 64
 """From here on, one word per assembly block: the next one in its list."""
 
@@ -121,7 +210,8 @@ class Limits:
     connection_window_bytes: int = 16 << 20
     control_frames: int = 1000
     control_frames_per_second: int = 10
-    events: int = 1024
+    events: int = 4096
+    control_bytes: int = 65_536
 
 
 @dataclass(slots=True)
@@ -131,7 +221,10 @@ class State:
     limits: Limits = field(default_factory=Limits)
     connections: NDArray[np.int64] = field(init=False)
     pool: NDArray[np.uint8] = field(init=False)
+    streams: NDArray[np.int64] = field(init=False)
     shared: NDArray[np.int64] = field(init=False)
+    events: NDArray[np.int64] = field(init=False)
+    control: NDArray[np.uint8] = field(init=False)
     headers: NDArray[np.uint8] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -140,9 +233,19 @@ class State:
         self.connections[:, C_TABLE_LIMIT] = TABLE_BYTES_MAX
         blocks_at = limits.connections * TABLE_POOL_BYTES
         self.pool = np.zeros(blocks_at + limits.blocks * limits.block_bytes, np.uint8)
+        self.streams = np.zeros((limits.streams, STREAM_COLUMNS), np.int64)
+        self.streams[:, S_NEXT] = np.arange(1, limits.streams + 1)
+        self.streams[-1:, S_NEXT] = -1
+        self.events = np.zeros((limits.events, EVENT_COLUMNS), np.int64)
+        self.control = np.zeros(limits.control_bytes, np.uint8)
         self.headers = np.zeros(4 * (limits.header_list_bytes + 2 * TABLE_BYTES_MAX), np.uint8)
         self.shared = np.zeros(H_BLOCK_NEXT + limits.blocks, np.int64)
+        self.shared[H_BLOCK_NEXT:] = np.arange(1, limits.blocks + 1)
+        self.shared[H_BLOCK_NEXT:][-1:] = -1
         for column, limit in (
+            (H_FREE_STREAM, 0),
+            (H_FREE_BLOCK, 0 if limits.blocks else -1),
+            (H_RETIRED_BLOCK, -1),
             (H_BLOCKS_AT, blocks_at),
             (H_BLOCK_BYTES, limits.block_bytes),
             (H_STREAMS_MAX, limits.streams_per_connection),

@@ -1,0 +1,274 @@
+"""Header blocks on a connection: HEADERS with its CONTINUATIONs, and what a request or trailers do to a stream.
+
+A block is taken when all of its frames are there, and decoded whatever becomes of its stream, so that the peer's
+table and ours stay in step. (RFC 9113, sections 4.3, 5.1, 6.2, 6.10 and 8.)
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.wire.compiler import int64, part
+from serving.wire.connection import (
+    break_off,
+    spend,
+)
+from serving.wire.frames import (
+    COMPRESSION_ERROR,
+    CONTINUATION,
+    END_HEADERS,
+    END_STREAM,
+    ENHANCE_YOUR_CALM,
+    FRAME_HEADER_BYTES,
+    FRAME_SIZE_ERROR,
+    PADDED,
+    PRIORITY_FLAG,
+    PROTOCOL_ERROR,
+    REFUSED_STREAM,
+    STREAM_CLOSED,
+    Wire,
+    read_number,
+    tell_bytes,
+    write_reset,
+)
+from serving.wire.hpack import COMPRESSION_BROKEN, decode_block
+from serving.wire.layout import (
+    C_LAST_ACCEPTED,
+    C_LAST_STREAM,
+    C_STREAM_COUNT,
+    CONTENT_TYPE_GRPC,
+    ENCODING_IDENTITY,
+    ENCODING_UNKNOWN,
+    EVENT_OPENED,
+    FAIL_CONTENT_TYPE,
+    FAIL_ENCODING,
+    FAIL_HEADER_LIST,
+    FAIL_METHOD,
+    FAIL_TIMEOUT,
+    FLAG_LIST_TOO_LONG,
+    FLAG_MALFORMED,
+    FLAG_METHOD,
+    FLAG_PATH,
+    FLAG_PSEUDO,
+    FLAG_SCHEME,
+    FRAME_BYTES_MAX,
+    H_CONTINUATIONS_MAX,
+    H_HEADER_BLOCK_BYTES_MAX,
+    H_HEADERS,
+    H_STREAMS_MAX,
+    HEAD_ACCEPT,
+    HEAD_CONTENT_LENGTH,
+    HEAD_CONTENT_TYPE,
+    HEAD_ENCODING,
+    HEAD_FLAGS,
+    HEAD_METHOD,
+    HEAD_PATH,
+    HEAD_TIMEOUT_NS,
+    METHOD_POST,
+    NO_DEADLINE,
+    PATH_MODEL_INFER,
+    S_ACCEPT,
+    S_BODY,
+    S_CONTENT_LENGTH,
+    S_DEADLINE_NS,
+    S_ENCODING,
+    S_STATE,
+    SOURCE_HEADERS,
+    STREAM_ENDED,
+    STREAM_FAILED,
+    STREAM_RESET,
+    STREAM_TOLD,
+    STREAM_UNARY,
+    TIMEOUT_MALFORMED,
+    WINDOW_BYTES_MAX,
+)
+from serving.wire.messages import finish
+from serving.wire.streams import fail_stream, find, open_stream, reset_stream
+
+HUNGRY, CLOSED = 0, -1
+"""Instead of a count of bytes: the frame is not complete, or the connection is over."""
+_NEEDED_FLAGS = FLAG_METHOD | FLAG_PATH | FLAG_SCHEME
+
+
+@part
+def breaks_content_length(wire: Wire, stream: int, ended: bool) -> bool:
+    """Say whether the body is longer than its content-length, or has ended shorter."""
+    row = wire.streams[stream]
+    expected = row[S_CONTENT_LENGTH]
+    return expected >= 0 and (row[S_BODY] > expected or (ended and row[S_BODY] < expected))
+
+
+@part
+def block_end(wire: Wire, slot: int, at: int, end: int, stream_id: int, block_bytes: int) -> int:
+    """Find the end of the CONTINUATIONs that begin at source[at]; HUNGRY or CLOSED when there is none (yet).
+
+    Bounds are judged by each frame's header, before its payload is waited for.
+    """
+    for _ in range(wire.shared[H_CONTINUATIONS_MAX]):
+        if end - at < FRAME_HEADER_BYTES:
+            return HUNGRY
+        length = read_number(wire.source, at, 3)
+        if wire.source[at + 3] != CONTINUATION or read_number(wire.source, at + 5, 4) & WINDOW_BYTES_MAX != stream_id:
+            break_off(wire, slot, PROTOCOL_ERROR)
+            return CLOSED
+        if length > FRAME_BYTES_MAX:
+            break_off(wire, slot, FRAME_SIZE_ERROR)
+            return CLOSED
+        block_bytes += length
+        if block_bytes > wire.shared[H_HEADER_BLOCK_BYTES_MAX]:
+            break
+        flags = wire.source[at + 4]
+        if end - at - FRAME_HEADER_BYTES < length:
+            return HUNGRY
+        at += FRAME_HEADER_BYTES + length
+        if flags & END_HEADERS:
+            return at
+    break_off(wire, slot, ENHANCE_YOUR_CALM)
+    return CLOSED
+
+
+@part
+def join(wire: Wire, to: int, at: int, end: int) -> int:
+    """Move the payloads of the CONTINUATIONs in source[at:end] to source[to]; returns where the block ends.
+
+    It moves within the bytes that are being used up, to the front only, so nothing else is touched.
+    """
+    while at < end:
+        length = read_number(wire.source, at, 3)
+        at += FRAME_HEADER_BYTES
+        for k in range(length):
+            wire.source[to + k] = wire.source[at + k]
+        to += length
+        at += length
+    return to
+
+
+@part
+def take_header_block(
+    wire: Wire, slot: int, at: int, end: int, length: int, flags: int, stream_id: int, now_ns: int
+) -> int:
+    """Take HEADERS at source[at] and its CONTINUATIONs; returns the bytes used, HUNGRY or CLOSED."""
+    begin = at + FRAME_HEADER_BYTES
+    after = begin + length
+    fragment_end = after
+    if flags & PADDED and length > 0:
+        fragment_end -= int64(wire.source[begin])
+        begin += 1
+    if flags & PRIORITY_FLAG:
+        begin += 5
+    # Too short for its padding length or its priority fields, or nothing but padding, and more of it.
+    if begin > fragment_end or (flags & PADDED and length == 0) or stream_id & 1 == 0:
+        break_off(wire, slot, PROTOCOL_ERROR)
+        return CLOSED
+    if not flags & END_HEADERS:
+        unit_end = block_end(wire, slot, after, end, stream_id, fragment_end - begin)
+        if unit_end <= 0:
+            return unit_end
+        fragment_end = join(wire, fragment_end, after, unit_end)
+        after = unit_end
+    records_at = wire.shared[H_HEADERS]
+    records_end = decode_block(
+        wire.source, begin, fragment_end, wire.connections, slot, wire.pool, wire.headers, records_at, wire.shared
+    )
+    if records_end < 0:
+        break_off(wire, slot, COMPRESSION_ERROR if records_end == COMPRESSION_BROKEN else ENHANCE_YOUR_CALM)
+        return CLOSED
+    ended = flags & END_STREAM != 0
+    stream = find(wire.connections, wire.streams, slot, stream_id)
+    if stream >= 0:
+        open_still = take_trailers(wire, slot, stream, ended)
+    elif stream_id <= wire.connections[slot, C_LAST_STREAM]:
+        open_still = spend(wire, slot)  # a stream that is over; its block was decoded to keep the table in step
+    else:
+        open_still = take_request(wire, slot, stream_id, ended, records_end, now_ns)
+    return after - at if open_still else CLOSED
+
+
+@part
+def take_trailers(wire: Wire, slot: int, stream: int, ended: bool) -> bool:
+    """Take a second header block of a stream: it ends the stream and has no pseudo-header."""
+    row = wire.streams[stream]
+    if row[S_STATE] & STREAM_RESET:
+        return spend(wire, slot)
+    if row[S_STATE] & STREAM_ENDED:
+        reset_stream(wire, stream, STREAM_CLOSED)
+        return spend(wire, slot)
+    broken = wire.shared[HEAD_FLAGS] & (FLAG_MALFORMED | FLAG_PSEUDO) != 0
+    if not ended or broken or breaks_content_length(wire, stream, True):
+        reset_stream(wire, stream, PROTOCOL_ERROR)
+        return spend(wire, slot)
+    row[S_STATE] |= STREAM_ENDED
+    if not row[S_STATE] & STREAM_FAILED:
+        finish(wire, stream, -1)
+    return True
+
+
+@part
+def take_request(wire: Wire, slot: int, stream_id: int, ended: bool, records_end: int, now_ns: int) -> bool:
+    """Take the header block that opens a stream."""
+    connection = wire.connections[slot]
+    connection[C_LAST_STREAM] = stream_id
+    if stream_id > connection[C_LAST_ACCEPTED]:
+        return True  # the peer has not seen our GOAWAY yet; it will try elsewhere
+    flags = wire.shared[HEAD_FLAGS]
+    # Of a list that is too long, the end is not known, so only what was seen is judged.
+    if flags & FLAG_MALFORMED or (flags & _NEEDED_FLAGS != _NEEDED_FLAGS and not flags & FLAG_LIST_TOO_LONG):
+        write_reset(wire, stream_id, PROTOCOL_ERROR)
+        return spend(wire, slot)
+    stream = -1
+    if connection[C_STREAM_COUNT] < wire.shared[H_STREAMS_MAX]:
+        stream = open_stream(wire, slot, stream_id)
+    if stream < 0:
+        write_reset(wire, stream_id, REFUSED_STREAM)
+        return spend(wire, slot)
+    note_head(wire, stream, ended, now_ns)
+    if breaks_content_length(wire, stream, ended):
+        reset_stream(wire, stream, PROTOCOL_ERROR)
+        return spend(wire, slot)
+    start(wire, stream, records_end)
+    if ended and not wire.streams[stream, S_STATE] & STREAM_FAILED:
+        finish(wire, stream, -1)
+    return True
+
+
+@part
+def note_head(wire: Wire, stream: int, ended: bool, now_ns: int) -> None:
+    """Keep in the stream's row what its header block said."""
+    row = wire.streams[stream]
+    timeout_ns = wire.shared[HEAD_TIMEOUT_NS]
+    row[S_DEADLINE_NS] = NO_DEADLINE
+    if 0 <= timeout_ns < NO_DEADLINE - now_ns:
+        row[S_DEADLINE_NS] = now_ns + timeout_ns
+    row[S_ENCODING] = wire.shared[HEAD_ENCODING]
+    row[S_ACCEPT] = wire.shared[HEAD_ACCEPT]
+    row[S_CONTENT_LENGTH] = wire.shared[HEAD_CONTENT_LENGTH]
+    if ended:
+        row[S_STATE] |= STREAM_ENDED
+
+
+@part
+def start(wire: Wire, stream: int, records_end: int) -> None:
+    """Hand a new stream out: as a failed one, as another call, or, for ModelInfer, not before it is complete."""
+    reason = head_failure(wire.shared)
+    if reason >= 0:
+        fail_stream(wire, stream, reason)
+    elif wire.shared[HEAD_PATH] == PATH_MODEL_INFER:
+        wire.streams[stream, S_STATE] |= STREAM_UNARY
+    else:
+        wire.streams[stream, S_STATE] |= STREAM_TOLD
+        at = wire.shared[H_HEADERS]
+        tell_bytes(wire, EVENT_OPENED, stream, 0, SOURCE_HEADERS, at, records_end - at, ENCODING_IDENTITY)
+        wire.shared[H_HEADERS] = records_end
+
+
+@part
+def head_failure(shared: NDArray[np.int64]) -> int:
+    """Say why a well-formed request is no gRPC call that can be served: FAIL_*, or -1."""
+    if shared[HEAD_FLAGS] & FLAG_LIST_TOO_LONG:
+        return FAIL_HEADER_LIST
+    if shared[HEAD_METHOD] != METHOD_POST:
+        return FAIL_METHOD
+    if shared[HEAD_CONTENT_TYPE] != CONTENT_TYPE_GRPC:
+        return FAIL_CONTENT_TYPE
+    if shared[HEAD_TIMEOUT_NS] == TIMEOUT_MALFORMED:
+        return FAIL_TIMEOUT
+    return FAIL_ENCODING if shared[HEAD_ENCODING] == ENCODING_UNKNOWN else -1
