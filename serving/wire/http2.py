@@ -229,8 +229,12 @@ def take_other(wire: Wire, slot: int, kind: int, at: int, length: int, flags: in
 
 @part
 def has_room(wire: Wire, kind: int, length: int) -> bool:
-    """Say whether the outputs hold all that a frame may put out."""
-    events = EVENTS_PER_FRAME_MAX + (length // PREFIX_BYTES if kind == DATA else 0)
+    """Say whether the outputs hold all that a frame may put out.
+
+    A length above the bound ends the connection, so it asks for no more room than the longest legal frame does:
+    otherwise a peer could claim a length that no output ever has room for.
+    """
+    events = EVENTS_PER_FRAME_MAX + (min(length, FRAME_BYTES_MAX) // PREFIX_BYTES if kind == DATA else 0)
     headers = wire.shared[H_LIST_BYTES_MAX] + OUTPUT_SLACK_BYTES if kind == HEADERS else 0
     return not (
         wire.shared[H_EVENTS] + events > wire.events.shape[0]
@@ -309,8 +313,10 @@ def decode(
     shared[H_EVENTS] = 0
     shared[H_CONTROL] = 0
     shared[H_HEADERS] = 0
-    free_retired_blocks(shared)
     wire = Wire(source, connections, streams, pool, events, control, headers, shared)
+    assert has_room(wire, DATA, FRAME_BYTES_MAX), "bug: the outputs do not hold what one frame may put out"
+    assert has_room(wire, HEADERS, 0), "bug: the header output does not hold a list"
+    free_retired_blocks(shared)
     refill(wire, slot, now_ns)
     status, stopped = take_all(wire, slot, at, end, now_ns)
     return status, stopped, shared[H_EVENTS], shared[H_CONTROL], shared[H_HEADERS]

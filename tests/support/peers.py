@@ -114,6 +114,7 @@ class _Side:
                 now_ns,
             )
             outputs = s.headers[:header_bytes].tobytes()
+            assert status != layout.STATUS_FULL or event_rows + control_bytes, "full without any output: no progress"
             events += [self._event(row, source, outputs) for row in s.events[:event_rows].tolist()]
             control += s.control[:control_bytes].tobytes()
             s.headers[:] = 0xA0 + self.garbage

@@ -375,6 +375,8 @@ def test_streams_above_the_last_accepted_are_ignored():
         (frame(frames.WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff"), frames.FLOW_CONTROL_ERROR),
         (frame(frames.DATA, 0, 1, b"x" * 16_385)[:9], frames.FRAME_SIZE_ERROR),
         (frame(77, 0, 1, b"x" * 16_385)[:9], frames.FRAME_SIZE_ERROR),
+        (b"\xff\xff\xff" + frame(frames.DATA, 0, 1)[3:], frames.FRAME_SIZE_ERROR),
+        (b"\xff\xff\xff" + frame(frames.HEADERS, 0, 1)[3:], frames.FRAME_SIZE_ERROR),
     ],
 )
 def test_a_breach_ends_the_connection_with_its_code(chunk, code):
