@@ -1,6 +1,9 @@
 """Laws of the HTTP/2 decoder, against h2 as the slow twin, on generated, mutated and re-chunked sessions."""
 
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import h2.config
@@ -11,8 +14,9 @@ import h2.settings
 import pytest
 
 from serving.wire import layout
+from tests.support.environments import CACHE
 from tests.support.peers import OTHER, Peer, split_frames
-from tests.support.sessions import LIMITS, Client, chunks, mutated_session, run
+from tests.support.sessions import LIMITS, Client, chunks, digest, mutated_session, run
 
 ROOT = Path(__file__).parents[2]
 CORPUS = 5000, 150
@@ -126,3 +130,16 @@ def test_what_we_send_is_understood_by_a_client_that_nobody_here_wrote(seed):
         peer.control = b""
         assert any(isinstance(event, h2.events.PingAckReceived) for event in told)
         assert not any(isinstance(event, h2.events.ConnectionTerminated | h2.events.StreamReset) for event in told)
+
+
+def test_a_corpus_gives_the_same_with_bounds_checks():
+    seed, count = CORPUS
+    # Checks at every index make much code; fully optimised it takes minutes to compile.
+    compiler = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_OPT": "1"}
+    environment = {**os.environ, **compiler, "XDG_CACHE_HOME": str(CACHE / "bounds-checked")}
+    checked = subprocess.run(
+        [sys.executable, "-m", "tests.support.sessions", str(seed), str(count)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stderr[-3000:]
+    assert checked.stdout == digest(seed, count)

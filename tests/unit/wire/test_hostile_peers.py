@@ -10,6 +10,7 @@ from tests.support.peers import INFER, OTHER, PREFACE, Peer, data, frame, header
 
 RESET = struct.pack(">I", 8)
 BUDGET = 50
+ARRAYS = ("connections", "streams", "pool", "events", "control", "headers", "shared")
 
 
 def frames_until_closed(chunks, **limits) -> tuple[int, Peer]:
@@ -164,3 +165,9 @@ def test_a_slow_preface_costs_its_own_bytes_only():
     peer = Peer(greet=False)
     peer.send(PREFACE[:23])
     assert all(side.tail == PREFACE[:23] for side in peer.sides)
+
+
+def test_an_idle_connection_costs_at_most_16_kib():
+    small, large = (layout.State(layout.Limits(connections=count, streams=1, blocks=0)) for count in (1, 10_001))
+    grown = sum(getattr(large, name).nbytes - getattr(small, name).nbytes for name in ARRAYS)
+    assert grown <= 10_000 * 16_384
