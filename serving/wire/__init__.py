@@ -1,7 +1,7 @@
 """Bytes to rows and rows to bytes, compiled, without any I/O.
 
 Read it in this order: `compiler` (where kernels are compiled and cached), `layout` (the state of connections and
-streams), `huffman`, `hpack_table`, `header_values`, `hpack` (header blocks), `frames`, `streams`, `messages`,
+streams), `octets`, `huffman`, `hpack_table`, `header_values`, `hpack` (header blocks), `frames`, `streams`, `messages`,
 `connection`, `header_blocks`, `http2` (the decoder that a transport calls).
 
 Every function works on (bytes, state arrays) and returns how far it came. Nothing here knows a socket, an event loop,

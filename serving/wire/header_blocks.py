@@ -82,6 +82,7 @@ from serving.wire.layout import (
     WINDOW_BYTES_MAX,
 )
 from serving.wire.messages import finish
+from serving.wire.octets import copy
 from serving.wire.streams import fail_stream, find, open_stream, reset_stream
 
 HUNGRY, CLOSED = 0, -1
@@ -135,8 +136,7 @@ def join(wire: Wire, to: int, at: int, end: int) -> int:
     while at < end:
         length = read_number(wire.source, at, 3)
         at += FRAME_HEADER_BYTES
-        for k in range(length):
-            wire.source[to + k] = wire.source[at + k]
+        copy(wire.source, at, wire.source, to, length)
         to += length
         at += length
     return to

@@ -23,7 +23,6 @@ from serving.wire.hpack_table import (
     KIND_PSEUDO_UNKNOWN,
     KIND_SCHEME,
     KIND_TE,
-    equal,
 )
 from serving.wire.layout import (
     CONTENT_TYPE_GRPC,
@@ -57,6 +56,7 @@ from serving.wire.layout import (
     TIMEOUT_MALFORMED,
     TIMEOUT_NONE,
 )
+from serving.wire.octets import equal
 
 
 def _constant(text: bytes) -> NDArray[np.uint8]:

@@ -36,6 +36,7 @@ from serving.wire.layout import (
     TABLE_BYTES_MAX,
     TABLE_POOL_BYTES,
 )
+from serving.wire.octets import copy
 
 COMPRESSION_BROKEN = -1
 LIST_BEYOND_BOUNDS = -2
@@ -82,8 +83,7 @@ def string(
         return -1, at
     if compressed:
         return huffman_decode(source, at, at + length, out, out_at, out_end), at + length
-    for k in range(min(length, out_end - out_at)):
-        out[out_at + k] = source[at + k]
+    copy(source, at, out, out_at, min(length, out_end - out_at))
     return length, at + length
 
 
@@ -91,8 +91,7 @@ def string(
 def copy_static(index: int, whole: bool, out: NDArray[np.uint8], out_at: int) -> tuple[int, int, int, bool]:
     """Copy a static field, or its name alone; returns (name length, value length, kind, whether the value is valid)."""
     begin, middle, end = STATIC_AT[2 * index - 2], STATIC_AT[2 * index - 1], STATIC_AT[2 * index]
-    for k in range((end if whole else middle) - begin):
-        out[out_at + k] = STATIC_TEXT[begin + k]
+    copy(STATIC_TEXT, begin, out, out_at, (end if whole else middle) - begin)
     return middle - begin, (end - middle if whole else 0), STATIC_KINDS[index - 1], True
 
 
@@ -116,8 +115,7 @@ def copy_indexed(
         return -1, 0, 0, False
     offset, name_bytes, value_bytes, kind, valid = unpack(entry)
     base = slot * TABLE_POOL_BYTES + offset
-    for k in range(name_bytes + value_bytes if whole else name_bytes):
-        out[out_at + k] = pool[base + k]
+    copy(pool, base, out, out_at, name_bytes + value_bytes if whole else name_bytes)
     return name_bytes, (value_bytes if whole else 0), kind, valid
 
 

@@ -21,6 +21,7 @@ from serving.wire.layout import (
     TABLE_ENTRIES_MAX,
     TABLE_POOL_BYTES,
 )
+from serving.wire.octets import copy, equal
 
 (
     KIND_OTHER,
@@ -96,15 +97,6 @@ STATIC_KINDS = np.array(
 
 
 @part
-def equal(a: NDArray[np.uint8], at: int, b: NDArray[np.uint8], b_at: int, length: int) -> bool:
-    """Compare a stretch of two byte arrays; the caller has checked that both lie inside."""
-    for k in range(length):  # noqa: SIM110 (numba compiles no generator expression)
-        if a[at + k] != b[b_at + k]:
-            return False
-    return True
-
-
-@part
 def name_kind(text: NDArray[np.uint8], at: int, length: int) -> int:
     """Say what a name means; uppercase letters, control characters, spaces and an inner colon make it invalid."""
     for k in range(_NAME_KINDS.size):
@@ -174,8 +166,7 @@ def move_to_front(connections: NDArray[np.int64], slot: int, pool: NDArray[np.ui
     row = connections[slot]
     base = slot * TABLE_POOL_BYTES
     begin = row[C_TABLE_ENTRIES + row[C_TABLE_FIRST]] & 8191
-    for k in range(row[C_TABLE_TAIL] - begin):
-        pool[base + k] = pool[base + begin + k]
+    copy(pool, base + begin, pool, base, row[C_TABLE_TAIL] - begin)
     for k in range(row[C_TABLE_COUNT]):
         row[C_TABLE_ENTRIES + ((row[C_TABLE_FIRST] + k) & (TABLE_ENTRIES_MAX - 1))] -= begin
     row[C_TABLE_TAIL] -= begin
@@ -206,8 +197,7 @@ def insert(
         move_to_front(connections, slot, pool)
     offset = row[C_TABLE_TAIL]
     base = slot * TABLE_POOL_BYTES + offset
-    for k in range(name_bytes + value_bytes):
-        pool[base + k] = text[at + k]
+    copy(text, at, pool, base, name_bytes + value_bytes)
     place = (row[C_TABLE_FIRST] + row[C_TABLE_COUNT]) & (TABLE_ENTRIES_MAX - 1)
     row[C_TABLE_ENTRIES + place] = pack(offset, name_bytes, value_bytes, meaning >> 1, (meaning & 1) == 1)
     row[C_TABLE_COUNT] += 1

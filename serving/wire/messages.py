@@ -39,6 +39,7 @@ from serving.wire.layout import (
     STREAM_TOLD,
     STREAM_UNARY,
 )
+from serving.wire.octets import copy
 from serving.wire.streams import fail_stream, retire_block, take_block
 
 LENGTH_MASK = 0xFFFF_FFFF
@@ -97,8 +98,7 @@ def add(wire: Wire, stream: int, at: int, count: int, length: int) -> None:
         tell_bytes(wire, EVENT_PART, stream, length, SOURCE_BUFFER, at, count, ENCODING_IDENTITY)
     else:
         to = block_at(wire, stream) + row[S_MESSAGE_GOT]
-        for k in range(count):
-            wire.pool[to + k] = wire.source[at + k]
+        copy(wire.source, at, wire.pool, to, count)
     row[S_MESSAGE_GOT] += count
 
 
