@@ -12,7 +12,7 @@ from serving.errors import ServingError
 from serving.transport.codec import decode_request
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 from serving.validation import validate
-from serving.wire import infer, plan, rows
+from serving.wire import infer, plan, response, rows
 from serving.wire.protobuf import encoded_varint
 from serving.wire.records import (
     ACCEPTED,
@@ -169,3 +169,74 @@ class Reader:
         array = view[row : row + count]
         array = array if self.models[slot].signature.batchable else array[0]
         return array.shape, array.tobytes()
+
+
+# ---- answering -----------------------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Encodes the answers of a batch, twice, and checks that nothing but the answers was written."""
+
+    def __init__(self, known):
+        self.plan = plan.build((model("other", 1, FOREST), known))
+
+    def write(self, requests, arrays, chosen, *, row, before, after):
+        """Return the chosen answers, in order; `requests` are (id, first row, rows, asked outputs)."""
+        written = [self._write(requests, arrays, chosen, (row, before, after), garbage) for garbage in (0, 0xA5)]
+        assert written[0] == written[1]
+        return written[0]
+
+    def _write(self, requests, arrays, chosen, places, garbage):
+        row, before, after = places
+        batch, ids = self._batch(requests, row)
+        batchable = self.plan.models[1].signature.batchable
+        batch_rows = sum(count for _, _, count, _ in requests) if batchable else 1
+        shapes = response.output_shapes(arrays, batch_rows)
+        answers = np.full((len(chosen) + 1, response.ANSWER_COLUMNS), garbage, np.int64)
+        order = np.array(chosen, np.int64)
+
+        def encode(out, at):
+            tables = (self.plan.numbers, self.plan.text, shapes)
+            return response.encode(batch, order, ids, *tables, row, out, at, before, after, answers)
+
+        needed = encode(np.zeros(0, np.uint8), 0)
+        short = np.full(needed + 7, garbage, np.uint8)
+        assert encode(short, 8) == needed
+        assert (short == garbage).all()
+        assert (answers == garbage).all()
+        out = np.full(needed + 14, garbage, np.uint8)
+        assert encode(out, 7) == needed
+        for index, array in enumerate(arrays):
+            contents = array.reshape(-1).view(np.uint8)
+            assert response.fill(answers, len(chosen), index, shapes[index, response.D_ROW_BYTES], contents, out)
+        assert (answers[-1] == garbage).all()
+        return self._cut(out, answers[:-1], garbage, places)
+
+    def _batch(self, requests, row):
+        batch = np.zeros((len(requests), REQUEST_COLUMNS), np.int64)
+        ids = np.zeros(len(requests) * ID_BYTES_MAX, np.uint8)
+        for k, (name, first, count, asked) in enumerate(requests):
+            text = name.encode()
+            batch[k, [R_SLOT, R_ROW, R_ROWS, R_ID_AT, R_ID_LENGTH, R_OUTPUT_COUNT]] = (
+                *(1, row + first, count),
+                *(k * ID_BYTES_MAX, len(text), len(asked)),
+            )
+            batch[k, R_OUTPUT : R_OUTPUT + len(asked)] = asked
+            ids[k * ID_BYTES_MAX :][: len(text)] = np.frombuffer(text, np.uint8)
+        return batch, ids
+
+    def _cut(self, out, answers, garbage, places):
+        """Take the messages out of the output, and check their prefixes and that all else is as it was."""
+        _, before, after = places
+        messages, at = [], 7
+        for answer in answers:
+            begin, length = int(answer[response.A_AT]), int(answer[response.A_LENGTH])
+            assert begin == at + before
+            whole = out[begin : begin + length].tobytes()
+            assert whole[:5] == b"\0" + (length - 5).to_bytes(4, "big")
+            messages.append(whole[5:])
+            out[begin : begin + length] = garbage
+            at = begin + length + after
+        assert at == out.size - 7
+        assert (out == garbage).all()
+        return messages

@@ -166,6 +166,25 @@ def test_an_id_is_text_by_the_rules_of_utf_8(text):
     assert declined(MESSAGE + field(3, b"ok" + text))
 
 
+def is_valid(text):
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def test_text_is_what_python_calls_utf_8():
+    choice = random.Random(8)
+    edges = [0, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xFF]
+    texts = [bytes([a, b]) for a in range(256) for b in range(256)]
+    texts += [bytes([a, b, c]) for a in range(0xDF, 0xF6) for b in range(256) for c in edges]
+    texts += [bytes([a, b, *choice.choices(edges, k=2)]) for a in range(0xEF, 0xF6) for b in range(256) for _ in "123"]
+    texts += [text + b"!" for text in texts]
+    _, records = scanned(*(HEAD + field(3, text) + b"".join(PLAIN[3:]) for text in texts))
+    assert records[:, R_VERDICT].tolist() == [int(is_valid(text)) for text in texts]
+
+
 def test_a_message_cut_anywhere_is_ordinary_or_read_as_protobuf_reads_it():
     message = b"".join(request(outputs=("scores",), version="12"))
     for end in range(len(message)):
