@@ -1,7 +1,6 @@
 """Bytes to rows and rows to bytes, compiled, without any I/O.
 
 Read it in this order: `compiler` (where kernels are compiled and cached), `layout` (the state of connections and
-Read it in this order: `compiler` (where kernels are compiled and cached), `layout` (the state of connections and
 streams), `octets`, `huffman`, `hpack_table`, `header_values`, `hpack` (header blocks), `frames`, `streams`, `messages`,
 `connection`, `header_blocks`, `http2` (the decoder that a transport calls); then `protobuf`, `plan` (what the kernels
 know of the models), `records` (the columns of a request), `infer` (the scan of a request), `rows` (its copy into a

@@ -32,7 +32,7 @@ from serving.wire.plan import (
     find_tensor,
     is_text_of,
 )
-from serving.wire.protobuf import WIRE_LENGTH, WIRE_VARINT, delimited, is_text, key, varint
+from serving.wire.protobuf import WIRE_LENGTH, WIRE_VARINT, delimited, is_text, key, unsigned, varint
 from serving.wire.records import (
     ACCEPTED,
     ID_BYTES_MAX,
@@ -226,7 +226,7 @@ def tensors(
 def only_bools(buffer: NDArray[np.uint8], at: int, end: int) -> bool:
     """Say whether every byte is 0 or 1; the ordinary path makes other ones 1."""
     seen = uint8(0)
-    for k in range(at, end):
+    for k in range(unsigned(at), unsigned(end)):
         seen |= buffer[k]
     return bool(seen <= 1)
 
@@ -261,10 +261,9 @@ def start(servable: int, numbers: NDArray[np.int64], record: NDArray[np.int64]) 
     record[R_ROWS], record[R_ROW], record[R_OUTPUT_COUNT] = 0, 0, 0
     record[R_ID_AT], record[R_ID_LENGTH] = id_at, id_end - id_at
     inputs = numbers[servable + S_INPUT_COUNT]
-    record[R_INPUT : R_INPUT + inputs] = _MISSING
+    for column in range(R_INPUT, R_INPUT + inputs):
+        record[column] = _MISSING
     if not numbers[servable + S_COMPILED] or id_end - id_at > ID_BYTES_MAX:
-        return False
-    if record[R_OUTPUTS_FOUND] > numbers[servable + S_OUTPUT_COUNT]:
         return False
     found = record[R_INPUTS_FOUND] == inputs and record[R_CONTENTS_FOUND] == inputs
     return bool(found)

@@ -12,13 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import uint64
 from numpy.typing import NDArray
 
 from serving.types import DYNAMIC, Array, Datatype, Signature, TensorSpec
 from serving.wire.compiler import int64, part
 from serving.wire.octets import equal
-from serving.wire.protobuf import encoded_text
+from serving.wire.protobuf import encoded_text, unsigned
 from serving.wire.records import INPUTS_MAX, OUTPUTS_MAX
 
 RANK_MAX = 8
@@ -26,7 +25,7 @@ ROW_BYTES_MAX = 2**32
 ARENA_ROWS_STEP = 64
 """An arena's capacity is a multiple of this, so that every input begins on a cache line."""
 
-N_BUCKETS, N_SLOTS, N_TABLE = range(3)  # the header: counts, then the buckets, then the directory
+N_BUCKETS, N_SLOTS, N_TABLE = range(3)  # the header: counts, the first a power of two; then buckets, then directory
 
 _HASH_START, _HASH_PRIME = 0xCBF29CE484222325, 0x100000001B3
 
@@ -210,10 +209,10 @@ def _hash(name: bytes) -> int:
 @part
 def hash_of(text: NDArray[np.uint8], at: int, end: int) -> int:
     """Hash a name (FNV-1a), into the numbers that are not negative."""
-    state = uint64(_HASH_START)
+    state = unsigned(_HASH_START)
     for k in range(at, end):
-        state = (state ^ uint64(text[k])) * uint64(_HASH_PRIME)
-    return int64(state >> uint64(1))
+        state = (state ^ text[unsigned(k)]) * unsigned(_HASH_PRIME)
+    return int64(state >> unsigned(1))
 
 
 @part
@@ -239,7 +238,7 @@ def find_servable(
     version: tuple[int, int],
 ) -> int:
     """Return the position of the servable that a request names, 0 for none; `name` and `version` are (begin, end)."""
-    at = numbers[N_TABLE + hash_of(buffer, name[0], name[1]) % numbers[N_BUCKETS]]
+    at = numbers[N_TABLE + (hash_of(buffer, name[0], name[1]) & (numbers[N_BUCKETS] - 1))]
     any_version = version[0] == version[1]
     while at:
         if is_text_of(numbers, text, at + S_NAME, buffer, name[0], name[1]):

@@ -5,11 +5,17 @@ and answers with -1 as the next position when it refuses. It knows no message; u
 because a kernel that meets one declines the whole message.
 """
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import numpy as np
-from numba import uint64
 from numpy.typing import NDArray
 
 from serving.wire.compiler import int64, part
+from serving.wire.octets import copy
+
+unsigned = cast("Callable[[Any], int]", np.uint64)
+"""Makes a number that numba need not test for being negative where it is an index."""
 
 VARINT_BYTES_MAX = 10
 LENGTH_BYTES_MAX = 5
@@ -49,10 +55,10 @@ def varint(buffer: NDArray[np.uint8], at: int, end: int) -> tuple[int, int]:
     """
     if at < end and buffer[at] < 0x80:
         return int64(buffer[at]), at + 1
-    value = uint64(0)
+    value = unsigned(0)
     for k in range(min(VARINT_BYTES_MAX, end - at)):
         byte = buffer[at + k]
-        value |= uint64(byte & 0x7F) << uint64(7 * k)
+        value |= unsigned(byte & 0x7F) << unsigned(7 * k)
         if byte < 0x80:
             fits = k < VARINT_BYTES_MAX - 1 or byte <= 1
             return int64(value), at + k + 1 if fits else -1
@@ -117,6 +123,5 @@ def put_varint(out: NDArray[np.uint8], at: int, value: int) -> int:
 @part
 def put_bytes(out: NDArray[np.uint8], at: int, source: NDArray[np.uint8], begin: int, length: int) -> int:
     """Copy `length` bytes; returns the next position. The caller has checked both stretches."""
-    for k in range(length):
-        out[at + k] = source[begin + k]
+    copy(source, begin, out, at, length)
     return at + length

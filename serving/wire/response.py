@@ -194,7 +194,8 @@ def encode(
         begin = at + before
         answer[A_AT] = begin
         answer[A_ROW], answer[A_ROWS] = request[R_ROW] - row, request[R_ROWS]
-        answer[A_CONTENTS:] = -1
+        for column in range(A_CONTENTS, ANSWER_COLUMNS):
+            answer[column] = -1
         end = put_message(out, begin + PREFIX_BYTES, request, ids, numbers, text, shapes, answer)
         put_prefix(out, begin, end - begin - PREFIX_BYTES)
         answer[A_LENGTH] = end - begin

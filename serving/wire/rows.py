@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from serving.wire.compiler import kernel, part
 from serving.wire.plan import S_INPUT_COUNT, S_INPUTS, S_ROW_BYTES, T_BYTES_BEFORE, T_ROW_BYTES, T_WORDS, entry_of
-from serving.wire.protobuf import put_bytes
+from serving.wire.protobuf import put_bytes, unsigned
 from serving.wire.records import (
     ACCEPTED,
     ID_BYTES_MAX,
@@ -44,7 +44,7 @@ def copy_request(
     ids: NDArray[np.uint8],
 ) -> None:  # fmt: skip
     """Copy a record's lasting columns to row `at` of the batch, and its id to where the buffer's next read is not."""
-    for column in range(REQUEST_COLUMNS):
+    for column in range(unsigned(REQUEST_COLUMNS)):
         requests[at, column] = record[column]
     requests[at, R_ROW] = row
     requests[at, R_ID_AT] = at * ID_BYTES_MAX

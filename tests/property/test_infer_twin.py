@@ -78,7 +78,7 @@ def models_and_fields(draw):
 
 
 @given(models_and_fields(), st.lists(st.integers(0, 3), max_size=4))
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_an_honest_request_is_accepted_and_reads_as_the_twin_reads_it(drawn, paddings):
     models, fields = drawn
     message = written(fields, paddings)
@@ -147,14 +147,14 @@ def check_mutations(models, fields, choice, count):
 
 
 @given(models_and_fields(), st.integers(0, 2**32))
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_a_mutated_request_is_ordinary_or_reads_as_the_twin_reads_it(drawn, seed):
     models, fields = drawn
     check_mutations(models, fields, random.Random(seed), 20)
 
 
 @given(models_and_fields())
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None, derandomize=True)
 def test_a_request_cut_anywhere_is_ordinary_or_reads_as_the_twin_reads_it(drawn):
     models, fields = drawn
     reader, message = Reader(models), written(fields)
@@ -164,7 +164,7 @@ def test_a_request_cut_anywhere_is_ordinary_or_reads_as_the_twin_reads_it(drawn)
 
 
 @given(st.binary(max_size=80), st.integers(0, 80))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None, derandomize=True)
 def test_any_bytes_are_ordinary_or_read_as_the_twin_reads_them(noise, at):
     models, fields = CORPUS
     message = written(fields)

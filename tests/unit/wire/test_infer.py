@@ -149,6 +149,7 @@ ORDINARY_MESSAGES = {
     "a replaced name of an input that is not UTF-8": HEAD + field(5, field(1, b"\xff") + X[2:]) + FLAGS + CONTENTS,
     "a replaced datatype that is not UTF-8": HEAD + field(5, field(2, b"\xff") + X[2:]) + FLAGS + CONTENTS,
     "a replaced name of an output that is not UTF-8": MESSAGE + field(6, field(1, b"\xff") + field(1, "label")),
+    "a model with BYTES, and nothing for it": field(1, "text"),
     "a model with BYTES": field(1, "text") + field(5, tensor("x", "BYTES", (1,))) + field(7, b"\0\0\0\0"),
 }
 
@@ -223,6 +224,12 @@ def longer(value, padding):
 def test_ten_bytes_are_a_number_of_64_bits_or_none(last):
     dims = b"\xff" * 9 + last + b"\x03"
     assert declined(HEAD + field(5, field(1, "x") + field(2, "FP32") + field(3, dims)) + FLAGS + CONTENTS)
+
+
+def test_bits_beyond_the_64th_do_not_fall_off_a_number():
+    too_long = b"\x82" + b"\x80" * 8 + b"\x02"  # 2, and a bit that has no place
+    x = field(5, field(1, "x") + field(2, "FP32") + b"\x18" + too_long + b"\x18\x03")
+    assert declined(HEAD + x + FLAGS + CONTENTS)
 
 
 @pytest.mark.parametrize("length", [2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1])

@@ -1,0 +1,114 @@
+"""What a request costs between its bytes and the arena, and its answer between the outputs and the bytes.
+
+One row of 30 float32 features, in calls of 1, 16 and 64 messages, next to protobuf's own parser and serializer in the
+same run, which make objects and check nothing. It calls the kernels as a transport would; it knows no socket.
+
+    python -m bench.wire_infer
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from serving.pb import open_inference_pb2 as pb
+from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
+from serving.wire import infer, plan, response, rows
+from serving.wire.records import ID_BYTES_MAX, RECORD_COLUMNS, REQUEST_COLUMNS
+
+FEATURES, CLASSES = 30, 2
+MESSAGES_PER_CALL = (1, 16, 64)
+REPEATS, CALLS = 40, 500
+
+SIGNATURE = Signature(
+    (TensorSpec("x", Datatype.FP32, (DYNAMIC, FEATURES)),),
+    (TensorSpec("probabilities", Datatype.FP32, (DYNAMIC, CLASSES)),),
+    batchable=True,
+)
+
+
+def request() -> bytes:
+    """Write the request as a generated client does."""
+    message = pb.ModelInferRequest(model_name="forest", id="42")
+    message.inputs.add(name="x", datatype="FP32", shape=[1, FEATURES])
+    message.raw_input_contents.append(np.linspace(0, 1, FEATURES, dtype=np.float32).tobytes())
+    return message.SerializeToString()
+
+
+def answer() -> pb.ModelInferResponse:
+    """Make the answer as the ordinary path does."""
+    message = pb.ModelInferResponse(model_name="forest", model_version="1", id="42")
+    message.outputs.add(name="probabilities", datatype="FP32", shape=[1, CLASSES])
+    message.raw_output_contents.append(bytes(CLASSES * 4))
+    return message
+
+
+def ns_per_message(call: Callable[[], object], messages: int) -> float:
+    """Return the best of many repeats: the machine has other users."""
+    calls = max(1, CALLS // messages)
+    best = float("inf")
+    for _ in range(REPEATS):
+        began_ns = time.perf_counter_ns()
+        for _ in range(calls):
+            call()
+        best = min(best, (time.perf_counter_ns() - began_ns) / (calls * messages))
+    return best
+
+
+class Batch:
+    """As many messages as one call takes, and all arrays that it needs."""
+
+    def __init__(self, messages: int) -> None:
+        self.messages = messages
+        self.plan = plan.build([plan.Model(name="forest", version=1, signature=SIGNATURE, rows_max=64)])
+        message = request()
+        self.buffer = np.frombuffer(message * messages, np.uint8).copy()
+        self.spans = np.array([[k * len(message), len(message)] for k in range(messages)], np.int64)
+        self.records = np.zeros((messages, RECORD_COLUMNS), np.int64)
+        self.requests = np.zeros((messages, REQUEST_COLUMNS), np.int64)
+        self.ids = np.zeros(messages * ID_BYTES_MAX, np.uint8)
+        self.arena, _ = self.plan.arena(0, messages)
+        self.chosen = np.arange(messages)
+        outputs = np.zeros((messages, CLASSES), np.float32)
+        self.contents = outputs.reshape(-1).view(np.uint8)
+        self.shapes = response.output_shapes([outputs], messages)
+        self.answers = np.zeros((messages, response.ANSWER_COLUMNS), np.int64)
+        self.out = np.zeros(messages * 256, np.uint8)
+
+    def decode(self) -> None:
+        """Scan the messages and take them into the arena."""
+        numbers, text = self.plan.numbers, self.plan.text
+        accepted = infer.scan_requests(self.buffer, self.spans, 0, 0, self.messages, numbers, text, self.records)
+        assert accepted == self.messages
+        rows.take_rows(
+            *(self.buffer, self.records, 0, self.messages, numbers, 0),
+            *(self.arena, 0, self.messages, self.requests, 0, self.ids),
+        )
+
+    def encode(self) -> None:
+        """Write the answers, with room for frames of HTTP/2 around them."""
+        needed = response.encode(
+            *(self.requests, self.chosen, self.ids, self.plan.numbers, self.plan.text, self.shapes, 0),
+            *(self.out, 0, 38, 24, self.answers),
+        )
+        assert 0 < needed <= self.out.size
+        response.fill(self.answers, self.messages, 0, CLASSES * 4, self.contents, self.out)
+
+
+def main() -> None:
+    """Print one line per call length."""
+    message, plain = request(), answer()
+    parse_ns = ns_per_message(lambda: pb.ModelInferRequest.FromString(message), 1)
+    serialize_ns = ns_per_message(plain.SerializeToString, 1)
+    print(f"protobuf: FromString {parse_ns:.0f} ns, SerializeToString {serialize_ns:.0f} ns, ready-made message")
+    for messages in MESSAGES_PER_CALL:
+        batch = Batch(messages)
+        decode_ns, encode_ns = ns_per_message(batch.decode, messages), ns_per_message(batch.encode, messages)
+        print(
+            f"{messages:3} per call: scan and copy {decode_ns:.0f} ns ({parse_ns / decode_ns:.1f} x), "
+            f"answer {encode_ns:.0f} ns ({serialize_ns / encode_ns:.1f} x)"
+        )
+
+
+if __name__ == "__main__":
+    main()
