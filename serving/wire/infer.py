@@ -37,11 +37,13 @@ from serving.wire.records import (
     ACCEPTED,
     ID_BYTES_MAX,
     ORDINARY,
+    R_AT,
     R_CONTENTS_FOUND,
     R_ID_AT,
     R_ID_LENGTH,
     R_INPUT,
     R_INPUTS_FOUND,
+    R_LENGTH,
     R_ORDER,
     R_OUTPUT,
     R_OUTPUT_COUNT,
@@ -49,6 +51,7 @@ from serving.wire.records import (
     R_ROW,
     R_ROWS,
     R_SLOT,
+    R_SOURCE,
     R_TEXT,
     R_VERDICT,
 )
@@ -289,25 +292,25 @@ def scan(
     return ACCEPTED if accepted else ORDINARY
 
 
-@kernel("i8(u1[::1], i8[:, ::1], i8, i8, i8, i8[::1], u1[::1], i8[:, ::1])")
+@kernel("i8(u1[::1], i8, i8[:, ::1], i8, i8, i8[::1], u1[::1])")
 def scan_requests(
     buffer: NDArray[np.uint8],
-    spans: NDArray[np.int64],
-    column: int,
+    source: int,
+    records: NDArray[np.int64],
     first: int,
     last: int,
     numbers: NDArray[np.int64],
     text: NDArray[np.uint8],
-    records: NDArray[np.int64],
 ) -> int:
-    """Scan the messages of rows `first` to `last` into the same rows of `records`; returns how many were accepted.
+    """Scan the messages of records[first:last] that lie in `buffer`, which is `source`; returns how many it accepted.
 
-    `spans[k, column]` is where message k begins in the buffer, and the next column how long it is: the message alone,
-    without gRPC's prefix. `spans` may be any matrix that has them, `records` too.
+    Messages in another source keep whatever verdict they have.
     """
     accepted = 0
-    for k in range(max(first, 0), min(last, spans.shape[0], records.shape[0])):
-        at, length = spans[k, column], spans[k, column + 1]
+    for k in range(max(first, 0), min(last, records.shape[0])):
+        if records[k, R_SOURCE] != source:
+            continue
+        at, length = records[k, R_AT], records[k, R_LENGTH]
         verdict = ORDINARY
         if 0 <= at <= buffer.size and 0 <= length <= buffer.size - at:
             verdict = scan(buffer, at, at + length, numbers, text, records[k])

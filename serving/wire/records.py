@@ -1,8 +1,9 @@
 """The columns of a decoded request, from the message on the wire to its answer.
 
-A record is one row of an int64 matrix. The transport makes one for each complete message and fills in the first six
-columns, which no kernel here looks at; `infer` fills in the rest. When its rows are taken into a batch, `rows` copies
-the first REQUEST_COLUMNS to a row of the batch's own matrix, and there `response` finds what it needs for the answer.
+A record is one row of an int64 matrix. The transport makes one for each complete message: it fills in the first six
+columns, which no kernel here looks at, and where the message lies. `infer` fills in the rest. When its rows are taken
+into a batch, `rows` copies the first REQUEST_COLUMNS to a row of the batch's own matrix, and there `response` finds
+what it needs for the answer.
 """
 
 INPUTS_MAX = 32
@@ -29,8 +30,9 @@ ID_BYTES_MAX = 64
 ) = range(14)
 REQUEST_COLUMNS = R_OUTPUT + OUTPUTS_MAX
 
-# What only the scan and the copy need.
-R_INPUT = REQUEST_COLUMNS  # per input of the signature: where its raw contents begin in the buffer
+# What only the scan and the copy need. A source is whatever number the transport gives to a buffer.
+R_SOURCE, R_AT, R_LENGTH = range(REQUEST_COLUMNS, REQUEST_COLUMNS + 3)  # of the message, without gRPC's prefix
+R_INPUT = REQUEST_COLUMNS + 3  # per input of the signature: where its raw contents begin in the buffer
 R_ORDER = R_INPUT + INPUTS_MAX  # per input of the message: its position in the signature
 R_TEXT = R_ORDER + INPUTS_MAX  # begin and end of model_name, model_version and id
 R_INPUTS_FOUND = R_TEXT + 6

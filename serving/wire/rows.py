@@ -19,6 +19,7 @@ from serving.wire.records import (
     R_ROW,
     R_ROWS,
     R_SLOT,
+    R_SOURCE,
     R_VERDICT,
     REQUEST_COLUMNS,
 )
@@ -51,9 +52,10 @@ def copy_request(
     put_bytes(ids, at * ID_BYTES_MAX, buffer, record[R_ID_AT], record[R_ID_LENGTH])
 
 
-@kernel("UniTuple(i8, 3)(u1[::1], i8[:, ::1], i8, i8, i8[::1], i8, u1[::1], i8, i8, i8[:, ::1], i8, u1[::1])")
+@kernel("UniTuple(i8, 3)(u1[::1], i8, i8[:, ::1], i8, i8, i8[::1], i8, u1[::1], i8, i8, i8[:, ::1], i8, u1[::1])")
 def take_rows(
     buffer: NDArray[np.uint8],
+    source: int,
     records: NDArray[np.int64],
     record: int,
     last: int,
@@ -68,6 +70,7 @@ def take_rows(
 ) -> tuple[int, int, int]:
     """Take the accepted requests of servable `slot` from records[record:last], in order, until one finds no room.
 
+    Only those that lie in `buffer`, which is `source`, are looked at; so another buffer's are taken by another call.
     Their rows go to the arena from `row` to `row_end`, their columns to `requests` from `request` on; `ids` has
     ID_BYTES_MAX bytes for each row of `requests`. Returns the first record that was not taken care of, the first row
     that is still free, and the first request that is.
@@ -76,7 +79,8 @@ def take_rows(
     last, row_end = min(last, records.shape[0]), min(row_end, arena.size // numbers[servable + S_ROW_BYTES])
     room = min(requests.shape[0], ids.size // ID_BYTES_MAX)
     while record < last:
-        if records[record, R_VERDICT] == ACCEPTED and records[record, R_SLOT] == slot:
+        accepted = records[record, R_VERDICT] == ACCEPTED and records[record, R_SOURCE] == source
+        if accepted and records[record, R_SLOT] == slot:
             if request >= room or records[record, R_ROWS] > row_end - row:
                 break
             copy_tensors(buffer, records[record], numbers, servable, row, arena)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
+from tests.support.environments import CACHE
 from tests.support.infer_wire import Reader, field, model, ordinary, padded, tensor
 
 ROOT = Path(__file__).parents[2]
@@ -206,10 +207,11 @@ def test_a_seeded_corpus_is_ordinary_or_reads_as_the_twin_reads_it(seed):
     run_corpus(seed, 1500)
 
 
+CHECKED_CACHE = CACHE / "bounds-checked"
 CHECKED_PROGRAM = """
 import numpy as np
 from serving.wire import compiler, infer
-from serving.wire.records import RECORD_COLUMNS
+from serving.wire.records import R_LENGTH, RECORD_COLUMNS
 from tests.property.test_infer_twin import CORPUS_READER, run_corpus
 from tests.property.test_response_twin import run_answers
 
@@ -220,14 +222,20 @@ plan = CORPUS_READER.plan
 try:  # a plan that points outside its text must not go unnoticed
     message = np.frombuffer(b"\\x0a\\x01m", np.uint8).copy()
     records = np.zeros((1, RECORD_COLUMNS), np.int64)
-    infer.scan_requests(message, np.array([[0, 3]]), 0, 0, 1, plan.numbers, plan.text[:0].copy(), records)
+    records[0, R_LENGTH] = 3
+    infer.scan_requests(message, 0, records, 0, 1, plan.numbers, plan.text[:0].copy())
 except IndexError:
     print("the overrun was seen")
 """
 
 
-def test_the_corpus_stays_inside_its_arrays_where_bounds_are_checked(tmp_path):
-    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+def test_the_corpus_stays_inside_its_arrays_where_bounds_are_checked():
+    environment = {
+        **os.environ,
+        "NUMBA_BOUNDSCHECK": "1",
+        "XDG_CACHE_HOME": str(CHECKED_CACHE),
+        "PYTHONPATH": str(ROOT),
+    }
     result = subprocess.run(
         [sys.executable, "-c", CHECKED_PROGRAM], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

@@ -17,13 +17,16 @@ from serving.wire.protobuf import encoded_varint
 from serving.wire.records import (
     ACCEPTED,
     ID_BYTES_MAX,
+    R_AT,
     R_ID_AT,
     R_ID_LENGTH,
+    R_LENGTH,
     R_OUTPUT,
     R_OUTPUT_COUNT,
     R_ROW,
     R_ROWS,
     R_SLOT,
+    R_SOURCE,
     R_VERDICT,
     RECORD_COLUMNS,
     REQUEST_COLUMNS,
@@ -133,8 +136,8 @@ class Reader:
             source[end:] = np.frombuffer((message + bytes(64))[:64], np.uint8)
         untouched = source.copy()
         records = np.full((3, RECORD_COLUMNS), garbage * 1_000_003, np.int64)
-        spans = np.array([[0, 0, 0], [7, at, end - at], [0, 0, 0]])
-        accepted = infer.scan_requests(source, spans, 1, 1, 2, self.plan.numbers, self.plan.text, records)
+        records[1, [R_SOURCE, R_AT, R_LENGTH]] = garbage, at, end - at
+        accepted = infer.scan_requests(source, garbage, records, 1, 2, self.plan.numbers, self.plan.text)
         assert (source == untouched).all()
         assert (records[[0, 2]] == garbage * 1_000_003).all()
         assert (records[1, :R_VERDICT] == garbage * 1_000_003).all()
@@ -148,7 +151,7 @@ class Reader:
         ids = np.full(4 * ID_BYTES_MAX, garbage, np.uint8)
         arena[:] = garbage
         taken = rows.take_rows(
-            source, records, 1, 2, self.plan.numbers, slot, arena, row, row + count, requests, garbage, ids
+            source, garbage, records, 1, 2, self.plan.numbers, slot, arena, row, row + count, requests, garbage, ids
         )
         assert taken == (2, row + count, garbage + 1)
         request = requests[garbage].tolist()

@@ -8,11 +8,15 @@ import pytest
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 from serving.wire import infer, rows
 from serving.wire.records import (
+    ACCEPTED,
     ID_BYTES_MAX,
     INPUTS_MAX,
     ORDINARY,
     OUTPUTS_MAX,
+    R_AT,
+    R_LENGTH,
     R_ROWS,
+    R_SOURCE,
     R_VERDICT,
     RECORD_COLUMNS,
     REQUEST_COLUMNS,
@@ -240,10 +244,10 @@ def test_a_length_beyond_the_end_is_refused_whatever_it_would_wrap_to(length):
 
 @pytest.mark.parametrize("span", [(-1, 4), (0, -1), (5, 10**6), (10**6, 1), (2**63 - 1, 2**63 - 1), (-(2**63), 5)])
 def test_a_span_outside_the_buffer_is_ordinary(span):
-    records = np.zeros((1, RECORD_COLUMNS), np.int64)
+    records = np.full((1, RECORD_COLUMNS), 5, np.int64)
+    records[0, [R_SOURCE, R_AT, R_LENGTH]] = 0, *span
     source = np.frombuffer(MESSAGE, np.uint8).copy()
-    plan = READER.plan
-    assert infer.scan_requests(source, np.array([span]), 0, 0, 1, plan.numbers, plan.text, records) == 0
+    assert infer.scan_requests(source, 0, records, 0, 1, READER.plan.numbers, READER.plan.text) == 0
     assert records[0, R_VERDICT] == ORDINARY
 
 
@@ -325,10 +329,10 @@ def test_a_server_without_models_leaves_everything_to_the_ordinary_path():
 
 def scanned(*messages):
     source = np.frombuffer(b"".join(messages), np.uint8).copy()
-    ends = np.cumsum([len(message) for message in messages])
-    spans = np.array([[end - len(message), len(message)] for end, message in zip(ends, messages, strict=True)])
     records = np.zeros((len(messages), RECORD_COLUMNS), np.int64)
-    infer.scan_requests(source, spans, 0, 0, len(messages), READER.plan.numbers, READER.plan.text, records)
+    records[:, R_LENGTH] = [len(message) for message in messages]
+    records[1:, R_AT] = np.cumsum(records[:-1, R_LENGTH])
+    infer.scan_requests(source, 0, records, 0, len(messages), READER.plan.numbers, READER.plan.text)
     return source, records
 
 
@@ -336,7 +340,7 @@ def take(source, records, slot, *, row=0, row_end=64, first=0, requests=8):
     arena, views = READER.plan.arena(slot, 64)
     batch, ids = np.zeros((requests, REQUEST_COLUMNS), np.int64), np.zeros(requests * ID_BYTES_MAX, np.uint8)
     taken = rows.take_rows(
-        source, records, first, len(records), READER.plan.numbers, slot, arena, row, row_end, batch, 0, ids
+        source, 0, records, first, len(records), READER.plan.numbers, slot, arena, row, row_end, batch, 0, ids
     )
     return taken, batch, views
 
@@ -356,3 +360,12 @@ def test_taking_stops_at_the_first_request_without_room_and_goes_on_in_the_next_
     assert take(source, records, 1, first=1)[0] == (3, 4, 2)
     assert take(source, records, 1, requests=2)[0] == (2, 5, 2)
     assert take(source, records, 1, row=62, row_end=1000)[0] == (1, 64, 1)
+
+
+def test_requests_that_lie_in_another_buffer_are_left_alone():
+    source, records = scanned(*[MESSAGE] * 3)
+    records[1, [R_SOURCE, R_VERDICT]] = 1, 77
+    assert infer.scan_requests(source, 0, records, 0, 3, READER.plan.numbers, READER.plan.text) == 2
+    assert records[1, R_VERDICT] == 77
+    records[1, R_VERDICT] = ACCEPTED
+    assert take(source, records, 1)[0] == (3, 4, 2)
