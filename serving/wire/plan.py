@@ -91,6 +91,7 @@ class Plan:
     def arena(self, slot: int, rows: int) -> tuple[NDArray[np.uint8], list[Array]]:
         """Make an arena of at least `rows` rows: its bytes, and each input as an array [rows, ...] over them."""
         signature = self.models[slot].signature
+        assert is_compiled(signature), "bug: an arena for a servable whose requests never come here"
         capacity = -(-rows // ARENA_ROWS_STEP) * ARENA_ROWS_STEP
         row_bytes = [_row_bytes(spec, signature) for spec in signature.inputs]
         arena = np.zeros(capacity * sum(row_bytes), np.uint8)
@@ -142,17 +143,17 @@ class _Builder:
         return Plan(self._models, np.array(self._numbers, np.int64), text)
 
     def _add(self, slot: int, model: Model, *, is_newest: bool) -> None:
-        name, version = model.name.encode(errors="surrogateescape"), str(model.version).encode()
-        at = len(self._numbers)
-        bucket = N_TABLE + _hash(name) % self._numbers[N_BUCKETS]
-        entry = [0] * S_WORDS
-        entry[S_NEXT], self._numbers[bucket] = self._numbers[bucket], at
+        name, version = model.name.encode(errors="replace"), str(model.version).encode()
+        at, following = len(self._numbers), 0
+        if name.decode() == model.name:  # a folder's name may be no UTF-8, and then no client can ask for it
+            bucket = N_TABLE + _hash(name) % self._numbers[N_BUCKETS]
+            following, self._numbers[bucket] = self._numbers[bucket], at
         self._numbers[N_TABLE + self._numbers[N_BUCKETS] + slot] = at
-        self._numbers += entry
+        self._numbers += [0] * S_WORDS
         fits = is_compiled(model.signature)
         signature = model.signature if fits else Signature((), (), batchable=False)
         self._numbers[at : at + S_WORDS] = [
-            *(entry[S_NEXT], slot, *self._put(name), *self._put(version)),
+            *(following, slot, *self._put(name), *self._put(version)),
             *self._put(encoded_text(1, name) + encoded_text(2, version)),
             *(is_newest, fits, signature.batchable, model.rows_max if signature.batchable else 1),
             sum(_row_bytes(spec, signature) for spec in signature.inputs),

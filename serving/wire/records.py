@@ -1,9 +1,8 @@
 """The columns of a decoded request, from the message on the wire to its answer.
 
-A record is one row of an int64 matrix. The transport makes one for each complete message: it fills in the first six
-columns, which no kernel here looks at, and where the message lies. `infer` fills in the rest. When its rows are taken
-into a batch, `rows` copies the first REQUEST_COLUMNS to a row of the batch's own matrix, and there `response` finds
-what it needs for the answer.
+A record is one row of an int64 matrix. `arrivals` makes one of each event that brings a complete message: whose it is,
+and where it lies. `infer` fills in the rest. When its rows are taken into a batch, `rows` copies the first
+REQUEST_COLUMNS to a row of the batch's own matrix, and there `response` finds what it needs for the answer.
 """
 
 INPUTS_MAX = 32
@@ -30,9 +29,14 @@ ID_BYTES_MAX = 64
 ) = range(14)
 REQUEST_COLUMNS = R_OUTPUT + OUTPUTS_MAX
 
-# What only the scan and the copy need. A source is whatever number the transport gives to a buffer.
-R_SOURCE, R_AT, R_LENGTH = range(REQUEST_COLUMNS, REQUEST_COLUMNS + 3)  # of the message, without gRPC's prefix
-R_INPUT = REQUEST_COLUMNS + 3  # per input of the signature: where its raw contents begin in the buffer
+# What nobody needs any more once the request is in a batch.
+(
+    R_EVENT,  # which event told of it
+    R_SOURCE,  # in which buffer the message lies: one of layout.SOURCE_*, or SOURCE_NONE
+    R_AT,  # where it begins there, behind gRPC's prefix
+    R_LENGTH,
+) = range(REQUEST_COLUMNS, REQUEST_COLUMNS + 4)
+R_INPUT = REQUEST_COLUMNS + 4  # per input of the signature: where its raw contents begin in the buffer
 R_ORDER = R_INPUT + INPUTS_MAX  # per input of the message: its position in the signature
 R_TEXT = R_ORDER + INPUTS_MAX  # begin and end of model_name, model_version and id
 R_INPUTS_FOUND = R_TEXT + 6
@@ -41,3 +45,4 @@ R_OUTPUTS_FOUND = R_INPUTS_FOUND + 2
 RECORD_COLUMNS = R_INPUTS_FOUND + 3
 
 ORDINARY, ACCEPTED = range(2)
+SOURCE_NONE = -1

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from serving.types import Array
 from serving.wire.compiler import int64, kernel, part
+from serving.wire.layout import PREFIX_BYTES
 from serving.wire.plan import S_BATCHABLE, S_HEAD, S_OUTPUTS, T_HEAD, T_WORDS, entry_of
 from serving.wire.protobuf import MESSAGE_BYTES_MAX, WIRE_LENGTH, key, put_bytes, put_varint, varint_bytes
 from serving.wire.records import (
@@ -36,9 +37,6 @@ D_RANK, D_ROW_BYTES, D_DIMS = range(3)
 """The shape of an output of a batch: its rank, the bytes of one row, its dimensions."""
 
 TOO_LONG = -1
-
-PREFIX_BYTES = 5
-"""gRPC writes a zero, for a message that is not compressed, and the message's length before it."""
 
 
 def output_shapes(outputs: Sequence[Array], rows: int) -> NDArray[np.int64]:
@@ -144,7 +142,7 @@ def put_message(
 
 @part
 def put_prefix(out: NDArray[np.uint8], at: int, length: int) -> None:
-    """Write gRPC's prefix of a message."""
+    """Write gRPC's prefix: a zero, for a message that is not compressed, and its length."""
     out[at] = 0
     for k in range(1, PREFIX_BYTES):
         out[at + k] = length >> (8 * (PREFIX_BYTES - 1 - k)) & 0xFF

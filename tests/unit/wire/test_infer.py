@@ -21,7 +21,7 @@ from serving.wire.records import (
     RECORD_COLUMNS,
     REQUEST_COLUMNS,
 )
-from tests.support.infer_wire import BOOL, FP32, Reader, field, model, ordinary, request, tensor
+from tests.support.infer_wire import BOOL, FOREST, FP32, Reader, field, model, ordinary, request, tensor
 
 READER = Reader()
 PLAIN = request()
@@ -318,6 +318,12 @@ def test_a_thousand_models_are_told_apart():
         assert reader.read(named + field(2, str(models[slot].version)) + body).slot == slot
         assert reader.read(named + body).slot == slot | 1
     assert reader.read(field(1, "model-500") + body) is None
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"?", b"\xed\xb3\xbf"])
+def test_a_model_whose_folder_has_no_name_in_utf_8_cannot_be_asked_for(name):
+    reader = Reader((model("\udcff", 1, FOREST),))
+    assert reader.read(field(1, name) + b"".join(PLAIN[1:])) is None
 
 
 def test_a_server_without_models_leaves_everything_to_the_ordinary_path():
