@@ -46,6 +46,8 @@ from serving.wire.layout import (
     C_LAST_STREAM,
     C_PEER_FRAME_MAX,
     C_PEER_WINDOW,
+    C_QUEUE_FIRST,
+    C_QUEUE_LAST,
     C_RECEIVE_WINDOW,
     C_SEND_WINDOW,
     C_SETTINGS_ACKED,
@@ -107,6 +109,7 @@ def open_connection(
     generation = row[C_GENERATION]
     row[:] = 0
     row[C_BUCKETS : C_BUCKETS + BUCKETS] = -1
+    row[C_QUEUE_FIRST] = row[C_QUEUE_LAST] = -1
     row[C_GENERATION] = generation
     row[C_STATE] = CONNECTION_PREFACE
     row[C_RECEIVE_WINDOW] = shared[H_CONNECTION_WINDOW]

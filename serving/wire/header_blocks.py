@@ -35,6 +35,7 @@ from serving.wire.layout import (
     C_LAST_ACCEPTED,
     C_LAST_STREAM,
     C_STREAM_COUNT,
+    C_UNSENT,
     CONTENT_TYPE_GRPC,
     ENCODING_IDENTITY,
     ENCODING_UNKNOWN,
@@ -55,6 +56,7 @@ from serving.wire.layout import (
     H_HEADER_BLOCK_BYTES_MAX,
     H_HEADERS,
     H_STREAMS_MAX,
+    H_UNSENT_BYTES_MAX,
     HEAD_ACCEPT,
     HEAD_CONTENT_LENGTH,
     HEAD_CONTENT_TYPE,
@@ -215,7 +217,9 @@ def take_request(wire: Wire, slot: int, stream_id: int, ended: bool, records_end
         write_reset(wire, stream_id, PROTOCOL_ERROR)
         return spend(wire, slot)
     stream = -1
-    if connection[C_STREAM_COUNT] < wire.shared[H_STREAMS_MAX]:
+    # A peer that does not take its answers gets no more of them.
+    stalled = connection[C_UNSENT] > wire.shared[H_UNSENT_BYTES_MAX]
+    if connection[C_STREAM_COUNT] < wire.shared[H_STREAMS_MAX] and not stalled:
         stream = open_stream(wire, slot, stream_id)
     if stream < 0:
         write_reset(wire, stream_id, REFUSED_STREAM)

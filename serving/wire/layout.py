@@ -46,8 +46,11 @@ NO_DEADLINE = 2**62
     C_TABLE_LIMIT,
     C_TABLE_TAIL,  # the end of the table's text in its stretch of the pool
     C_ERROR,  # the HTTP/2 error code that ended the connection
-    C_BLOCKED,  # set by the transport while output waits for a window
-) = range(21)
+    C_BLOCKED,  # set while output waits for a window
+    C_QUEUE_FIRST,  # the streams with unsent DATA, in the order of their turns; -1 when there is none
+    C_QUEUE_LAST,
+    C_UNSENT,  # bytes of DATA that wait in the queue
+) = range(24)
 C_BUCKETS = 32
 C_TABLE_ENTRIES = C_BUCKETS + BUCKETS
 CONNECTION_COLUMNS = C_TABLE_ENTRIES + TABLE_ENTRIES_MAX
@@ -74,7 +77,9 @@ CONNECTION_FREE, CONNECTION_PREFACE, CONNECTION_SETTINGS, CONNECTION_OPEN, CONNE
     S_ENCODING,
     S_ACCEPT,
     S_COMPRESSED,  # the flag of the last complete message
-) = range(18)
+    S_QUEUE_NEXT,  # the stream whose turn to write comes after this one's
+    S_UNSENT,  # bytes of DATA that wait in the queue
+) = range(20)
 STREAM_COLUMNS = 24
 
 (
@@ -84,7 +89,9 @@ STREAM_COLUMNS = 24
     STREAM_FAILED,  # an error must be answered; what still comes is dropped
     STREAM_UNARY,  # a ModelInfer: handed out once, complete
     STREAM_TOLD,  # an event has named it, so the transport releases it
-) = (1 << bit for bit in range(6))
+    STREAM_QUEUED,  # it has unsent DATA
+    STREAM_FINISHED,  # its trailers are known, and follow the last DATA
+) = (1 << bit for bit in range(8))
 
 BLOCK_NONE, BLOCK_PARTS = -1, -2
 """No block, or none that is large enough or free: the message is handed out in parts."""
@@ -137,6 +144,12 @@ SOURCE_BUFFER, SOURCE_POOL, SOURCE_HEADERS, SOURCE_PARTS = range(4)
     FAIL_SECOND_MESSAGE,
 ) = range(11)
 
+# A piece of output, as the queue of unsent DATA gives it out.
+P_STREAM, P_ID, P_COUNT, P_END = range(4)
+PIECE_COLUMNS = 4
+PIECE_MORE, PIECE_LAST, PIECE_LAST_EARLY, PIECE_DROPPED = range(4)
+"""More follows, at some time; trailers follow; trailers and RST_STREAM, for the peer has not ended; all is dropped."""
+
 STATUS_HUNGRY, STATUS_FULL, STATUS_CLOSED = range(3)
 """Whole frames are used up; the outputs must be emptied first; nothing of this connection will be read again."""
 
@@ -155,6 +168,7 @@ STATUS_HUNGRY, STATUS_FULL, STATUS_CLOSED = range(3)
     H_MESSAGE_BYTES_MAX,
     H_STREAM_WINDOW,
     H_CONNECTION_WINDOW,
+    H_UNSENT_BYTES_MAX,
     H_BUDGET_MAX,
     H_BUDGET_PER_SECOND,
     H_EVENTS,  # rows, and bytes, that the current decode call has put out so far
@@ -169,7 +183,7 @@ STATUS_HUNGRY, STATUS_FULL, STATUS_CLOSED = range(3)
     HEAD_TIMEOUT_NS,
     HEAD_CONTENT_LENGTH,
     HEAD_LIST_BYTES,
-) = range(27)
+) = range(28)
 H_BLOCK_NEXT = 64
 """From here on, one word per assembly block: the next one in its list."""
 
@@ -194,7 +208,7 @@ TIMEOUT_MALFORMED = -2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Every bound of the decoder. Bytes, rows and counts; the defaults are those of the command line."""
+    """Every bound of a connection. Bytes, rows and counts; the defaults are those of the command line."""
 
     connections: int = 1024
     streams: int = 16_384
@@ -208,10 +222,12 @@ class Limits:
     blocks: int = 256
     stream_window_bytes: int = 1 << 20
     connection_window_bytes: int = 16 << 20
+    unsent_bytes: int = 16 << 20
     control_frames: int = 1000
     control_frames_per_second: int = 10
     events: int = 4096
     control_bytes: int = 65_536
+    pieces: int = 256
 
 
 @dataclass(slots=True)
@@ -226,6 +242,8 @@ class State:
     events: NDArray[np.int64] = field(init=False)
     control: NDArray[np.uint8] = field(init=False)
     headers: NDArray[np.uint8] = field(init=False)
+    pieces: NDArray[np.int64] = field(init=False)
+    heads: NDArray[np.uint8] = field(init=False)
 
     def __post_init__(self) -> None:
         limits = self.limits
@@ -239,6 +257,8 @@ class State:
         self.events = np.zeros((limits.events, EVENT_COLUMNS), np.int64)
         self.control = np.zeros(limits.control_bytes, np.uint8)
         self.headers = np.zeros(4 * (limits.header_list_bytes + 2 * TABLE_BYTES_MAX), np.uint8)
+        self.pieces = np.zeros((limits.pieces, PIECE_COLUMNS), np.int64)
+        self.heads = np.zeros(9 * limits.pieces, np.uint8)  # a frame header for each piece
         self.shared = np.zeros(H_BLOCK_NEXT + limits.blocks, np.int64)
         self.shared[H_BLOCK_NEXT:] = np.arange(1, limits.blocks + 1)
         self.shared[H_BLOCK_NEXT:][-1:] = -1
@@ -256,6 +276,7 @@ class State:
             (H_MESSAGE_BYTES_MAX, limits.message_bytes),
             (H_STREAM_WINDOW, limits.stream_window_bytes),
             (H_CONNECTION_WINDOW, limits.connection_window_bytes),
+            (H_UNSENT_BYTES_MAX, limits.unsent_bytes),
             (H_BUDGET_MAX, limits.control_frames),
             (H_BUDGET_PER_SECOND, limits.control_frames_per_second),
         ):

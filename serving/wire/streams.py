@@ -36,6 +36,7 @@ from serving.wire.layout import (
     S_STATE,
     STREAM_FAILED,
     STREAM_OPEN,
+    STREAM_QUEUED,
     STREAM_RESET,
     STREAM_TOLD,
 )
@@ -161,6 +162,17 @@ def fail_stream(wire: Wire, stream: int, reason: int) -> None:
     tell(wire, EVENT_FAILED, stream, reason)
 
 
+@part
+def give_back(
+    connections: NDArray[np.int64], streams: NDArray[np.int64], shared: NDArray[np.int64], stream: int
+) -> None:
+    """Release the row of a stream that is settled; one that was not reset got an answer, which earns control frames."""
+    if not streams[stream, S_STATE] & STREAM_RESET:
+        slot = streams[stream, S_CONNECTION]
+        connections[slot, C_BUDGET] = min(shared[H_BUDGET_MAX], connections[slot, C_BUDGET] + CREDIT_PER_ANSWER)
+    release(connections, streams, shared, stream)
+
+
 @kernel("int64(int64[:, ::1], int64[:, ::1], int64[::1], int64, int64)")
 def release_stream(
     connections: NDArray[np.int64],
@@ -176,8 +188,6 @@ def release_stream(
     assert 0 <= stream < streams.shape[0], "bug: no such stream"
     if streams[stream, S_GENERATION] != generation or streams[stream, S_STATE] == 0:
         return 0
-    if not streams[stream, S_STATE] & STREAM_RESET:
-        slot = streams[stream, S_CONNECTION]
-        connections[slot, C_BUDGET] = min(shared[H_BUDGET_MAX], connections[slot, C_BUDGET] + CREDIT_PER_ANSWER)
-    release(connections, streams, shared, stream)
+    assert not streams[stream, S_STATE] & STREAM_QUEUED, "bug: the queue of unsent DATA releases this stream"
+    give_back(connections, streams, shared, stream)
     return 1
