@@ -1,4 +1,4 @@
-"""What a request costs between its bytes and the arena, and its answer between the outputs and the bytes.
+"""What a request costs between its bytes and the arena, and its answer between the outputs and the frames.
 
 One row of 30 float32 features, in calls of 1, 16 and 64 messages, next to protobuf in the same run: its parser and
 serializer alone, and with the Python that reads or fills in the fields, which is the least that a handler does. It
@@ -10,13 +10,17 @@ calls the kernels as a transport would; it knows no socket.
 import time
 from collections.abc import Callable
 
+import hpack
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.wire_decode import PREFACE, reads
 from serving.pb import open_inference_pb2 as pb
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
-from serving.wire import infer, plan, response, rows
+from serving.wire import connection, http2, infer, layout, plan, response, rows
+from serving.wire.arrivals import note_requests
 from serving.wire.records import ID_BYTES_MAX, R_AT, R_LENGTH, RECORD_COLUMNS, REQUEST_COLUMNS
+from serving.wire.settling import AFTER_BYTES, BEFORE_BYTES, settle_answers
 
 FEATURES, CLASSES = 30, 2
 MESSAGES_PER_CALL = (1, 16, 64)
@@ -101,10 +105,42 @@ class Batch:
         """Write the answers, with room for frames of HTTP/2 around them."""
         needed = response.encode(
             *(self.requests, self.chosen, self.ids, self.plan.numbers, self.plan.text, self.shapes, 0),
-            *(self.out, 0, 38, 24, self.answers),
+            *(self.out, 0, BEFORE_BYTES, AFTER_BYTES, self.answers),
         )
         assert 0 < needed <= self.out.size
         response.fill(self.answers, self.messages, 0, CLASSES * 4, self.contents, self.out)
+
+
+class Calls:
+    """A connection with as many calls that wait for their answers."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.state = state = layout.State(layout.Limits(connections=1, streams=256, blocks=0))
+        connection.open_connection(state.connections, state.shared, state.control, 0, 0)
+        source = np.frombuffer(b"".join([PREFACE, *reads(hpack.Encoder(), batch.messages, 1, 8)]), np.uint8).copy()
+        _, _, events, _, _ = http2.decode(
+            *(source, state.connections, state.streams, state.pool, state.events, state.control, state.headers),
+            *(state.shared, 0, 0, source.size, 0),
+        )
+        records = np.zeros((state.events.shape[0], RECORD_COLUMNS), np.int64)
+        assert note_requests(state.events, events, 0, 0, 0, records, 0) == batch.messages
+        self.requests = records[: batch.messages, :REQUEST_COLUMNS].copy()
+        self.waiting = state.connections.copy(), state.streams.copy(), state.shared.copy()
+
+    def restore(self) -> None:
+        """Make all calls wait again."""
+        self.state.connections[:], self.state.streams[:], self.state.shared[:] = self.waiting
+
+    def settle(self) -> None:
+        """Write the frames around the answers and release the streams."""
+        self.restore()
+        batch, state = self.batch, self.state
+        stopped, _, _ = settle_answers(
+            *(self.requests, batch.chosen, batch.answers, state.connections, state.streams, state.shared, batch.out),
+            *(0, 0, batch.messages),
+        )
+        assert stopped == batch.messages
 
 
 def main() -> None:
@@ -119,10 +155,13 @@ def main() -> None:
     for messages in MESSAGES_PER_CALL:
         batch = Batch(messages)
         decode_ns, encode_ns = ns_per_message(batch.decode, messages), ns_per_message(batch.encode, messages)
+        calls = Calls(batch)
+        settle_ns = ns_per_message(calls.settle, messages) - ns_per_message(calls.restore, messages)
         print(
             f"{messages:3} per call: scan and copy {decode_ns:.0f} ns "
             f"({parse_ns / decode_ns:.1f} x alone, {read_ns / decode_ns:.1f} x with Python), answer {encode_ns:.0f} ns "
-            f"({serialize_ns / encode_ns:.1f} x alone, {write_ns / encode_ns:.1f} x with Python)"
+            f"({serialize_ns / encode_ns:.1f} x alone, {write_ns / encode_ns:.1f} x with Python), "
+            f"frames around it {settle_ns:.0f} ns"
         )
 
 
