@@ -77,20 +77,32 @@ def header_frames(stream_id: int, block: bytes, flags: int) -> bytes:
 
 
 class _Answer:
-    """The unsent DATA of one stream, and the block of trailers that ends it."""
+    """The unsent DATA of one stream, and the block of trailers that ends it.
 
-    __slots__ = ("pieces", "trailers")
+    A peer that leaves the last byte of every large answer must not keep all of them in memory: when half of a chunk is
+    written, what is left is copied, so that at most twice the bytes that count as unsent are held. The copies of a
+    chunk are together no longer than the chunk.
+    """
+
+    __slots__ = ("_held_bytes", "pieces", "trailers")
 
     def __init__(self) -> None:
         self.pieces: deque[memoryview] = deque()
         self.trailers = b""
+        self._held_bytes = 0  # by the first piece, when some of it was written
 
     def take(self, count: int) -> Iterator[memoryview]:
+        """Give out the next `count` bytes."""
         while count:
             piece = self.pieces.popleft()
+            held_bytes, self._held_bytes = self._held_bytes or len(piece), 0
             if len(piece) > count:
-                self.pieces.appendleft(piece[count:])
-                piece = piece[:count]
+                rest, piece = piece[count:], piece[:count]
+                if 2 * len(rest) > held_bytes:
+                    self._held_bytes = held_bytes
+                else:
+                    rest = memoryview(rest.tobytes())
+                self.pieces.appendleft(rest)
             count -= len(piece)
             yield piece
 

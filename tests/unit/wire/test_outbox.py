@@ -212,6 +212,21 @@ def test_answers_that_the_windows_let_through_do_not_count_unless_the_socket_tak
     assert all(session.seen[stream_id].ended for stream_id in ids)
 
 
+def test_a_peer_that_leaves_the_last_bytes_of_large_answers_does_not_keep_them_in_memory():
+    session = Session(window=50_000)
+    ids = [session.call() for _ in range(3)]
+    for stream_id in ids:
+        session.do("answer", stream_id, prefixed(bytes(50_000)))
+        session.client.increment_flow_control_window(50_000)
+        session.talk()
+        session.flush()
+    held = [piece.obj for answer in session.outboxes[0]._answers.values() for piece in answer.pieces]
+    assert session.column(layout.C_UNSENT) == 5 * len(ids)
+    assert sum(len(chunk) for chunk in held) <= 2 * 5 * len(ids)
+    session.finish()
+    assert all(session.seen[stream_id].body == prefixed(bytes(50_000)) for stream_id in ids)
+
+
 def test_what_a_reset_stream_had_unsent_is_dropped_and_its_row_released():
     session = Session(window=0)
     stream_id = session.call()
