@@ -168,16 +168,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(text.decode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers too long and tables too deep are not TOMLDecodeErrors
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
 def load_model_config(path: Path) -> ModelConfig:
     """Read a `model.toml`; a missing file means the defaults."""
-    if not path.exists():
-        return ModelConfig()
     try:
+        if not path.exists():
+            return ModelConfig()
         return build(ModelConfig, read_toml(path))
+    except OSError as error:  # a folder that may not be searched
+        raise ConfigError(f"{path}: {error.strerror}") from error
     except ConfigError as error:
         prefix = "" if str(error).startswith(str(path)) else f"{path}: "
         raise ConfigError(f"{prefix}{error}") from error
