@@ -1,0 +1,105 @@
+"""Sessions without a graph, and the I/O thread played by the test: for tests that decide when a model runs."""
+
+import queue
+import threading
+
+import numpy as np
+
+from serving.batching.batcher import QueuedRequest
+from serving.config import BatchingConfig, InstancesConfig, ModelConfig
+from serving.model import Servable
+from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
+
+DEADLINE_S = 30
+AFFINE = Signature(
+    (TensorSpec("x", Datatype.FP32, (DYNAMIC, 4)),), (TensorSpec("y", Datatype.FP32, (DYNAMIC, 4)),), batchable=True
+)
+
+
+def affine(x):
+    """y = 2 x + 1, as `graphs.affine` computes it."""
+    return [2 * x + 1]
+
+
+class FakeSession:
+    """What `Servable` needs of a session, with a function in place of a graph; `runs` holds the rows of each run."""
+
+    def __init__(self, function=affine, signature=AFFINE) -> None:
+        self.signature = signature
+        self.runs: list[int] = []
+        self.closed = False
+        self._function = function
+
+    def run(self, inputs):
+        self.runs.append(len(inputs[0]))
+        return self._function(*inputs)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class HeldSession(FakeSession):
+    """Between `hold` and `let_go` every run waits, which keeps an instance busy for as long as a test likes."""
+
+    def __init__(self, function=affine, signature=AFFINE) -> None:
+        super().__init__(function, signature)
+        self._running = threading.Semaphore(0)
+        self._free = threading.Event()
+        self._free.set()
+
+    def hold(self) -> None:
+        self._free.clear()
+
+    def wait_until_running(self) -> None:
+        assert self._running.acquire(timeout=DEADLINE_S), "no run has begun in time"
+
+    def let_go(self) -> None:
+        self._free.set()
+
+    def run(self, inputs):
+        if not self._free.is_set():
+            self._running.release()
+            assert self._free.wait(DEADLINE_S), "the test never let the session go"
+        return super().run(inputs)
+
+
+class Posts:
+    """The I/O thread's inbox: what instance threads post runs when the test says so, on the test's thread."""
+
+    def __init__(self) -> None:
+        self._callbacks: queue.SimpleQueue = queue.SimpleQueue()
+
+    def __call__(self, callback) -> None:
+        self._callbacks.put(callback)
+
+    def run(self, count: int = 1) -> None:
+        """Run the next `count` callbacks, waiting for each."""
+        for _ in range(count):
+            self._callbacks.get(timeout=DEADLINE_S)()
+
+    def empty(self) -> bool:
+        return self._callbacks.empty()
+
+
+def model_config(*, instances: int = 1, **batching) -> ModelConfig:
+    return ModelConfig(batching=BatchingConfig(**batching), instances=InstancesConfig(count=instances))
+
+
+def servable(session, clock, post, *, config=None, name="m", version=1) -> Servable:
+    """A servable around a session; close it."""
+    return Servable(name, version, session, config or ModelConfig(), clock=clock, post=post)
+
+
+def queued(rows=1, *, settle=None, lane=((4,),), input_bytes=None, arrival_ns=0, deadline_ns=None, value=0.0):
+    """A request of `rows` rows that hold `value`; its answers are collected in `settle`, a list."""
+    x = np.full((rows, 4), value, np.float32)
+    answers = [] if settle is None else settle
+    return QueuedRequest(
+        [x],
+        rows=rows,
+        lane=lane,
+        input_bytes=x.nbytes if input_bytes is None else input_bytes,
+        arrival_ns=arrival_ns,
+        deadline_ns=deadline_ns,
+        settle=answers.append,
+    )
