@@ -15,6 +15,7 @@ MODEL_FILE = "model.onnx"
 CONFIG_FILE = "model.toml"
 FILES_PER_VERSION_MAX = 10_000
 VERSION_MAX = 2**63 - 1
+_VERSION_DIGITS_MAX = len(str(VERSION_MAX))  # clients send versions too, and reading digits has a cost
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Relative path, bytes, mtime in ns and inode of each file. Equal fingerprints mean unchanged files."""
@@ -73,7 +74,9 @@ def scan_model(folder: Path) -> ModelOnDisk:
 
 def is_version(name: str) -> bool:
     """Say whether a folder's name is a version: a decimal integer from 0, without leading zeros or signs."""
-    return name.isascii() and name.isdigit() and str(int(name)) == name and int(name) <= VERSION_MAX
+    if not (len(name) <= _VERSION_DIGITS_MAX and name.isascii() and name.isdigit()):
+        return False
+    return str(int(name)) == name and int(name) <= VERSION_MAX
 
 
 def _scan_version(folder: Path) -> VersionOnDisk:
@@ -90,13 +93,14 @@ def _scan_version(folder: Path) -> VersionOnDisk:
 
 def _files(folder: Path, prefix: str = "") -> Iterator[tuple[str, int, int, int]]:
     """Yield the facts of the files in a folder, one level of folders deep."""
-    for entry in os.scandir(folder):
-        if entry.is_dir():
-            if not prefix:
-                yield from _files(Path(entry.path), f"{entry.name}/")
-            continue
-        facts = entry.stat()
-        yield f"{prefix}{entry.name}", facts.st_size, facts.st_mtime_ns, facts.st_ino
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                if not prefix:
+                    yield from _files(Path(entry.path), f"{entry.name}/")
+                continue
+            facts = entry.stat()
+            yield f"{prefix}{entry.name}", facts.st_size, facts.st_mtime_ns, facts.st_ino
 
 
 def _fingerprint_of(path: Path) -> Fingerprint:
