@@ -68,6 +68,11 @@ class DataPlane:
             in_flight.finish(error)
         return None if in_flight.done else in_flight
 
+    def refuse(self, error: ServingError, settle: Callable[[ServingError], None]) -> None:
+        """Answer and count a request that was turned away before it had a servable."""
+        self._counters.count("", "", error)
+        settle(error)
+
     def _refuse(self, request: InferRequest, error: ServingError, settle: Settle) -> None:
         known = isinstance(error, NotReady)  # otherwise the names are whatever the client wrote
         self._counters.count(request.model_name if known else "", request.model_version if known else "", error)

@@ -18,7 +18,7 @@ import numpy as np
 from serving.batching.batcher import Batch, Batcher, Progress, QueuedRequest
 from serving.clock import Clock
 from serving.config import ModelConfig
-from serving.errors import DeadlineExceeded, ModelFailed
+from serving.errors import DeadlineExceeded, ModelFailed, ServingError
 from serving.execution.instances import InstanceGroup
 from serving.execution.session import Session, with_probed_outputs
 from serving.statistics.latency import Answered, BatchTimes, ServableStatistics
@@ -153,11 +153,18 @@ class Servable:
         for request in alive:
             assert request.outputs is not None, "bug: a request left its batch without outputs or an error"
             request.progress = Progress.SETTLED
-            request.settle(request.outputs)
+            self._give(request, request.outputs)
         for request in batch.expired:
             if request.progress is not Progress.SETTLED:
                 request.progress = Progress.SETTLED
-                request.settle(DeadlineExceeded("the deadline passed while the request waited for an instance"))
+                self._give(request, DeadlineExceeded("the deadline passed while the request waited for an instance"))
+
+    def _give(self, request: QueuedRequest, result: list[Array] | ServingError) -> None:
+        """Settle one request; a mistake of ours in doing so must not cost its batchmates their answers."""
+        try:
+            request.settle(result)
+        except Exception:  # noqa: BLE001 - logged, and answered
+            _log.exception("%s/%d: a request could not be settled", self.name, self.version)
 
     def _log_failure(self, requests: Sequence[QueuedRequest]) -> None:
         """Log the exception at hand, at most once per second, so that a hostile client cannot fill the disk."""

@@ -34,6 +34,7 @@ from serving.transport.services import SERVICE, InferenceService
 
 _WORKERS = 4
 _SWITCH_INTERVAL_S = 0.0005
+_LAST_WORDS_S = 1.0  # for answers on their way out; health watches, which never end by themselves, are cut off then
 _log = logging.getLogger(__name__)
 
 
@@ -95,11 +96,13 @@ class Server:
     async def stop(self) -> None:
         """Refuse new work, answer what is in flight, close the ports and unload the models."""
         _log.info("draining %d requests", self._admission.in_flight)
-        self._admission.drain()
+        answered = asyncio.Event()
+        self._admission.drain(answered.set)
         self._health.refresh()
         if self._polling is not None:
             self._polling.cancel()
-        await self._grpc.stop(self._config.drain_timeout_s)
+        await self._wait_for_answers(answered)
+        await self._grpc.stop(_LAST_WORDS_S)
         await self._on_worker(self._repository.close)
         await self._http.stop()
         self._workers.shutdown()
@@ -109,13 +112,22 @@ class Server:
         """Say why the server should get no traffic; nothing when it should."""
         return ["the server is draining"] if self._admission.draining else self._repository.why_not_ready()
 
+    async def _wait_for_answers(self, answered: asyncio.Event) -> None:
+        try:
+            await asyncio.wait_for(answered.wait(), self._config.drain_timeout_s)
+        except TimeoutError:
+            _log.warning("%d requests still run after drain_timeout_s", self._admission.in_flight)
+
     async def _on_worker(self, work: Callable[[], None]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._workers, work)
 
     async def _poll(self, interval_s: float) -> None:
         while True:
             await asyncio.sleep(interval_s)
-            await self._on_worker(self._repository.refresh)
+            try:
+                await self._on_worker(self._repository.refresh)
+            except Exception:  # noqa: BLE001 - logged, and answered
+                _log.exception("looking for changes in the model repository failed; trying again")
 
     def _views(self) -> Iterator[ServableView]:
         for servable in self._repository.servables():

@@ -47,11 +47,17 @@ def resolve(flags: Mapping[str, Any], file: Path | None) -> ServerConfig:
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Describe variables that look like a misspelt option.
 
-    Only near misses are named: orchestrators set variables such as PENSTOCK_SERVICE_HOST for a service of this name.
+    Only near misses are named, and never what Kubernetes sets for a service of this name: PENSTOCK_SERVICE_HOST,
+    PENSTOCK_PORT, PENSTOCK_PORT_8001_TCP and the like.
     """
     known = {environment_name(item.name) for item in dataclasses.fields(ServerConfig)}
     known |= {environment_name("address"), environment_name("config")}
-    strangers = sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+    orchestrators = tuple(ENVIRONMENT_PREFIX + word for word in ("SERVICE_", "PORT"))
+    strangers = sorted(
+        name
+        for name in environment
+        if name.startswith(ENVIRONMENT_PREFIX) and not name.startswith(orchestrators) and name not in known
+    )
     return [f"unknown variable {name}{nearest(name, known)}" for name in strangers if _is_near(name, known)]
 
 

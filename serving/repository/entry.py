@@ -126,7 +126,7 @@ class ModelEntry:
                 config = load_model_config(on_disk.config_path)
             except ConfigError as error:
                 return self._keep_as_is(on_disk, str(error))
-            self._config_problem = ""
+            self._forget_config_problem()
             failures = self._load_candidates(on_disk, config, retry=retry)
             self._forget_removed(on_disk)
             return failures or ([] if on_disk.versions else list(on_disk.problems))
@@ -155,6 +155,12 @@ class ModelEntry:
             record.reason = problem
         return [problem]
 
+    def _forget_config_problem(self) -> None:
+        for record in self._records.values():
+            if record.state is State.READY and record.reason == self._config_problem:
+                record.reason = ""
+        self._config_problem = ""
+
     def _load_candidates(self, on_disk: ModelOnDisk, config: ModelConfig, *, retry: bool) -> list[str]:
         policy = config.version_policy
         failures: list[str] = []
@@ -177,7 +183,9 @@ class ModelEntry:
         not_selected = f"not selected by version_policy {policy}"
         self._retire([number for number in self._handles if number not in chosen], not_selected)
         for number in on_disk.versions:
-            self._records.setdefault(number, VersionRecord(State.UNLOADED, not_selected))
+            record = self._records.setdefault(number, VersionRecord(State.UNLOADED))
+            if record.state is State.UNLOADED:
+                record.reason = not_selected
         return failures
 
     def _needs_loading(self, version: VersionOnDisk, config_fingerprint: Fingerprint, *, retry: bool) -> bool:
@@ -202,6 +210,10 @@ class ModelEntry:
             servable = self._load(self.name, version.number, version.path, config)
         except LoadError as error:
             self._note_failure(version.number, record, str(error))
+            return
+        except Exception as error:  # noqa: BLE001 - logged, and answered
+            _log.exception("%s/%d: loading failed in an unexpected way", self.name, version.number)
+            self._note_failure(version.number, record, f"{type(error).__name__} while loading; the log has the details")
             return
         self._publish(Handle(servable), record)
         _log.info("%s/%d: ready after %.0f ms", self.name, version.number, (self._clock.now_ns() - started_ns) / 1e6)

@@ -133,7 +133,10 @@ class ModelRepository:
     def _is_model_folder(self, name: str) -> bool:
         """Say whether `name` is a folder right inside the repository; a path that leads elsewhere is not."""
         plain = name not in {"", ".", ".."} and "/" not in name and "\0" not in name and not name.startswith(".")
-        return plain and (self._root / name).is_dir()
+        try:
+            return plain and (self._root / name).is_dir()
+        except OSError:  # longer than a file name can be
+            return False
 
     def _new_entry(self, name: str) -> ModelEntry:
         return ModelEntry(name, self._load, self._clock, drain_timeout_s=self._drain_timeout_s)

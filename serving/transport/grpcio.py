@@ -6,6 +6,7 @@ the two (bench/grpcio_variants.py). HTTP/2, compression, message limits and brok
 
 import asyncio
 import ipaddress
+import logging
 import urllib.parse
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -15,9 +16,11 @@ import grpc
 import grpc.aio
 
 from serving.clock import Clock
-from serving.errors import ConfigError, ServingError
+from serving.errors import ConfigError, InternalError, ServingError
 from serving.transport.calls import STREAM_MESSAGES_MAX, Methods, StreamMethod, StreamReceiver, UnaryMethod
 from serving.transport.status import GRPC_CODES, trailing_metadata
+
+_log = logging.getLogger(__name__)
 
 _HEADER_LIST_BYTES_MAX = 16 << 10
 _STREAMS_PER_CONNECTION_MAX = 256
@@ -96,7 +99,11 @@ class _AioCall:
 def _unary_handler(method: UnaryMethod, clock: Clock) -> Any:
     async def handle(data: bytes, context: Any) -> bytes:
         call = _AioCall(context, clock, asyncio.get_running_loop().create_future())
-        method(data, call)
+        try:
+            method(data, call)
+        except Exception:  # noqa: BLE001 - logged, and answered
+            _log.exception("a method failed")
+            call.settle(InternalError())
         try:
             answer = await call.future
         except asyncio.CancelledError:
@@ -152,10 +159,15 @@ class _AioStream:
         while True:
             await self._may_read.wait()
             data = await self._context.read()
-            if data is grpc.aio.EOF:
-                receiver.half_closed()
+            try:
+                if data is grpc.aio.EOF:
+                    receiver.half_closed()
+                    return
+                receiver.message(data)
+            except Exception:  # noqa: BLE001 - logged, and answered
+                _log.exception("a streaming method failed")
+                self.finish(InternalError())
                 return
-            receiver.message(data)
 
     async def write_all(self) -> None:
         """Write answers until the stream is finished."""

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from serving import __version__
 from serving.controlplane import ControlPlane
 from serving.dataplane import DataPlane, InFlight
-from serving.errors import InvalidRequest, ModelFailed, NotOffered, ServingError
+from serving.errors import InternalError, InvalidRequest, NotOffered, ServingError
 from serving.model import Post, Servable
 from serving.pb import open_inference_pb2 as pb
 from serving.repository.manager import ModelRepository
@@ -25,6 +25,7 @@ from serving.types import InferAnswer
 
 SERVICE = "inference.GRPCInferenceService"
 M = TypeVar("M", bound=Message)
+R = TypeVar("R")
 EXTENSIONS = ("model_repository", "model_configuration", "binary_tensor_data", "statistics")
 
 _log = logging.getLogger(__name__)
@@ -76,11 +77,11 @@ class InferenceService:
         try:
             request = decode_request(data)
         except ServingError as error:
-            call.settle(error)
+            self._data_plane.refuse(error, call.settle)
             return
 
         def settle(result: InferAnswer | ServingError) -> None:
-            call.settle(result if isinstance(result, ServingError) else encode_answer(result))
+            call.settle(result if isinstance(result, ServingError) else _encoded(result, encode_answer))
 
         in_flight = self._data_plane.infer(request, deadline_ns=call.deadline_ns, settle=settle)
         if in_flight is not None:
@@ -171,7 +172,7 @@ class InferenceService:
                 result = error
             except Exception:  # noqa: BLE001 - a bug of ours must not leave the client without an answer
                 _log.exception("a control-plane call failed")
-                result = ModelFailed("the server failed to do this; its log says why")
+                result = InternalError()
             self._post(lambda: call.settle(result))
 
         self._worker.submit(run)
@@ -196,14 +197,15 @@ class InferStream:
         try:
             request = decode_request(data)
         except ServingError as error:
-            self._stream.send(encode_stream_answer(error, ""))
+            self._data_plane.refuse(error, lambda refusal: self._stream.send(encode_stream_answer(refusal, "")))
             return
         key = self._next_key
         self._next_key += 1
         self._in_flight[key] = None
 
         def settle(result: InferAnswer | ServingError) -> None:
-            self._settle(key, encode_stream_answer(result, request.id))
+            answer = _encoded(result, lambda it: encode_stream_answer(it, request.id))
+            self._settle(key, encode_stream_answer(answer, request.id) if isinstance(answer, ServingError) else answer)
 
         in_flight = self._data_plane.infer(request, deadline_ns=self._stream.deadline_ns, settle=settle)
         if in_flight is not None:
@@ -234,6 +236,15 @@ class InferStream:
     def _finish_if_done(self) -> None:
         if self._half_closed and not self._in_flight:
             self._stream.finish()
+
+
+def _encoded(result: R, encode: Callable[[R], bytes]) -> bytes | ServingError:
+    """Encode an answer; one that cannot be encoded, such as a string that is not UTF-8, is our failure alone."""
+    try:
+        return encode(result)
+    except Exception:  # noqa: BLE001 - logged, and answered
+        _log.exception("an answer could not be encoded")
+        return InternalError()
 
 
 def _immediate(answer: Callable[[bytes], Message]) -> UnaryMethod:
