@@ -8,7 +8,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
@@ -24,7 +24,7 @@ from serving.errors import ConfigError
 from serving.model import Servable
 from serving.repository.manager import ModelRepository
 from serving.statistics.counters import RequestCounters
-from serving.statistics.exporter import CONTENT_TYPE, Exporter, ServableView
+from serving.statistics.exporter import CONTENT_TYPE, Exporter, ServableView, Snapshot
 from serving.transport.calls import Methods
 from serving.transport.grpcio import GrpcioTransport
 from serving.transport.health import HEALTH_SERVICE, HealthService
@@ -47,6 +47,7 @@ class Server:
         self._config = config
         self._post = loop.call_soon_threadsafe
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker")
+        self._renderer = ThreadPoolExecutor(1, thread_name_prefix="metrics")  # of its own: loads can take minutes
         self._admission = Admission(config.requests_in_flight_max)
         counters = RequestCounters()
         self._repository = ModelRepository(
@@ -74,8 +75,9 @@ class Server:
         self._grpc = GrpcioTransport(
             methods, clock, message_bytes_max=config.max_message_mib << 20, calls_max=config.requests_in_flight_max
         )
-        exporter = Exporter(self._views, counters, lambda: self._admission.in_flight)
-        self._http = HttpServer(exporter.render, CONTENT_TYPE, self.why_not_ready)
+        self._counters = counters
+        self._exporter = Exporter()
+        self._http = HttpServer(self._render_metrics, CONTENT_TYPE, self.why_not_ready)
         self._polling: asyncio.Task[None] | None = None
         self.grpc_port = 0
         self.http_port = 0
@@ -106,6 +108,7 @@ class Server:
         await self._on_worker(self._repository.close)
         await self._http.stop()
         self._workers.shutdown()
+        self._renderer.shutdown()
         _log.info("stopped")
 
     def why_not_ready(self) -> list[str]:
@@ -129,16 +132,24 @@ class Server:
             except Exception:  # noqa: BLE001 - logged, and answered
                 _log.exception("looking for changes in the model repository failed; trying again")
 
-    def _views(self) -> Iterator[ServableView]:
-        for servable in self._repository.servables():
-            yield ServableView(
-                servable.name,
-                str(servable.version),
-                servable.statistics,
-                servable.batch_rows_max,
-                servable.batcher.queued_rows,
-                servable.batcher.queued_bytes,
-            )
+    async def _render_metrics(self) -> bytes:
+        snapshot = Snapshot(
+            [_view(servable) for servable in self._repository.servables()],
+            self._counters.outcomes.copy(),
+            self._admission.in_flight,
+        )
+        return await asyncio.get_running_loop().run_in_executor(self._renderer, self._exporter.render, snapshot)
+
+
+def _view(servable: Servable) -> ServableView:
+    return ServableView.copy_of(
+        servable.name,
+        str(servable.version),
+        servable.statistics,
+        batch_rows_max=servable.batch_rows_max,
+        queued_rows=servable.batcher.queued_rows,
+        queued_bytes=servable.batcher.queued_bytes,
+    )
 
 
 def serve(config: ServerConfig) -> None:

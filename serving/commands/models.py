@@ -12,6 +12,8 @@ from serving.commands.options import client_options, json_option
 from serving.pb import open_inference_pb2 as pb
 from serving.transport.client import Client
 
+_LOAD_TIMEOUT_S = 3600.0
+
 
 @click.group("models")
 def group() -> None:
@@ -35,7 +37,7 @@ def list_models(address: str, json_file: Path | None) -> None:
 @client_options
 def load(name: str, address: str) -> None:
     """Load model NAME as its folder is now, also when it was unloaded."""
-    with Client(address, timeout_s=3600) as client:
+    with Client(address, timeout_s=_LOAD_TIMEOUT_S) as client:
         request = pb.RepositoryModelLoadRequest(model_name=name)
         client.call("RepositoryModelLoad", request, pb.RepositoryModelLoadResponse)
     click.echo(f"{name} is loaded")
@@ -46,7 +48,7 @@ def load(name: str, address: str) -> None:
 @client_options
 def unload(name: str, address: str) -> None:
     """Unload model NAME once its requests in flight are answered."""
-    with Client(address, timeout_s=3600) as client:
+    with Client(address, timeout_s=_LOAD_TIMEOUT_S) as client:
         request = pb.RepositoryModelUnloadRequest(model_name=name)
         client.call("RepositoryModelUnload", request, pb.RepositoryModelUnloadResponse)
     click.echo(f"{name} is unloaded")

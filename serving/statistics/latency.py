@@ -45,6 +45,12 @@ class Histogram:
         self.count += times
         self.total_ns += duration_ns * times
 
+    def copy(self) -> "Histogram":
+        """Return an independent histogram of the same counts."""
+        twin = Histogram()
+        twin.buckets, twin.count, twin.total_ns = self.buckets.copy(), self.count, self.total_ns
+        return twin
+
     def cumulative_by_octave(self) -> list[int]:
         """Return how many durations lie below each of `octave_edges_ns`."""
         parts = 1 << _PARTS_BITS

@@ -1,7 +1,7 @@
 """The HTTP port: /metrics for Prometheus, /livez and /readyz for an orchestrator. On the I/O thread, with aiohttp."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -22,7 +22,7 @@ class HttpServer:
     """
 
     def __init__(
-        self, render_metrics: Callable[[], bytes], metrics_type: str, why_not_ready: Callable[[], list[str]]
+        self, render_metrics: Callable[[], Awaitable[bytes]], metrics_type: str, why_not_ready: Callable[[], list[str]]
     ) -> None:
         self._render_metrics = render_metrics
         self._metrics_type = metrics_type
@@ -85,7 +85,7 @@ class HttpServer:
         return await handler(request)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self._render_metrics(), headers={"Content-Type": self._metrics_type})
+        return web.Response(body=await self._render_metrics(), headers={"Content-Type": self._metrics_type})
 
     async def _livez(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")

@@ -3,7 +3,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.errors import Cancelled
 from serving.statistics.counters import RequestCounters
-from serving.statistics.exporter import Exporter, ServableView
+from serving.statistics.exporter import Exporter, ServableView, Snapshot
 from serving.statistics.latency import STAGES, Answered, BatchTimes, ServableStatistics
 
 
@@ -24,10 +24,12 @@ def page():
         counters.count("m", "1", None)
     counters.count("m", "1", Cancelled("gone"))
     views = [
-        ServableView("m", "1", served(), batch_rows_max=6, queued_rows=7, queued_bytes=112),
-        ServableView('odd "name"\\\n', "2", ServableStatistics(), batch_rows_max=1, queued_rows=0, queued_bytes=0),
+        ServableView.copy_of("m", "1", served(), batch_rows_max=6, queued_rows=7, queued_bytes=112),
+        ServableView.copy_of(
+            'odd "name"\\\n', "2", ServableStatistics(), batch_rows_max=1, queued_rows=0, queued_bytes=0
+        ),
     ]
-    text = Exporter(lambda: views, counters, lambda: 9).render().decode()
+    text = Exporter().render(Snapshot(views, counters.outcomes, in_flight=9)).decode()
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 
