@@ -27,15 +27,22 @@ class FakeSession:
     def __init__(self, function=affine, signature=AFFINE) -> None:
         self.signature = signature
         self.runs: list[int] = []
-        self.closed = False
+        self._closed = threading.Event()
         self._function = function
+
+    @property
+    def closed(self) -> bool:
+        return self._closed.is_set()
+
+    def wait_until_closed(self) -> None:
+        assert self._closed.wait(DEADLINE_S), "the session was not closed in time"
 
     def run(self, inputs):
         self.runs.append(len(inputs[0]))
         return self._function(*inputs)
 
     def close(self) -> None:
-        self.closed = True
+        self._closed.set()
 
 
 class HeldSession(FakeSession):
@@ -44,22 +51,35 @@ class HeldSession(FakeSession):
     def __init__(self, function=affine, signature=AFFINE) -> None:
         super().__init__(function, signature)
         self._running = threading.Semaphore(0)
-        self._free = threading.Event()
-        self._free.set()
+        self._changed = threading.Condition()
+        self._held = False
+        self._passes = 0
 
     def hold(self) -> None:
-        self._free.clear()
+        self._held = True
 
     def wait_until_running(self) -> None:
+        """Wait until one more run has begun and waits."""
         assert self._running.acquire(timeout=DEADLINE_S), "no run has begun in time"
 
+    def let_one_go(self) -> None:
+        """Let one run end; the next one waits again."""
+        with self._changed:
+            self._passes += 1
+            self._changed.notify_all()
+
     def let_go(self) -> None:
-        self._free.set()
+        with self._changed:
+            self._held = False
+            self._changed.notify_all()
 
     def run(self, inputs):
-        if not self._free.is_set():
+        if self._held:
             self._running.release()
-            assert self._free.wait(DEADLINE_S), "the test never let the session go"
+            with self._changed:
+                free = self._changed.wait_for(lambda: self._passes or not self._held, DEADLINE_S)
+                assert free, "the test never let the session go"
+                self._passes = max(0, self._passes - 1)
         return super().run(inputs)
 
 

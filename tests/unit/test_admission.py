@@ -18,13 +18,22 @@ def test_the_bound_holds_and_a_leaving_request_makes_room():
 
 
 def test_a_draining_server_admits_nothing_and_lets_the_others_leave():
-    admission = Admission(2)
+    admission, idle = Admission(2), []
     admission.admit()
-    admission.drain()
+    admission.admit()
+    admission.drain(lambda: idle.append(1))
     with pytest.raises(Draining):
         admission.admit()
     admission.release()
-    assert admission.in_flight == 0
+    assert idle == []
+    admission.release()
+    assert idle == [1]
+
+
+def test_an_idle_server_is_drained_at_once():
+    idle = []
+    Admission(1).drain(lambda: idle.append(1))
+    assert idle == [1]
 
 
 def test_leaving_without_having_come_is_a_bug():

@@ -1,7 +1,7 @@
 import pytest
 
 from serving import errors
-from serving.errors import Code, Overloaded, ServingError
+from serving.errors import MESSAGE_MAX, Code, InternalError, InvalidRequest, Overloaded, ServingError
 
 ANSWERS = [
     kind
@@ -12,11 +12,18 @@ ANSWERS = [
 
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_every_answer_has_a_code_a_reason_and_its_message(kind):
-    error = kind("x: 1, expected 2", retry_after_ms=5) if kind is Overloaded else kind("x: 1, expected 2")
+    arguments = {Overloaded: {"retry_after_ms": 5}}.get(kind, {})
+    error = kind() if kind is InternalError else kind("x: 1, expected 2", **arguments)
     assert error.code in Code
     assert error.code is not Code.OK
     assert error.reason.isidentifier()
-    assert error.message == str(error) == "x: 1, expected 2"
+    assert error.message == str(error)
+    assert "expected 2" in error.message or kind is InternalError
+
+
+def test_a_message_that_quotes_a_client_is_bounded():
+    assert InvalidRequest("x" * MESSAGE_MAX).message == "x" * MESSAGE_MAX
+    assert InvalidRequest("x" * 10 * MESSAGE_MAX).message == "x" * MESSAGE_MAX + "..."
 
 
 def test_reasons_tell_all_answers_apart():
