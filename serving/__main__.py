@@ -52,9 +52,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; every expected failure is one line on stderr and a non-zero exit status."""
     try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        sys.exit(cli(standalone_mode=False))  # the status of a command that exits early, None otherwise
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -29,12 +30,28 @@ def client_options(command: _Command) -> _Command:
     )(command)  # fmt: skip
 
 
+def model_option(*, required: bool) -> Callable[[_Command], _Command]:
+    """Add `--model NAME`."""
+    text = "The model." if required else "Only this model."
+    default = None if required else ""
+    return click.option("--model", metavar="NAME", required=required, default=default, help=text)
+
+
 def json_option(command: _Command) -> _Command:
     """Add `--json FILE`."""
     return click.option(
         "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True), metavar="FILE",
         help="Write the result as JSON to FILE, - for standard output.",
     )(command)  # fmt: skip
+
+
+def show(text: str, value: Any, json_file: Path | None) -> None:
+    """Print a result for people, and write it for machines where `--json` says; `--json -` prints only the JSON."""
+    if json_file is None or str(json_file) != "-":
+        click.echo(text)
+    if json_file is not None:
+        with click.open_file(str(json_file), "w") as stream:
+            stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def resolve(flags: Mapping[str, Any], file: Path | None) -> ServerConfig:
