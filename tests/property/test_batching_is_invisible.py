@@ -7,25 +7,10 @@ from hypothesis import strategies as st
 
 from serving.batching.batcher import QueuedRequest
 from serving.clock import MonotonicClock
-from serving.config import InstancesConfig, SessionConfig
-from serving.execution.session import Session
 from tests.support import graphs
-from tests.support.sessions import HeldSession, Posts, model_config, servable
+from tests.support.sessions import HeldGraph, Posts, model_config, servable
 
 ROWS = st.lists(st.integers(0, 6), min_size=1, max_size=12)
-
-
-class HeldGraph(HeldSession):
-    """A real graph whose runs a test can hold up."""
-
-    def __init__(self, graph, path):
-        path.write_bytes(graph)
-        self._graph = Session(path, SessionConfig(intra_op_threads=1), InstancesConfig())
-        super().__init__(lambda *inputs: self._graph.run(inputs), self._graph.signature)
-
-    def close(self):
-        self._graph.close()
-        super().close()
 
 
 def bits(array):
@@ -56,7 +41,7 @@ def answered_together(one, session, posts, requests):
     """Queue all of them behind a run that is held up, then let batches form."""
     session.hold()
     plug, results = [], [[] for _ in requests]
-    submit(one, [array[:1] for array in one_row(one.signature)], plug)
+    submit(one, one_row(one.signature), plug)
     session.wait_until_running()
     del session.runs[:]
     for inputs, answers in zip(requests, results, strict=True):
@@ -95,7 +80,9 @@ GRAPHS = {
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_batched_answer_equals_the_answer_alone_bit_for_bit(tmp_path, name):
     graph, make_inputs = GRAPHS[name]
-    posts, session = Posts(), HeldGraph(graph, tmp_path / "model.onnx")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(graph)
+    posts, session = Posts(), HeldGraph(path)
     one = servable(session, MonotonicClock(), posts, config=model_config(batch_rows_max=8))
     grouped = []
 

@@ -61,6 +61,25 @@ class ServerThread:
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(START_TIMEOUT_S)
 
+    def wait_until(self, predicate) -> None:
+        """Wait until a predicate is true on the I/O thread."""
+
+        async def wait():
+            while not predicate():
+                await asyncio.sleep(0)
+
+        asyncio.run_coroutine_threadsafe(asyncio.wait_for(wait(), START_TIMEOUT_S), self._loop).result()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests admitted and not yet answered; ask it on the I/O thread."""
+        return self.server._admission.in_flight
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait for an instance, over all models; ask it on the I/O thread."""
+        return sum(servable.batcher.queued_rows for servable in self.server._repository.servables())
+
     def stop(self) -> None:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)

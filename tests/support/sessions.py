@@ -6,7 +6,8 @@ import threading
 import numpy as np
 
 from serving.batching.batcher import QueuedRequest
-from serving.config import BatchingConfig, InstancesConfig, ModelConfig
+from serving.config import BatchingConfig, InstancesConfig, ModelConfig, SessionConfig
+from serving.execution.session import Session
 from serving.model import Servable
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 
@@ -81,6 +82,18 @@ class HeldSession(FakeSession):
                 assert free, "the test never let the session go"
                 self._passes = max(0, self._passes - 1)
         return super().run(inputs)
+
+
+class HeldGraph(HeldSession):
+    """A real graph whose runs a test can hold up."""
+
+    def __init__(self, path, config=None, instances=None) -> None:
+        self._graph = Session(path, config or SessionConfig(intra_op_threads=1), instances or InstancesConfig())
+        super().__init__(lambda *inputs: self._graph.run(inputs), self._graph.signature)
+
+    def close(self) -> None:
+        self._graph.close()
+        super().close()
 
 
 class Posts:
