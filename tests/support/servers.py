@@ -16,6 +16,7 @@ from serving.config import ServerConfig
 from serving.server import Server
 
 START_TIMEOUT_S = 60
+PROGRAM = (sys.executable, "-m", "serving")
 
 
 class ServerThread:
@@ -100,10 +101,9 @@ def server_thread(models: Path, **options) -> Iterator[ServerThread]:
 class ServerProcess:
     """`penstock serve` as a process; its log is collected line by line."""
 
-    def __init__(self, models: Path, *arguments: str, environment=None) -> None:
-        command = [sys.executable, "-m", "serving", "serve", "--models", str(models), "--grpc-port", "0"]
+    def __init__(self, models: Path, *arguments: str, environment=None, program=PROGRAM) -> None:
         self.process = subprocess.Popen(
-            [*command, "--http-port", "0", *arguments],
+            [*program, "serve", "--models", str(models), "--grpc-port", "0", "--http-port", "0", *arguments],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(environment or {})},
@@ -112,7 +112,7 @@ class ServerProcess:
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        match = self.wait_for_log(r"listening: grpc (\S+) http (\S+)")
+        match = self.wait_for_log(r"listening: grpc ([\d.:]+) http ([\d.:]+)")
         self.address, self.http = match[1], f"http://{match[2]}"
         self.wait_for_log(r"serving \d+ model versions")
 
