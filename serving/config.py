@@ -48,6 +48,7 @@ class ServerConfig:
         minimum=0, maximum=86_400,
     )  # fmt: skip
     max_message_mib: int = option(64, "The largest request message, in MiB.", minimum=1, maximum=2047)
+    connections_max: int = option(1024, "gRPC connections at a time; further ones are closed.", minimum=1)
     requests_in_flight_max: int = option(
         16_384, "Requests admitted at a time, over all models; further ones get RESOURCE_EXHAUSTED.", minimum=1
     )

@@ -73,7 +73,11 @@ class Server:
             {**inference.streaming(), **self._health.streaming(), **reflection.streaming()},
         )
         self._grpc = GrpcioTransport(
-            methods, clock, message_bytes_max=config.max_message_mib << 20, calls_max=config.requests_in_flight_max
+            methods,
+            clock,
+            message_bytes_max=config.max_message_mib << 20,
+            calls_max=config.requests_in_flight_max,
+            connections_max=config.connections_max,
         )
         self._counters = counters
         self._exporter = Exporter()

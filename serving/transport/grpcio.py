@@ -24,13 +24,22 @@ _log = logging.getLogger(__name__)
 
 _HEADER_LIST_BYTES_MAX = 16 << 10
 _STREAMS_PER_CONNECTION_MAX = 256
+_HANDSHAKE_TIMEOUT_MS = 10_000  # until a connection has sent its preface and settings
+_KEEPALIVE_TIME_MS = 60_000  # a silent connection is pinged, so that one whose peer died without a word is noticed
+_KEEPALIVE_TIMEOUT_MS = 20_000
 
 
 class GrpcioTransport:
     """A gRPC server on one port. Lives on the event loop's thread."""
 
-    def __init__(self, methods: Methods, clock: Clock, *, message_bytes_max: int, calls_max: int) -> None:
+    def __init__(
+        self, methods: Methods, clock: Clock, *, message_bytes_max: int, calls_max: int, connections_max: int
+    ) -> None:
         options = [
+            ("grpc.max_allowed_incoming_connections", connections_max),
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
+            ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_MS),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
             ("grpc.max_receive_message_length", message_bytes_max),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", _HEADER_LIST_BYTES_MAX),
