@@ -66,7 +66,7 @@ class ServerThread:
         """Wait until a predicate is true on the I/O thread."""
 
         async def wait():
-            while not predicate():
+            while not predicate():  # noqa: ASYNC110 - what it waits for has no event of its own
                 await asyncio.sleep(0)
 
         asyncio.run_coroutine_threadsafe(asyncio.wait_for(wait(), START_TIMEOUT_S), self._loop).result()
