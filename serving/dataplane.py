@@ -5,6 +5,7 @@
 Everything here runs on the I/O thread.
 """
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from serving.admission import Admission
 from serving.batching.batcher import QueuedRequest
 from serving.clock import Clock, TimerHandle, Timers
-from serving.errors import Cancelled, DeadlineExceeded, NotReady, ServingError
+from serving.errors import Cancelled, DeadlineExceeded, InternalError, NotReady, ServingError
 from serving.model import Servable
 from serving.repository.handle import Handle
 from serving.repository.manager import ModelRepository
@@ -20,6 +21,8 @@ from serving.statistics.counters import RequestCounters
 from serving.tensors import memory_bytes
 from serving.types import DYNAMIC, Array, InferAnswer, InferRequest, OutputTensor
 from serving.validation import ValidRequest, validate
+
+_log = logging.getLogger(__name__)
 
 Settle = Callable[[InferAnswer | ServingError], None]
 """Takes the one and only answer to a request."""
@@ -66,6 +69,9 @@ class DataPlane:
             in_flight.start(deadline_ns)
         except ServingError as error:
             in_flight.finish(error)
+        except Exception:  # noqa: BLE001 - a mistake of ours must not keep the permit and the servable for ever
+            _log.exception("%s/%d: a request could not be started", handle.servable.name, handle.servable.version)
+            in_flight.finish(InternalError())
         return None if in_flight.done else in_flight
 
     def refuse(self, error: ServingError, settle: Callable[[ServingError], None]) -> None:

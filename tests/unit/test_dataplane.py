@@ -8,6 +8,7 @@ from serving.errors import (
     Code,
     DeadlineExceeded,
     Draining,
+    InternalError,
     InvalidRequest,
     ModelFailed,
     NotReady,
@@ -79,6 +80,7 @@ class World:
 
     def assert_nothing_is_held(self):
         assert self.admission.in_flight == 0
+        assert self.clock.pending == 0
         self.repository.unload("m")  # returns only when no handle is in use
         assert self.session.closed
 
@@ -224,6 +226,14 @@ def test_a_draining_server_refuses_and_answers_what_is_in_flight(world):
     world.posts.run()
     assert idle == [1]
     assert isinstance(only(busy), InferAnswer)
+
+
+def test_a_mistake_of_ours_is_answered_and_keeps_nothing(world, monkeypatch, caplog):
+    monkeypatch.setattr(world.servable, "submit", None)
+    answers, in_flight = world.infer(request())
+    assert in_flight is None
+    assert isinstance(only(answers), InternalError)
+    assert "could not be started" in caplog.text
 
 
 # ---- deadlines -----------------------------------------------------------------------------------------------------
