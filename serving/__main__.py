@@ -1,5 +1,6 @@
 """The command line of the distribution."""
 
+import os
 import sys
 
 import click
@@ -51,6 +52,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; every expected failure is one line on stderr and a non-zero exit status."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc's core would print lines of its own beside that one
     try:
         sys.exit(cli(standalone_mode=False))  # the status of a command that exits early, None otherwise
     except click.Abort:

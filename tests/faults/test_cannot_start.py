@@ -31,8 +31,9 @@ def only_line(result):
 
 
 def test_a_grpc_port_in_use_is_named(repository, taken_port):
-    line = only_line(serve("--models", repository, "--grpc-port", taken_port, "--log-level", "error"))
-    assert line.startswith(f"penstock: cannot listen on 127.0.0.1:{taken_port} for gRPC: it is in use")
+    result = serve("--models", repository, "--grpc-port", taken_port, "--log-level", "error")
+    assert only_line(result).startswith(f"penstock: cannot listen on 127.0.0.1:{taken_port} for gRPC: it is in use")
+    assert result.stderr.count("\n") == 1
 
 
 def test_an_http_port_in_use_is_named(repository, taken_port):
