@@ -79,7 +79,7 @@ class ModelRepository:
         with self._refreshing:
             models = self._previous = scan(self._root)
             for name in models:
-                self._entries[name] = self._new_entry(name)
+                self._entries.setdefault(name, self._new_entry(name))  # a client may have loaded it already
             with ThreadPoolExecutor(_LOADS_AT_ONCE, thread_name_prefix="load") as pool:
                 for _ in pool.map(lambda name: self._entries[name].apply(models[name], retry=True), models):
                     pass
@@ -99,9 +99,9 @@ class ModelRepository:
                 _log.error("%s; what is loaded goes on serving", error)
                 return
             previous, self._previous = self._previous, models
-            for name in [name for name in self._entries if name not in models]:
-                self._entries[name].unload("removed from the repository")
-                del self._entries[name]
+            for name in self._entries.keys() - models.keys():
+                # Out of the table first: a load that comes while the last requests are answered begins a new entry.
+                self._entries.pop(name).unload("removed from the repository")
             for name, model in models.items():
                 if model == previous.get(name):
                     entry = self._entries.setdefault(name, self._new_entry(name))

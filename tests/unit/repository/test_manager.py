@@ -3,6 +3,8 @@ import ctypes
 import os
 import shutil
 import tempfile
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -285,6 +287,35 @@ def test_what_was_unloaded_on_request_stays_so_until_it_is_loaded(world):
     assert world.poll(3) == []
     world.repository.load("a")
     assert world.repository.ready_versions("a") == [2]
+
+
+def test_a_load_before_the_first_load_of_all_is_not_forgotten(world):
+    world.write("a", 1)
+    world.repository.load("a")
+    world.repository.load_all()
+    assert world.loads == ["a/1"]
+
+
+def test_a_model_that_comes_back_while_it_is_drained_is_loaded_anew(world):
+    world.write("a", 1)
+    world.repository.load_all()
+    old, handle = world.sessions["a", 1], world.repository.find("a", "")
+    shutil.rmtree(world.root / "a")
+    polling = threading.Thread(target=world.repository.refresh)
+    polling.start()
+    deadline_s = time.monotonic() + DEADLINE_S
+    while world.index():  # until the poll has seen that the folder is gone, and waits for the handle
+        assert time.monotonic() < deadline_s
+    world.write("a", 1)
+    world.repository.load("a")
+    newer = world.repository.find("a", "")
+    assert newer.servable is not handle.servable
+    assert not old.closed
+    newer.release()
+    handle.release()
+    polling.join(DEADLINE_S)
+    assert old.closed
+    assert world.repository.ready_versions("a") == [1]
 
 
 def test_a_load_follows_the_folder_at_once_and_tries_again_what_failed(world):
