@@ -390,6 +390,14 @@ def test_an_unknown_input_is_refused(target, form):
     refused(target, form("affine", x=rows, z=rows), "'z'", "'x'")
 
 
+@pytest.mark.parametrize("name", ["", "z\n\0\x7fé🚰", "z" * 60_000])
+def test_a_refusal_reaches_the_client_whatever_it_names(target, name):
+    """Messages travel in trailers, which take no raw bytes and no great length."""
+    request = affine()
+    request.inputs[0].name = name
+    refused(target, request, "unknown input")
+
+
 def test_a_missing_input_is_refused(target, form):
     request = form("add_and_subtract", INPUT0=("INT64", np.zeros((1, 16), np.int64)))
     refused(target, request, "'INPUT1'", "'INPUT0'")
@@ -799,6 +807,27 @@ def test_answers_come_while_the_stream_is_open(target):
     answered.set()
     assert next(answers).infer_response.id == "2"
     assert list(answers) == []
+
+
+def test_streams_side_by_side_keep_their_answers_apart(target):
+    def ask(number):
+        return target.stub.ModelStreamInfer(iter([affine(id=str(number))] * 100), timeout=CALL_TIMEOUT_S)
+
+    for number, answers in enumerate([ask(number) for number in range(8)]):
+        assert [answer.infer_response.id for answer in answers] == [str(number)] * 100
+
+
+def test_a_message_over_the_limit_ends_its_stream(target):
+    with pytest.raises(grpc.RpcError) as caught:
+        target.stream(affine(), open_inner_of(target.message_bytes_max))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_cancelled_stream_leaves_the_server_serving(target):
+    answers = target.stub.ModelStreamInfer((slow_request(rows=8) for _ in range(20)), timeout=CALL_TIMEOUT_S)
+    next(answers)
+    answers.cancel()
+    assert target.infer(slow_request(rows=1)).outputs
 
 
 def test_stream_answers_have_the_form_of_their_request(target):
