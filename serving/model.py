@@ -175,10 +175,15 @@ class Servable:
 
 
 class Staging:
-    """The input buffers of one instance, grown to the largest batch it has seen. Lives on the instance thread."""
+    """The input buffers of one instance, grown to the largest batch it has seen. Lives on the instance thread.
+
+    Strings are gathered into a new array each time: a kept one would keep the texts of past requests alive.
+    """
 
     def __init__(self, signature: Signature) -> None:
-        self._fixed = [DYNAMIC not in spec.shape[1:] for spec in signature.inputs]
+        self._fixed = [
+            DYNAMIC not in spec.shape[1:] and spec.datatype is not Datatype.BYTES for spec in signature.inputs
+        ]
         self._buffers = [np.empty((0, *spec.shape[1:]), spec.datatype.dtype) if fixed else None
                          for spec, fixed in zip(signature.inputs, self._fixed, strict=True)]  # fmt: skip
 

@@ -1,4 +1,5 @@
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -98,6 +99,21 @@ def test_open_dimensions_are_gathered_too(make, posts):
     asked = [Asked(2, 1.0), Asked(1, 5.0)]
     assert run_together(make(session), session, posts, asked) == [3]
     np.testing.assert_array_equal(asked[1].answer[0], np.full((1, 4), 11))
+
+
+def test_the_texts_of_past_requests_are_not_kept(make, posts):
+    spec = TensorSpec("x", Datatype.BYTES, (DYNAMIC, 1))
+    session = HeldSession(lambda x: [np.zeros(len(x), np.float32)],
+                          Signature((spec,), (TensorSpec("y", Datatype.FP32, (DYNAMIC,)),), True))  # fmt: skip
+    one = make(session)
+    asked, text = [Asked() for _ in range(3)], "".join(["a text", " of one request"])
+    for request in asked:
+        request.queued.inputs = [np.array([[text]], np.object_)]
+    held_before = sys.getrefcount(text) - len(asked)
+    assert run_together(one, session, posts, asked) == [3]
+    for request in asked:
+        request.queued.inputs = []
+    assert sys.getrefcount(text) == held_before
 
 
 # ---- failures ------------------------------------------------------------------------------------------------------
