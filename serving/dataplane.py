@@ -98,6 +98,10 @@ class DataPlane:
         self._counters.count(servable.name, str(servable.version), error)
         self._admission.release()
 
+    def count_empty(self, servable: Servable, arrival_ns: int) -> None:
+        """Count a request of zero rows, which no batch will."""
+        servable.statistics.empty_done(self._clock.now_ns() - arrival_ns)
+
     def has_passed(self, deadline_ns: int) -> bool:
         """Say whether a deadline is over."""
         return deadline_ns <= self._clock.now_ns()
@@ -142,6 +146,7 @@ class InFlight:
         if deadline_ns is not None and self._plane.has_passed(deadline_ns):
             raise DeadlineExceeded("the deadline had passed when the request arrived")
         if valid.rows == 0 and (outputs := _empty_outputs(servable)) is not None:
+            self._plane.count_empty(servable, self._arrival_ns)
             self.finish(self._answer(outputs))
             return
         self._submit(servable, valid, deadline_ns)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from serving.clock import Clock
-from serving.errors import ConfigError, LoadFailed, UnknownModel
+from serving.errors import ConfigError, LoadFailed, NotReady, UnknownModel
 from serving.model import Servable
 from serving.repository.entry import IndexEntry, Load, ModelEntry
 from serving.repository.handle import Handle
@@ -42,6 +42,14 @@ class ModelRepository:
     def find(self, name: str, version: str) -> Handle:
         """Return a handle in use; the caller releases it. Raises UnknownModel or NotReady."""
         return self._entry(name).pin(version)
+
+    def is_ready(self, name: str, version: str) -> bool:
+        """Say whether a model, or one version of it, is ready. Raises UnknownModel."""
+        try:
+            self.find(name, version).release()
+        except NotReady:
+            return False
+        return True
 
     def ready_versions(self, name: str) -> list[int]:
         """List the ready versions of a model, oldest first. Raises UnknownModel."""

@@ -141,6 +141,11 @@ class ServableStatistics:
         self.rerun_count += times.reruns
         self.last_inference_ms = wall_ns // 1_000_000
 
+    def empty_done(self, duration_ns: int) -> None:
+        """Count a request of zero rows, which is answered without waiting or running."""
+        for stage in STAGES:
+            self.stages[stage].add(duration_ns if stage == "request" else 0)
+
     def failed(self, duration_ns: int) -> None:
         """Count a request that reached this servable and was not answered with outputs."""
         self.fail.add(duration_ns)

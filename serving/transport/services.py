@@ -48,12 +48,10 @@ class InferenceService:
     def unary(self) -> dict[str, UnaryMethod]:
         """Return the unary methods by path."""
         immediate: dict[str, Callable[[bytes], Message]] = {
-            "ServerLive": lambda _: pb.ServerLiveResponse(live=True),
-            "ServerReady": lambda _: pb.ServerReadyResponse(ready=not self._why_not_ready()),
+            "ServerLive": _server_live,
+            "ServerReady": self._server_ready,
             "ModelReady": self._model_ready,
-            "ServerMetadata": lambda _: pb.ServerMetadataResponse(
-                name="penstock", version=__version__, extensions=EXTENSIONS
-            ),
+            "ServerMetadata": _server_metadata,
             "ModelMetadata": self._model_metadata,
             "ModelConfig": self._model_config,
             "ModelStatistics": self._model_statistics,
@@ -96,11 +94,13 @@ class InferenceService:
         finally:
             handle.release()
 
+    def _server_ready(self, data: bytes) -> Message:
+        parse(pb.ServerReadyRequest, data)
+        return pb.ServerReadyResponse(ready=not self._why_not_ready())
+
     def _model_ready(self, data: bytes) -> Message:
         request = parse(pb.ModelReadyRequest, data)
-        ready_versions = self._repository.ready_versions(request.name)
-        ready = str(request.version) in map(str, ready_versions) if request.version else bool(ready_versions)
-        return pb.ModelReadyResponse(ready=ready)
+        return pb.ModelReadyResponse(ready=self._repository.is_ready(request.name, request.version))
 
     def _model_metadata(self, data: bytes) -> Message:
         request = parse(pb.ModelMetadataRequest, data)
@@ -245,6 +245,16 @@ def _encoded(result: R, encode: Callable[[R], bytes]) -> bytes | ServingError:
     except Exception:  # noqa: BLE001 - logged, and answered
         _log.exception("an answer could not be encoded")
         return InternalError()
+
+
+def _server_live(data: bytes) -> Message:
+    parse(pb.ServerLiveRequest, data)
+    return pb.ServerLiveResponse(live=True)
+
+
+def _server_metadata(data: bytes) -> Message:
+    parse(pb.ServerMetadataRequest, data)
+    return pb.ServerMetadataResponse(name="penstock", version=__version__, extensions=EXTENSIONS)
 
 
 def _immediate(answer: Callable[[bytes], Message]) -> UnaryMethod:
