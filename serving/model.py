@@ -73,6 +73,10 @@ class Servable:
         """Stop caring about a request; its `settle` will not be called."""
         self.batcher.drop(request)
 
+    def hurry(self) -> None:
+        """Let no request wait for batchmates any more; the servable is about to close."""
+        self.batcher.end_windows()
+
     def close(self) -> None:
         """Finish what waits, end the instance threads and free the session. Not for the I/O thread."""
         self.batcher.close()
@@ -112,7 +116,7 @@ class Servable:
                 _log.warning("%s/%d: outputs do not follow rows; batching is off", self.name, self.version)
                 self.batcher.stop_grouping()
                 parts.extend([request] for request in reversed(part))
-                reruns_left += len(part)
+                batch.reruns += len(part)
             except Exception:  # noqa: BLE001 - whatever the graph raises, this request alone must fail
                 self._log_failure(part)
                 if len(part) > 1 and reruns_left >= 2:

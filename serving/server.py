@@ -47,6 +47,7 @@ class Server:
         self._config = config
         self._post = loop.call_soon_threadsafe
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker")
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="repository")  # the first load, polling, the end
         self._renderer = ThreadPoolExecutor(1, thread_name_prefix="metrics")  # of its own: loads can take minutes
         self._admission = Admission(config.requests_in_flight_max)
         counters = RequestCounters()
@@ -92,32 +93,36 @@ class Server:
         self.grpc_port = await self._grpc.start(config.host, config.grpc_port)
         self.http_port = await self._http.start(config.host, config.http_port)
         _log.info("listening: grpc %s:%d http %s:%d", config.host, self.grpc_port, config.host, self.http_port)
-        await self._on_worker(self._repository.load_all)
-        for reason in self.why_not_ready():
-            _log.warning("not ready: %s", reason)
+        await self._on_loader(self._repository.load_all)
+        for name in self._repository.unready_models():
+            _log.warning("model '%s' has no ready version", name)
         _log.info("serving %d model versions", len(list(self._repository.servables())))
         if config.poll_interval_s:
             self._polling = asyncio.create_task(self._poll(config.poll_interval_s))
 
     async def stop(self) -> None:
         """Refuse new work, answer what is in flight, close the ports and unload the models."""
-        _log.info("draining %d requests", self._admission.in_flight)
+        if self._repository.started:
+            _log.info("draining %d requests", self._admission.in_flight)
         answered = asyncio.Event()
         self._admission.drain(answered.set)
+        self._repository.hurry()
         self._health.refresh()
         if self._polling is not None:
             self._polling.cancel()
         await self._wait_for_answers(answered)
         await self._grpc.stop(_LAST_WORDS_S)
-        await self._on_worker(self._repository.close)
+        await self._on_loader(self._repository.close)
         await self._http.stop()
         self._workers.shutdown()
         self._renderer.shutdown()
-        _log.info("stopped")
+        self._loader.shutdown()
+        if self._repository.started:
+            _log.info("stopped")
 
-    def why_not_ready(self) -> list[str]:
+    def why_not_ready(self) -> str:
         """Say why the server should get no traffic; nothing when it should."""
-        return ["the server is draining"] if self._admission.draining else self._repository.why_not_ready()
+        return "the server is draining" if self._admission.draining else self._repository.why_not_ready()
 
     async def _wait_for_answers(self, answered: asyncio.Event) -> None:
         try:
@@ -125,14 +130,14 @@ class Server:
         except TimeoutError:
             _log.warning("%d requests still run after drain_timeout_s", self._admission.in_flight)
 
-    async def _on_worker(self, work: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._workers, work)
+    async def _on_loader(self, work: Callable[[], None]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._loader, work)
 
     async def _poll(self, interval_s: float) -> None:
         while True:
             await asyncio.sleep(interval_s)
             try:
-                await self._on_worker(self._repository.refresh)
+                await self._on_loader(self._repository.refresh)
             except Exception:  # noqa: BLE001 - logged, and answered
                 _log.exception("looking for changes in the model repository failed; trying again")
 

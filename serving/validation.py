@@ -117,7 +117,7 @@ def _check_raw_count(request: InferRequest) -> None:
 
 def _check_shape(tensor: InputTensor, spec: TensorSpec) -> None:
     if tensor.datatype != spec.datatype.wire_name:
-        known = "" if tensor.datatype in DATATYPES else " (which is no datatype of the protocol)"
+        known = "" if tensor.datatype in {"", *DATATYPES} else " (which is no datatype of the protocol)"
         raise InvalidRequest(
             f"input '{spec.name}': datatype {tensor.datatype or 'missing'}{known}, expected {spec.datatype.wire_name}"
         )

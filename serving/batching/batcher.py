@@ -109,8 +109,8 @@ class Batcher:
         self._config = config
         self._clock = clock
         self._instances = instances
-        rows_max = config.batch_rows_max if batchable else 1
-        self._window = Window(rows_max, config.queue_delay_us_max * 1_000 if batchable else 0)
+        self._grouping = batchable
+        self._window = Window(config.batch_rows_max, config.queue_delay_us_max * 1_000 if batchable else 0)
         self._waiting: OrderedDict[QueuedRequest, None] = OrderedDict()  # all of them, in order of arrival
         self._lanes: dict[Lane, _LaneQueue] = {}
         self._ready = threading.Condition(threading.Lock())
@@ -147,10 +147,11 @@ class Batcher:
                         return None
                     self._ready.wait()
                     continue
-                wait_ns = self._wait_ns()
-                if wait_ns <= 0:
-                    return self._form()
-                self._ready.wait(wait_ns / 1e9)
+                now_ns = self._clock.now_ns()
+                lane, due_ns = self._next_lane(now_ns)
+                if due_ns <= now_ns:
+                    return self._form(lane, now_ns)
+                self._ready.wait((due_ns - now_ns) / 1e9)
 
     def observe(self, batch: Batch) -> None:
         """Learn from a finished batch how long a row takes; used to say when trying again makes sense."""
@@ -160,7 +161,15 @@ class Batcher:
     def stop_grouping(self) -> None:
         """From now on make every batch of one request."""
         with self._ready:
-            self._window = Window(1, 0)
+            self._grouping = False
+            self._window = Window(self._window.batch_rows_max, 0)
+            self._ready.notify_all()
+
+    def end_windows(self) -> None:
+        """From now on take what waits without waiting for more."""
+        with self._ready:
+            self._window = Window(self._window.batch_rows_max, 0)
+            self._ready.notify_all()
 
     def close(self) -> None:
         """Refuse further requests; instances finish what waits and then get None."""
@@ -174,6 +183,8 @@ class Batcher:
             full = f"{self.queued_rows} of queue_rows_max = {config.queue_rows_max} rows"
         elif self.queued_bytes + request.input_bytes > config.queue_bytes_max:
             full = f"{self.queued_bytes} of queue_bytes_max = {config.queue_bytes_max} bytes"
+        elif len(self._waiting) >= config.queue_rows_max:  # requests of zero rows count as well
+            full = f"queue_rows_max = {config.queue_rows_max} requests"
         else:
             return
         raise Overloaded(
@@ -187,23 +198,25 @@ class Batcher:
         backlog_ns = self.queued_rows * self._ns_per_row / self._instances
         return min(RETRY_AFTER_MS_MAX, max(1, round(backlog_ns / 1e6)))
 
-    def _wait_ns(self) -> int:
-        """Return how long an idle instance should still wait; 0 or less means that a batch is due."""
-        if self._closed:
-            return 0
-        head = next(iter(self._waiting))
-        due_ns = take_at_ns(self._window, rows=self._lanes[head.lane].rows, head_arrival_ns=head.arrival_ns)
-        return due_ns - self._clock.now_ns()
+    def _next_lane(self, now_ns: int) -> tuple[_LaneQueue, int]:
+        """Return the lane to serve next, and from when: that of the oldest request, or a full one while that waits."""
+        oldest = self._lanes[next(iter(self._waiting)).lane]
+        due_ns = self._due_ns(oldest)
+        if due_ns <= now_ns or self._closed:
+            return oldest, now_ns
+        full = (lane for lane in self._lanes.values() if lane.rows >= self._window.batch_rows_max)
+        return next(((lane, now_ns) for lane in full), (oldest, due_ns))
 
-    def _form(self) -> Batch:
-        """Take the oldest request and those of its lane that still fit, in order of arrival."""
-        now_ns = self._clock.now_ns()
-        lane = self._lanes[next(iter(self._waiting)).lane]
+    def _due_ns(self, lane: _LaneQueue) -> int:
+        return take_at_ns(self._window, rows=lane.rows, head_arrival_ns=next(iter(lane.requests)).arrival_ns)
+
+    def _form(self, lane: _LaneQueue, now_ns: int) -> Batch:
+        """Take the requests of a lane that fit into one batch, in order of arrival."""
         batch = Batch([], 0, now_ns)
         while lane.requests:
             request = next(iter(lane.requests))
             expired = request.deadline_ns is not None and request.deadline_ns <= now_ns
-            if not expired and batch.requests and batch.rows + request.rows > self._window.batch_rows_max:
+            if not expired and batch.requests and not self._joins(batch, request):
                 break
             self._remove(request)
             if expired:
@@ -216,6 +229,9 @@ class Batcher:
         if self._waiting:
             self._ready.notify()
         return batch
+
+    def _joins(self, batch: Batch, request: QueuedRequest) -> bool:
+        return self._grouping and batch.rows + request.rows <= self._window.batch_rows_max
 
     def _add(self, request: QueuedRequest) -> None:
         self._waiting[request] = None

@@ -24,6 +24,11 @@ from serving.repository.version_policy import candidates, is_enough
 Load = Callable[[str, int, Path, ModelConfig], Servable]
 """Loads one version. Raises LoadError."""
 
+QUICK_CLOSE_S = 1.0
+"""How long a change waits for the servables it retired, so that mostly they are closed when it is done."""
+
+REMOVED = "removed from the repository"
+
 _log = logging.getLogger(__name__)
 
 
@@ -55,17 +60,17 @@ class IndexEntry:
 class ModelEntry:
     """One model. `apply` and `unload` run on loader threads, one at a time; `pin` and `index` on the I/O thread."""
 
-    def __init__(self, name: str, load: Load, clock: Clock, *, drain_timeout_s: float) -> None:
+    def __init__(self, name: str, load: Load, clock: Clock) -> None:
         self.name = name
         self.wanted = True
         self._load = load
         self._clock = clock
-        self._drain_timeout_s = drain_timeout_s
         self._changing = threading.Lock()
         self._records: dict[int, VersionRecord] = {}
         self._handles: Mapping[int, Handle] = MappingProxyType({})
         self._problems: tuple[str, ...] = ()
         self._config_problem = ""
+        self._closing: list[threading.Event] = []  # of what was retired since it was last waited for
 
     # ---- on the I/O thread -----------------------------------------------------------------------------------------
 
@@ -86,7 +91,8 @@ class ModelEntry:
         """List the versions, oldest first, or the model itself with its problems when it has none."""
         records = sorted(self._records.items())
         if not records:
-            return [IndexEntry(self.name, "", State.UNLOADED, self._why_without_versions())]
+            problem = self._config_problem or "; ".join(self._problems)
+            return [IndexEntry(self.name, "", State.FAILED if problem else State.LOADING, problem)]
         return [IndexEntry(self.name, str(number), record.state, record.reason) for number, record in records]
 
     def servables(self) -> list[Servable]:
@@ -100,7 +106,7 @@ class ModelEntry:
 
     def _absence(self, version: str, number: int | None) -> UnknownModel | NotReady:
         if not version:
-            reasons = [f"version {entry.version}: {entry.reason}" for entry in self.index() if entry.reason]
+            reasons = [f"version {entry.version or '-'}: {entry.reason}" for entry in self.index() if entry.reason]
             return NotReady(f"model '{self.name}' has no ready version; {'; '.join(reasons) or 'it is loading'}")
         record = self._records.get(number) if number is not None else None
         if record is None:
@@ -108,9 +114,6 @@ class ModelEntry:
             return UnknownModel(f"model '{self.name}' has no version '{version}', there are: {known}")
         reason = f": {record.reason}" if record.reason else ""
         return NotReady(f"model '{self.name}' version {version} is {record.state.name.lower()}{reason}")
-
-    def _why_without_versions(self) -> str:
-        return self._config_problem or "; ".join(self._problems) or "no versions"
 
     # ---- on loader threads -----------------------------------------------------------------------------------------
 
@@ -122,20 +125,29 @@ class ModelEntry:
         with self._changing:
             self.wanted = True
             self._note_problems(on_disk)
-            try:
-                config = load_model_config(on_disk.config_path)
-            except ConfigError as error:
-                return self._keep_as_is(on_disk, str(error))
-            self._forget_config_problem()
-            failures = self._load_candidates(on_disk, config, retry=retry)
-            self._forget_removed(on_disk)
-            return failures or ([] if on_disk.versions else list(on_disk.problems))
+            failures = self._follow(on_disk, retry=retry)
+            closing = self._take_closing()
+        self._await_closed(closing, QUICK_CLOSE_S)
+        return failures
 
-    def unload(self, reason: str) -> None:
-        """Retire every version, and wait for their last answers up to the drain timeout."""
+    def unload(self, reason: str, *, wait_s: float) -> None:
+        """Retire every version, and wait for their last answers, but no longer than `wait_s`."""
         with self._changing:
             self.wanted = False
             self._retire(list(self._handles), reason)
+            closing = self._take_closing()
+        self._await_closed(closing, wait_s)
+
+    def _follow(self, on_disk: ModelOnDisk, *, retry: bool) -> list[str]:
+        try:
+            config = load_model_config(on_disk.config_path)
+        except ConfigError as error:
+            failures = self._keep_as_is(on_disk, str(error))
+        else:
+            self._forget_config_problem()
+            failures = self._load_candidates(on_disk, config, retry=retry)
+        self._forget_removed(on_disk)
+        return failures or ([] if on_disk.versions else list(on_disk.problems))
 
     def _note_problems(self, on_disk: ModelOnDisk) -> None:
         if on_disk.problems != self._problems:
@@ -169,6 +181,10 @@ class ModelEntry:
             if is_enough(policy, len(chosen)):
                 break
             version = on_disk.versions[number]
+            if self._is_unloading(number):
+                failures.append(f"version {number}: still answering its last requests; load it again when it has")
+                chosen.append(number)
+                continue
             if self._needs_loading(version, on_disk.config_fingerprint, retry=retry):
                 self._try_load(version, on_disk.config_fingerprint, config)
             if number in self._handles:
@@ -188,12 +204,13 @@ class ModelEntry:
                 record.reason = not_selected
         return failures
 
+    def _is_unloading(self, number: int) -> bool:
+        return number in self._records and self._records[number].state is State.UNLOADING
+
     def _needs_loading(self, version: VersionOnDisk, config_fingerprint: Fingerprint, *, retry: bool) -> bool:
         record = self._records.get(version.number)
         if record is None or record.state is State.UNLOADED:
             return True
-        if record.state is State.UNLOADING:  # its last requests outlasted the drain timeout
-            return False
         changed = record.fingerprint != (version.fingerprint, config_fingerprint)
         return changed or (retry and record.reason != "")
 
@@ -233,32 +250,45 @@ class ModelEntry:
             record.move(State.READY)
         else:
             record.reason = ""
-            self._await_close(number, _close_when_idle(replaced))
+            self._closing.append(_close_when_idle(replaced))
 
     def _retire(self, numbers: Iterable[int], reason: str) -> None:
-        """Take versions out of service at once; wait until their requests are answered, up to the drain timeout."""
+        """Take versions out of service at once; each is closed when its last request is answered."""
         retired = {number: self._handles[number] for number in numbers}
         self._handles = MappingProxyType({n: handle for n, handle in self._handles.items() if n not in retired})
         for number, handle in retired.items():
-            record = self._records[number]
-            record.move(State.UNLOADING, reason)
-            self._await_close(number, _close_when_idle(handle, partial(record.move, State.UNLOADED, reason)))
-            _log.info("%s/%d: %s: %s", self.name, number, record.state.name.lower(), reason)
+            self._records[number].move(State.UNLOADING, reason)
+            self._closing.append(_close_when_idle(handle, partial(self._note_closed, number, reason)))
 
-    def _await_close(self, number: int, closed: threading.Event) -> None:
-        if not closed.wait(self._drain_timeout_s):
-            _log.warning("%s/%d: requests still run after drain_timeout_s", self.name, number)
+    def _note_closed(self, number: int, reason: str) -> None:
+        """Note that a retired version is closed. On the thread that closed it."""
+        self._records[number].move(State.UNLOADED, reason)
+        if reason == REMOVED:
+            del self._records[number]
+        _log.info("%s/%d: unloaded: %s", self.name, number, reason)
+
+    def _take_closing(self) -> list[threading.Event]:
+        closing, self._closing = self._closing, []
+        return closing
+
+    def _await_closed(self, closing: Iterable[threading.Event], wait_s: float) -> None:
+        """Wait, not for ever and not under the lock, for servables that have been retired."""
+        end_ns = self._clock.now_ns() + int(wait_s * 1e9)
+        waited = [closed.wait(max(0, end_ns - self._clock.now_ns()) / 1e9) for closed in closing]
+        if not all(waited):
+            _log.warning("model '%s': requests of a retired version still run after %g s", self.name, wait_s)
 
     def _forget_removed(self, on_disk: ModelOnDisk) -> None:
         gone = [number for number in self._records if number not in on_disk.versions]
-        self._retire([number for number in gone if number in self._handles], "removed from the repository")
+        self._retire([number for number in gone if number in self._handles], REMOVED)
         for number in gone:
-            if self._records[number].state is not State.UNLOADING:
+            if not self._is_unloading(number):
                 del self._records[number]
 
 
 def _close_when_idle(handle: Handle, then: Callable[[], None] = lambda: None) -> threading.Event:
     """Retire a handle and close its servable, on a thread of its own, once nobody uses it. Returns what says so."""
+    handle.servable.hurry()
     closed = threading.Event()
 
     def close() -> None:

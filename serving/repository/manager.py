@@ -13,7 +13,7 @@ from pathlib import Path
 from serving.clock import Clock
 from serving.errors import ConfigError, LoadFailed, NotReady, UnknownModel
 from serving.model import Servable
-from serving.repository.entry import IndexEntry, Load, ModelEntry
+from serving.repository.entry import QUICK_CLOSE_S, REMOVED, IndexEntry, Load, ModelEntry
 from serving.repository.handle import Handle
 from serving.repository.scanner import ModelOnDisk, scan, scan_model
 
@@ -64,15 +64,27 @@ class ModelRepository:
         for _, entry in sorted(self._entries.copy().items()):
             yield from entry.servables()
 
-    def why_not_ready(self) -> list[str]:
-        """Say what the server still lacks: the first load to end, and each wanted model without a ready version."""
+    def unready_models(self) -> list[str]:
+        """Name the models that should serve and have no ready version."""
+        entries = sorted(self._entries.copy().items())
+        return [name for name, entry in entries if entry.wanted and not entry.ready_versions]
+
+    def why_not_ready(self) -> str:
+        """Say why the repository cannot serve at all; nothing when it can.
+
+        One broken model does not make the others unready: an orchestrator would take them all out of service.
+        """
         if not self.started:
-            return ["the models are being loaded"]
-        return [
-            f"model '{name}' has no ready version"
-            for name, entry in sorted(self._entries.copy().items())
-            if entry.wanted and not entry.ready_versions
-        ]
+            return "the models are being loaded"
+        wanted = [entry for entry in self._entries.copy().values() if entry.wanted]
+        if wanted and not any(entry.ready_versions for entry in wanted):
+            return "no model has a ready version"
+        return ""
+
+    def hurry(self) -> None:
+        """Let no request wait for batchmates any more."""
+        for servable in self.servables():
+            servable.hurry()
 
     def _entry(self, name: str) -> ModelEntry:
         entry = self._entries.get(name)
@@ -98,7 +110,7 @@ class ModelRepository:
         """Follow changes of the folder.
 
         A new or changed model counts once two scans in a row have found it the same, so that files still being
-        written are not loaded; what is gone is retired at once. Models that were unloaded on request stay unloaded.
+        written are not loaded; a model that is gone is retired at once. What was unloaded on request stays unloaded.
         """
         with self._refreshing:
             try:
@@ -109,7 +121,7 @@ class ModelRepository:
             previous, self._previous = self._previous, models
             for name in self._entries.keys() - models.keys():
                 # Out of the table first: a load that comes while the last requests are answered begins a new entry.
-                self._entries.pop(name).unload("removed from the repository")
+                self._entries.pop(name).unload(REMOVED, wait_s=QUICK_CLOSE_S)
             for name, model in models.items():
                 if model == previous.get(name):
                     entry = self._entries.setdefault(name, self._new_entry(name))
@@ -130,13 +142,13 @@ class ModelRepository:
 
     def unload(self, name: str) -> None:
         """Unload a model until it is loaded again on request. Raises UnknownModel."""
-        self._entry(name).unload("unloaded on request")
+        self._entry(name).unload("unloaded on request", wait_s=self._drain_timeout_s)
         self._changed()
 
     def close(self) -> None:
-        """Unload everything."""
+        """Unload everything; requests in flight have been waited for already."""
         for entry in list(self._entries.values()):
-            entry.unload("the server is shutting down")
+            entry.unload("the server is shutting down", wait_s=QUICK_CLOSE_S)
 
     def _is_model_folder(self, name: str) -> bool:
         """Say whether `name` is a folder right inside the repository; a path that leads elsewhere is not."""
@@ -147,4 +159,4 @@ class ModelRepository:
             return False
 
     def _new_entry(self, name: str) -> ModelEntry:
-        return ModelEntry(name, self._load, self._clock, drain_timeout_s=self._drain_timeout_s)
+        return ModelEntry(name, self._load, self._clock)

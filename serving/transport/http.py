@@ -22,7 +22,7 @@ class HttpServer:
     """
 
     def __init__(
-        self, render_metrics: Callable[[], Awaitable[bytes]], metrics_type: str, why_not_ready: Callable[[], list[str]]
+        self, render_metrics: Callable[[], Awaitable[bytes]], metrics_type: str, why_not_ready: Callable[[], str]
     ) -> None:
         self._render_metrics = render_metrics
         self._metrics_type = metrics_type
@@ -91,5 +91,5 @@ class HttpServer:
         return web.Response(text="ok\n")
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        reasons = self._why_not_ready()
-        return web.Response(text="\n".join(reasons or ["ok"]) + "\n", status=503 if reasons else 200)
+        reason = self._why_not_ready()
+        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)

@@ -36,7 +36,7 @@ class InferenceService:
 
     def __init__(
         self, repository: ModelRepository, data_plane: DataPlane, control_plane: ControlPlane,
-        *, worker: Executor, post: Post, why_not_ready: Callable[[], list[str]],
+        *, worker: Executor, post: Post, why_not_ready: Callable[[], str],
     ) -> None:  # fmt: skip
         self._repository = repository
         self._data_plane = data_plane

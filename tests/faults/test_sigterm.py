@@ -14,31 +14,43 @@ from tests.support.sessions import DEADLINE_S
 ROWS = np.ones((2, 4), np.float32)
 
 
-def wait_until_queued(server, rows):
-    """Ask for the metrics until as many rows wait."""
-    line = f'penstock_queue_rows{{model="affine",version="1"}} {float(rows)}'
+def wait_until_in_flight(server):
+    """Ask for the metrics until a request is in flight."""
+    line = "penstock_requests_in_flight 1.0"
     for _ in range(2_000):
         with urllib.request.urlopen(f"{server.http}/metrics") as page:
             if line in page.read().decode():
                 return
-    raise AssertionError("the request was never queued")
+    raise AssertionError("the request was never admitted")
 
 
 def test_a_request_in_flight_is_answered_and_the_exit_status_is_0(repository, calls):
-    window = "[batching]\nqueue_delay_us_max = 2_000_000"  # the request waits this long, so SIGTERM finds it waiting
-    graphs.write_model(repository, "affine", graphs.affine(), config=window)
+    graphs.write_model(repository, "slow", graphs.slow(layers=1_000))  # seconds for 256 rows, so SIGTERM finds it busy
     with server_process(repository) as server:
         client = calls(server.address)
-        future = client.send(ROWS)
-        wait_until_queued(server, 2)
+        future = client.send(np.zeros((256, 512), np.float32), model="slow")
+        wait_until_in_flight(server)
         server.process.send_signal(signal.SIGTERM)
         server.wait_for_log(r"draining 1 requests")
-        refused = client.send(ROWS).exception(DEADLINE_S)
+        refused = client.send(ROWS, model="slow").exception(DEADLINE_S)
         assert refused.code() is grpc.StatusCode.UNAVAILABLE
-        np.testing.assert_array_equal(client.read(future.result(DEADLINE_S)), 2 * ROWS + 1)
+        np.testing.assert_array_equal(client.read(future.result(DEADLINE_S)), np.zeros((256, 512), np.float32))
         assert server.process.wait(START_TIMEOUT_S) == 0
         server.wait_for_log(r"stopped$")
         assert not any("Traceback" in line for line in server.log)
+
+
+def test_a_request_that_waits_for_batchmates_waits_no_longer(repository, calls):
+    window = "[batching]\nqueue_delay_us_max = 60_000_000"
+    graphs.write_model(repository, "affine", graphs.affine(), config=window)
+    with server_process(repository, "--drain-timeout-s", "20") as server:
+        client = calls(server.address)
+        future = client.send(ROWS)
+        wait_until_in_flight(server)
+        server.process.send_signal(signal.SIGTERM)
+        np.testing.assert_array_equal(client.read(future.result(DEADLINE_S)), 2 * ROWS + 1)
+        assert server.process.wait(START_TIMEOUT_S) == 0
+        assert not any("requests still run" in line for line in server.log)
 
 
 def test_a_health_watch_hears_of_the_end_and_does_not_delay_it(repository):

@@ -117,7 +117,7 @@ def test_a_shape_that_does_not_fit_is_refused_with_both(shape):
     ("datatype", "came"),
     [
         ("FP64", "FP64"),
-        ("", "missing (which is no datatype of the protocol)"),
+        ("", "missing"),
         ("float", "float (which is no datatype of the protocol)"),
     ],
 )

@@ -273,3 +273,38 @@ def test_closing_wakes_every_instance(make):
     taking = [Taking(batcher) for _ in range(3)]
     batcher.close()
     assert [one.result() for one in taking] == [None, None, None]
+
+
+def test_a_full_lane_does_not_wait_for_the_window_of_an_older_one(make, clock):
+    batcher = make(batch_rows_max=2, queue_delay_us_max=1_000)
+    older, *full = [queued(lane=lane, arrival_ns=clock.now_ns()) for lane in (((3,),), ((4,),), ((4,),))]
+    for request in (older, *full):
+        batcher.submit(request)
+    assert batcher.take().requests == full
+    assert batcher.queued_rows == 1
+
+
+def test_a_lane_whose_window_is_over_goes_before_a_full_one(make, clock):
+    batcher = make(batch_rows_max=2, queue_delay_us_max=1_000)
+    older, *full = [queued(lane=lane, arrival_ns=clock.now_ns()) for lane in (((3,),), ((4,),), ((4,),))]
+    for request in (older, *full):
+        batcher.submit(request)
+    clock.advance(1_000_000)
+    assert batcher.take().requests == [older]
+
+
+def test_a_window_that_is_ended_lets_what_waits_go_at_once(make, clock):
+    batcher = make(queue_delay_us_max=60_000_000)
+    waiting = queued(arrival_ns=clock.now_ns())
+    batcher.submit(waiting)
+    taking = Taking(batcher)
+    batcher.end_windows()
+    assert taking.result().requests == [waiting]
+
+
+def test_requests_of_zero_rows_are_bounded_too(make):
+    batcher = make(batch_rows_max=1, queue_rows_max=3)
+    for _ in range(3):
+        batcher.submit(queued(0))
+    with pytest.raises(Overloaded, match="queue_rows_max = 3"):
+        batcher.submit(queued(0))

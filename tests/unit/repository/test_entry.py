@@ -47,9 +47,9 @@ def loader():
 
 @pytest.fixture
 def entry(loader):
-    entry = ModelEntry("m", loader, FakeClock(), drain_timeout_s=DEADLINE_S)
+    entry = ModelEntry("m", loader, FakeClock())
     yield entry
-    entry.unload("the test is over")
+    entry.unload("the test is over", wait_s=DEADLINE_S)
     assert all(session.closed for session in loader.sessions)
 
 

@@ -78,10 +78,10 @@ def test_every_model_is_loaded_by_its_policy(world):
     world.write("a", 2)
     world.write("b", 7, config="version_policy = 'all'")
     world.write("b", 5)
-    assert world.repository.why_not_ready() == ["the models are being loaded"]
+    assert world.repository.why_not_ready() == "the models are being loaded"
     world.repository.load_all()
     assert world.states() == {"a/1": "UNLOADED", "a/2": "READY", "b/5": "READY", "b/7": "READY"}
-    assert world.repository.why_not_ready() == []
+    assert world.repository.why_not_ready() == ""
     assert world.index()["a/1"][1] == "not selected by version_policy latest(1)"
     assert [(one.name, one.version) for one in world.repository.servables()] == [("a", 2), ("b", 5), ("b", 7)]
     assert world.changes == 1
@@ -94,7 +94,7 @@ def test_a_missing_folder_is_refused(tmp_path):
 
 def test_an_empty_folder_is_ready_for_what_comes(world):
     world.repository.load_all()
-    assert world.repository.why_not_ready() == []
+    assert world.repository.why_not_ready() == ""
     world.write("a")
     world.poll()
     assert world.repository.ready_versions("a") == [1]
@@ -136,7 +136,8 @@ def test_a_model_with_nothing_to_load_says_why_while_others_serve(world, prepare
     world.repository.load_all()
     (why,) = [why for name, (_, why) in world.index().items() if name.startswith("bad")]
     assert why.startswith(reason)
-    assert world.repository.why_not_ready() == ["model 'bad' has no ready version"]
+    assert world.repository.unready_models() == ["bad"]
+    assert world.repository.why_not_ready() == ""  # one broken model does not take the others out of service
     assert world.repository.ready_versions("good") == [1]
     with pytest.raises(NotReady, match="no ready version"):
         world.repository.find("bad", "")
@@ -282,7 +283,7 @@ def test_what_was_unloaded_on_request_stays_so_until_it_is_loaded(world):
     world.repository.load_all()
     world.repository.unload("a")
     assert world.index()["a/1"] == (State.UNLOADED, "unloaded on request")
-    assert world.repository.why_not_ready() == []
+    assert world.repository.why_not_ready() == ""
     world.write("a", 2)
     assert world.poll(3) == []
     world.repository.load("a")
@@ -387,7 +388,7 @@ def test_an_unreadable_model_is_unavailable_while_others_serve():
         index = world.index()
         world.repository.close()
     assert index["good/1"] == (State.READY, "")
-    assert index["bad/"][0] is State.UNLOADED
+    assert index["bad/"][0] is State.FAILED
     assert "Permission denied" in index["bad/"][1]
     assert index["half/1"] == (State.FAILED, "cannot be read: Permission denied")
 
@@ -446,11 +447,31 @@ def test_a_version_whose_requests_outlast_the_drain_timeout_is_unloading_until_t
     handle = world.repository.find("a", "")
     world.repository.unload("a")
     assert world.states() == {"a/1": "UNLOADING"}
-    assert "requests still run after drain_timeout_s" in caplog.text
-    with pytest.raises(LoadFailed, match="unloaded on request"):
+    assert "requests of a retired version still run" in caplog.text
+    with pytest.raises(LoadFailed, match="version 1: still answering its last requests"):
         world.repository.load("a")
     handle.release()
     world.sessions["a", 1].wait_until_closed()
+
+
+def test_an_older_version_does_not_step_in_for_one_that_still_answers(repository):
+    world = World(repository, drain_timeout_s=0.0)
+    world.write("a", 1)
+    world.write("a", 2)
+    world.repository.load_all()
+    handle = world.repository.find("a", "2")
+    world.repository.unload("a")
+    with pytest.raises(LoadFailed, match="version 2: still answering its last requests"):
+        world.repository.load("a")
+    assert world.repository.ready_versions("a") == []
+    handle.release()
+    world.sessions["a", 2].wait_until_closed()
+
+
+def test_a_repository_whose_every_model_is_broken_is_not_ready(world):
+    (world.root / "bad").mkdir()
+    world.repository.load_all()
+    assert world.repository.why_not_ready() == "no model has a ready version"
 
 
 def test_real_graphs_load_through_the_real_session(repository):
