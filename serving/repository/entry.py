@@ -197,7 +197,7 @@ class ModelEntry:
             if number not in on_disk.versions
         ]
         not_selected = f"not selected by version_policy {policy}"
-        self._retire([number for number in self._handles if number not in chosen], not_selected)
+        self._retire([n for n in self._handles if n not in chosen and n in on_disk.versions], not_selected)
         for number in on_disk.versions:
             record = self._records.setdefault(number, VersionRecord(State.UNLOADED))
             if record.state is State.UNLOADED:
@@ -205,7 +205,8 @@ class ModelEntry:
         return failures
 
     def _is_unloading(self, number: int) -> bool:
-        return number in self._records and self._records[number].state is State.UNLOADING
+        record = self._records.get(number)
+        return record is not None and record.state is State.UNLOADING
 
     def _needs_loading(self, version: VersionOnDisk, config_fingerprint: Fingerprint, *, retry: bool) -> bool:
         record = self._records.get(version.number)
@@ -264,7 +265,7 @@ class ModelEntry:
         """Note that a retired version is closed. On the thread that closed it."""
         self._records[number].move(State.UNLOADED, reason)
         if reason == REMOVED:
-            del self._records[number]
+            self._records.pop(number, None)
         _log.info("%s/%d: unloaded: %s", self.name, number, reason)
 
     def _take_closing(self) -> list[threading.Event]:
@@ -283,7 +284,7 @@ class ModelEntry:
         self._retire([number for number in gone if number in self._handles], REMOVED)
         for number in gone:
             if not self._is_unloading(number):
-                del self._records[number]
+                self._records.pop(number, None)  # whoever closes it may have done so just now
 
 
 def _close_when_idle(handle: Handle, then: Callable[[], None] = lambda: None) -> threading.Event:
