@@ -26,6 +26,6 @@ EXPOSE 8001 8002
 # SIGTERM drains: requests in flight are answered before the process ends.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8002/livez', timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request as u; port = os.environ.get('PENSTOCK_HTTP_PORT', 8002); u.urlopen(f'http://127.0.0.1:{port}/livez', timeout=2)"]
 ENTRYPOINT ["penstock"]
 CMD ["serve"]

@@ -48,9 +48,14 @@ class ServerConfig:
         minimum=0, maximum=86_400,
     )  # fmt: skip
     max_message_mib: int = option(64, "The largest request message, in MiB.", minimum=1, maximum=2047)
-    connections_max: int = option(1024, "gRPC connections at a time; further ones are closed.", minimum=1)
+    connections_max: int = option(
+        1024, "gRPC connections at a time; further ones are closed.", minimum=1, maximum=1_000_000
+    )
     requests_in_flight_max: int = option(
-        16_384, "Requests admitted at a time, over all models; further ones get RESOURCE_EXHAUSTED.", minimum=1
+        16_384,
+        "Requests admitted at a time, over all models; further ones get RESOURCE_EXHAUSTED.",
+        minimum=1,
+        maximum=1_000_000,
     )
     drain_timeout_s: float = option(
         30.0, "How long SIGTERM, or unloading a model, waits for requests in flight.", minimum=0, maximum=86_400
@@ -72,7 +77,10 @@ class BatchingConfig:
         4096, "The most rows that wait; a request beyond gets RESOURCE_EXHAUSTED.", minimum=1, maximum=1 << 24
     )
     queue_bytes_max: int = option(
-        256 << 20, "The most bytes of waiting input tensors; a request beyond gets RESOURCE_EXHAUSTED.", minimum=1
+        256 << 20,
+        "The most bytes of waiting input tensors; a request beyond gets RESOURCE_EXHAUSTED.",
+        minimum=1,
+        maximum=1 << 40,
     )
     queue_delay_us_max: int = option(
         0, "How long the first row of a batch may wait for more rows while an instance is idle. 0: never.",

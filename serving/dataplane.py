@@ -161,9 +161,11 @@ class InFlight:
         self.done = True
         if self._timer is not None:
             self._timer.cancel()
-        self._plane.leave(self._handle.servable, result, self._arrival_ns)
-        self._handle.release()
-        self._settle(result)
+        try:
+            self._plane.leave(self._handle.servable, result, self._arrival_ns)
+            self._handle.release()
+        finally:
+            self._settle(result)
 
     def _submit(self, servable: Servable, valid: ValidRequest, deadline_ns: int | None) -> None:
         queued = QueuedRequest(
@@ -181,7 +183,12 @@ class InFlight:
             self._timer = self._plane.set_timer(deadline_ns, self._expire)
 
     def _computed(self, result: list[Array] | ServingError) -> None:
-        self.finish(result if isinstance(result, ServingError) else self._answer(result))
+        try:
+            answer = result if isinstance(result, ServingError) else self._answer(result)
+        except Exception:  # noqa: BLE001 - a mistake of ours must not keep the permit and the servable for ever
+            _log.exception("an answer could not be made")
+            answer = InternalError()
+        self.finish(answer)
 
     def _expire(self) -> None:
         self._abandon(DeadlineExceeded("the deadline passed before the model had answered"))

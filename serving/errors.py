@@ -3,6 +3,7 @@
     ServingError
     ├── InvalidRequest       the request breaks a rule of the protocol or of the model's signature
     ├── UnknownModel         no such model or version in the model repository
+    ├── UnknownService       no such service, for a health check
     ├── NotOffered           a part of the protocol that this server does not have
     ├── Forbidden            the peer may not do this
     ├── Overloaded           a bound is reached; trying again later can help
@@ -72,6 +73,13 @@ class UnknownModel(ServingError):
 
     code = Code.NOT_FOUND
     reason = "unknown_model"
+
+
+class UnknownService(ServingError):
+    """No such service, for a health check."""
+
+    code = Code.NOT_FOUND
+    reason = "unknown_service"
 
 
 class NotOffered(ServingError):

@@ -25,15 +25,16 @@ from serving.model import Servable
 from serving.repository.manager import ModelRepository
 from serving.statistics.counters import RequestCounters
 from serving.statistics.exporter import CONTENT_TYPE, Exporter, ServableView, Snapshot
-from serving.transport.calls import Methods
+from serving.transport.calls import SERVICE, Methods
 from serving.transport.grpcio import GrpcioTransport
 from serving.transport.health import HEALTH_SERVICE, HealthService
 from serving.transport.http import HttpServer
 from serving.transport.reflection import ReflectionService
-from serving.transport.services import SERVICE, InferenceService
+from serving.transport.services import InferenceService
 
 _WORKERS = 4
 _SWITCH_INTERVAL_S = 0.0005
+_OTHER_CALLS_MAX = 1024  # health, metadata, control plane: answered also while inference is at its bound
 _LAST_WORDS_S = 1.0  # for answers on their way out; health watches, which never end by themselves, are cut off then
 _log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Server:
             methods,
             clock,
             message_bytes_max=config.max_message_mib << 20,
-            calls_max=config.requests_in_flight_max,
+            calls_max=config.requests_in_flight_max + _OTHER_CALLS_MAX,
             connections_max=config.connections_max,
         )
         self._counters = counters
@@ -106,6 +107,7 @@ class Server:
             _log.info("draining %d requests", self._admission.in_flight)
         answered = asyncio.Event()
         self._admission.drain(answered.set)
+        self.stop_loading()
         self._repository.hurry()
         self._health.refresh()
         if self._polling is not None:
@@ -114,11 +116,14 @@ class Server:
         await self._grpc.stop(_LAST_WORDS_S)
         await self._on_loader(self._repository.close)
         await self._http.stop()
-        self._workers.shutdown()
-        self._renderer.shutdown()
-        self._loader.shutdown()
+        for pool in (self._workers, self._renderer, self._loader):
+            await asyncio.to_thread(pool.shutdown, cancel_futures=True)
         if self._repository.started:
             _log.info("stopped")
+
+    def stop_loading(self) -> None:
+        """Begin no further load; `start` returns once the loads under way have ended."""
+        self._repository.stop_loading()
 
     def why_not_ready(self) -> str:
         """Say why the server should get no traffic; nothing when it should."""
@@ -178,6 +183,8 @@ async def _serve(config: ServerConfig) -> None:
     waiting = asyncio.ensure_future(stopping.wait())
     await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
     try:
+        if not starting.done():
+            server.stop_loading()
         await starting
         await waiting
     finally:

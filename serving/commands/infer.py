@@ -1,6 +1,7 @@
 """`penstock infer`: one request from a file, its outputs printed."""
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def _read(source: str) -> Mapping[str, Any]:
                 return dict(archive)
         with click.open_file(source) as stream:
             values = json.load(stream)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise click.UsageError(f"--input {source} cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise click.UsageError(

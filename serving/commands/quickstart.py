@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from serving.errors import ConfigError
 from serving.pb import open_inference_pb2 as pb
+from serving.transport.calls import SERVICE
 from serving.transport.client import Client, infer_message
-from serving.transport.services import SERVICE
 from serving.types import Datatype
 
 MODEL = "breast_cancer"

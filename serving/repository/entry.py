@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from serving.clock import Clock
 from serving.config import ModelConfig, load_model_config
-from serving.errors import ConfigError, LoadError, NotReady, UnknownModel
+from serving.errors import ConfigError, Draining, LoadError, NotReady, UnknownModel
 from serving.model import Servable
 from serving.repository.handle import Handle
 from serving.repository.lifecycle import State, check_move
@@ -23,6 +23,9 @@ from serving.repository.version_policy import candidates, is_enough
 
 Load = Callable[[str, int, Path, ModelConfig], Servable]
 """Loads one version. Raises LoadError."""
+
+Changed = Callable[[], object]
+"""Called, on a loader thread, when what serves has changed."""
 
 QUICK_CLOSE_S = 1.0
 """How long a change waits for the servables it retired, so that mostly they are closed when it is done."""
@@ -60,11 +63,13 @@ class IndexEntry:
 class ModelEntry:
     """One model. `apply` and `unload` run on loader threads, one at a time; `pin` and `index` on the I/O thread."""
 
-    def __init__(self, name: str, load: Load, clock: Clock) -> None:
+    def __init__(self, name: str, load: Load, clock: Clock, *, stopping: threading.Event, changed: Changed) -> None:
         self.name = name
         self.wanted = True
         self._load = load
         self._clock = clock
+        self._stopping = stopping
+        self._changed = changed
         self._changing = threading.Lock()
         self._records: dict[int, VersionRecord] = {}
         self._handles: Mapping[int, Handle] = MappingProxyType({})
@@ -81,11 +86,14 @@ class ModelEntry:
 
     def pin(self, version: str) -> Handle:
         """Return a handle in use, of the newest ready version without a `version`. Raises UnknownModel or NotReady."""
-        number = self._number(version)
-        handle = self._handles.get(number) if number is not None else None
-        if handle is None or not handle.acquire():
-            raise self._absence(version, number)
-        return handle
+        while True:
+            handles = self._handles  # one look: a loader may replace the table between two
+            number = _number(version, handles)
+            handle = handles.get(number) if number is not None else None
+            if handle is not None and handle.acquire():
+                return handle
+            if handles is self._handles:
+                raise self._absence(version, number)
 
     def index(self) -> list[IndexEntry]:
         """List the versions, oldest first, or the model itself with its problems when it has none."""
@@ -98,11 +106,6 @@ class ModelEntry:
     def servables(self) -> list[Servable]:
         """Return the servables of the ready versions, oldest first."""
         return [handle.servable for _, handle in sorted(self._handles.items())]
-
-    def _number(self, version: str) -> int | None:
-        if not version:
-            return max(self._handles, default=None)
-        return int(version) if is_version(version) else None
 
     def _absence(self, version: str, number: int | None) -> UnknownModel | NotReady:
         if not version:
@@ -117,15 +120,20 @@ class ModelEntry:
 
     # ---- on loader threads -----------------------------------------------------------------------------------------
 
-    def apply(self, on_disk: ModelOnDisk, *, retry: bool) -> list[str]:
+    def apply(self, on_disk: ModelOnDisk, *, on_request: bool) -> list[str]:
         """Load what should serve and is not loaded, retire what should not. Returns why wanted versions do not serve.
 
-        `retry` tries versions again that failed before with these same files.
+        On request a model counts as wanted again, and versions are tried again that failed before with these same
+        files. Raises Draining once the server is stopping.
         """
         with self._changing:
+            if self._stopping.is_set():
+                raise Draining("the server is shutting down and loads nothing any more")
+            if not on_request and not self.wanted:
+                return []
             self.wanted = True
             self._note_problems(on_disk)
-            failures = self._follow(on_disk, retry=retry)
+            failures = self._follow(on_disk, retry=on_request)
             closing = self._take_closing()
         self._await_closed(closing, QUICK_CLOSE_S)
         return failures
@@ -177,19 +185,20 @@ class ModelEntry:
         policy = config.version_policy
         failures: list[str] = []
         chosen: list[int] = []
+        may_load = True
         for number in candidates(policy, on_disk.versions):
-            if is_enough(policy, len(chosen)):
+            if is_enough(policy, len(chosen)) or self._stopping.is_set():
                 break
             version = on_disk.versions[number]
             if self._is_unloading(number):
                 failures.append(f"version {number}: still answering its last requests; load it again when it has")
-                chosen.append(number)
+                may_load = False  # an older version must not step in for a moment, and one that serves must stay
                 continue
-            if self._needs_loading(version, on_disk.config_fingerprint, retry=retry):
+            if may_load and self._needs_loading(version, on_disk.config_fingerprint, retry=retry):
                 self._try_load(version, on_disk.config_fingerprint, config)
             if number in self._handles:
                 chosen.append(number)
-            if reason := self._records[number].reason:
+            if may_load and (reason := self._records[number].reason):
                 failures.append(f"version {number}: {reason}")
         failures += [
             f"version {number}: asked for by version_policy {policy}, and not in the repository"
@@ -247,6 +256,7 @@ class ModelEntry:
         number = handle.servable.version
         replaced = self._handles.get(number)
         self._handles = MappingProxyType({**self._handles, number: handle})
+        self._changed()
         if replaced is None:
             record.move(State.READY)
         else:
@@ -258,14 +268,17 @@ class ModelEntry:
         retired = {number: self._handles[number] for number in numbers}
         self._handles = MappingProxyType({n: handle for n, handle in self._handles.items() if n not in retired})
         for number, handle in retired.items():
-            self._records[number].move(State.UNLOADING, reason)
-            self._closing.append(_close_when_idle(handle, partial(self._note_closed, number, reason)))
+            record = self._records[number]
+            record.move(State.UNLOADING, reason)
+            self._closing.append(_close_when_idle(handle, partial(self._note_closed, number, record, reason)))
+        self._changed()
 
-    def _note_closed(self, number: int, reason: str) -> None:
+    def _note_closed(self, number: int, record: VersionRecord, reason: str) -> None:
         """Note that a retired version is closed. On the thread that closed it."""
-        self._records[number].move(State.UNLOADED, reason)
-        if reason == REMOVED:
-            self._records.pop(number, None)
+        with self._changing:
+            record.move(State.UNLOADED, reason)
+            if reason == REMOVED and self._records.get(number) is record:
+                del self._records[number]
         _log.info("%s/%d: unloaded: %s", self.name, number, reason)
 
     def _take_closing(self) -> list[threading.Event]:
@@ -284,7 +297,14 @@ class ModelEntry:
         self._retire([number for number in gone if number in self._handles], REMOVED)
         for number in gone:
             if not self._is_unloading(number):
-                self._records.pop(number, None)  # whoever closes it may have done so just now
+                del self._records[number]
+
+
+def _number(version: str, handles: Mapping[int, Handle]) -> int | None:
+    """Return the version that is meant, the newest ready one without a `version`; None when there is none."""
+    if not version:
+        return max(handles, default=None)
+    return int(version) if is_version(version) else None
 
 
 def _close_when_idle(handle: Handle, then: Callable[[], None] = lambda: None) -> threading.Event:
@@ -293,9 +313,11 @@ def _close_when_idle(handle: Handle, then: Callable[[], None] = lambda: None) ->
     closed = threading.Event()
 
     def close() -> None:
-        handle.servable.close()
-        then()
-        closed.set()
+        try:
+            handle.servable.close()
+            then()
+        finally:
+            closed.set()
 
     handle.retire(lambda: threading.Thread(target=close, name=f"close {handle.servable.name}", daemon=True).start())
     return closed

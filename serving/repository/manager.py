@@ -4,16 +4,17 @@
 the folder or loads a model runs on loader threads.
 """
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from serving.clock import Clock
-from serving.errors import ConfigError, LoadFailed, NotReady, UnknownModel
+from serving.errors import ConfigError, Draining, LoadFailed, NotReady, UnknownModel
 from serving.model import Servable
-from serving.repository.entry import QUICK_CLOSE_S, REMOVED, IndexEntry, Load, ModelEntry
+from serving.repository.entry import QUICK_CLOSE_S, REMOVED, Changed, IndexEntry, Load, ModelEntry
 from serving.repository.handle import Handle
 from serving.repository.scanner import ModelOnDisk, scan, scan_model
 
@@ -24,9 +25,7 @@ _log = logging.getLogger(__name__)
 class ModelRepository:
     """The models of one folder. `changed` is called, on a loader thread, whenever what serves may have changed."""
 
-    def __init__(
-        self, root: Path, load: Load, clock: Clock, *, drain_timeout_s: float, changed: Callable[[], object]
-    ) -> None:
+    def __init__(self, root: Path, load: Load, clock: Clock, *, drain_timeout_s: float, changed: Changed) -> None:
         self._root = root
         self._load = load
         self._clock = clock
@@ -35,6 +34,7 @@ class ModelRepository:
         self._entries: dict[str, ModelEntry] = {}
         self._previous: dict[str, ModelOnDisk] = {}
         self._refreshing = threading.Lock()
+        self._stopping = threading.Event()
         self.started = False
 
     # ---- on the I/O thread -----------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class ModelRepository:
             for name in models:
                 self._entries.setdefault(name, self._new_entry(name))  # a client may have loaded it already
             with ThreadPoolExecutor(_LOADS_AT_ONCE, thread_name_prefix="load") as pool:
-                for _ in pool.map(lambda name: self._entries[name].apply(models[name], retry=True), models):
+                for _ in pool.map(self._follow, models.values()):
                     pass
             self.started = True
             self._changed()
@@ -119,23 +119,27 @@ class ModelRepository:
                 _log.error("%s; what is loaded goes on serving", error)
                 return
             previous, self._previous = self._previous, models
-            for name in self._entries.keys() - models.keys():
+            for name in [name for name in self._entries if name not in models and not self._is_model_folder(name)]:
                 # Out of the table first: a load that comes while the last requests are answered begins a new entry.
                 self._entries.pop(name).unload(REMOVED, wait_s=QUICK_CLOSE_S)
             for name, model in models.items():
                 if model == previous.get(name):
-                    entry = self._entries.setdefault(name, self._new_entry(name))
-                    if entry.wanted:
-                        entry.apply(model, retry=False)
-            self._changed()
+                    self._entries.setdefault(name, self._new_entry(name))
+                    self._follow(model)
+
+    def stop_loading(self) -> None:
+        """Begin no further load; one that is under way ends. Thread-safe."""
+        self._stopping.set()
 
     def load(self, name: str) -> None:
-        """Load a model as its folder is now. Raises UnknownModel or LoadFailed."""
+        """Load a model as its folder is now. Raises UnknownModel, LoadFailed or Draining."""
         if not self._is_model_folder(name):
             raise UnknownModel(f"unknown model '{name}': the model repository has no folder of that name")
         entry = self._entries.setdefault(name, self._new_entry(name))
-        failures = entry.apply(scan_model(self._root / name), retry=True)
-        self._changed()
+        failures = entry.apply(scan_model(self._root / name), on_request=True)
+        if self._entries.get(name) is not entry:  # a poll has found the folder gone meanwhile
+            entry.unload(REMOVED, wait_s=QUICK_CLOSE_S)
+            raise UnknownModel(f"model '{name}' was removed from the model repository while it was loaded")
         if failures:
             serving = ", ".join(map(str, entry.ready_versions)) or "none"
             raise LoadFailed(f"model '{name}': {'; '.join(failures)} (ready versions: {serving})")
@@ -143,12 +147,17 @@ class ModelRepository:
     def unload(self, name: str) -> None:
         """Unload a model until it is loaded again on request. Raises UnknownModel."""
         self._entry(name).unload("unloaded on request", wait_s=self._drain_timeout_s)
-        self._changed()
 
     def close(self) -> None:
-        """Unload everything; requests in flight have been waited for already."""
+        """Unload everything, for good; requests in flight have been waited for already."""
+        self.stop_loading()
         for entry in list(self._entries.values()):
             entry.unload("the server is shutting down", wait_s=QUICK_CLOSE_S)
+
+    def _follow(self, model: ModelOnDisk) -> None:
+        """Let a model follow its folder, unless it was unloaded on request or the server is stopping."""
+        with contextlib.suppress(Draining):
+            self._entries[model.name].apply(model, on_request=False)
 
     def _is_model_folder(self, name: str) -> bool:
         """Say whether `name` is a folder right inside the repository; a path that leads elsewhere is not."""
@@ -159,4 +168,4 @@ class ModelRepository:
             return False
 
     def _new_entry(self, name: str) -> ModelEntry:
-        return ModelEntry(name, self._load, self._clock)
+        return ModelEntry(name, self._load, self._clock, stopping=self._stopping, changed=self._changed)

@@ -4,6 +4,7 @@ Reads names and file facts, never contents. A name that starts with a dot is inv
 version under such a name and rename it.
 """
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def is_version(name: str) -> bool:
 def _scan_version(folder: Path) -> VersionOnDisk:
     path = folder / MODEL_FILE
     try:
-        files = tuple(sorted(_files(folder)))
+        files = tuple(sorted(itertools.islice(_files(folder), FILES_PER_VERSION_MAX + 1)))
     except OSError as error:
         return VersionOnDisk(int(folder.name), path, (), f"cannot be read: {error.strerror}")
     if len(files) > FILES_PER_VERSION_MAX:

@@ -107,7 +107,12 @@ class _Families(Collector):
             yield _histogram(stage, views)
         yield _batch_rows(views)
         yield _counter("penstock_rows", "Rows answered with outputs.", views, lambda view: view.rows)
-        yield _counter("penstock_batches", "Runs of the model.", views, lambda view: view.batches)
+        yield _counter(
+            "penstock_batches",
+            "Runs of the model in batches that answered a request.",
+            views,
+            lambda view: view.batches,
+        )
         yield _counter("penstock_batch_reruns", "Runs that split a failed batch.", views, lambda view: view.reruns)
         yield _gauge("penstock_queue_rows", "Rows that wait for an instance.", views, lambda view: view.queued_rows)
         yield _gauge("penstock_queue_bytes", "Bytes of input that wait.", views, lambda view: view.queued_bytes)

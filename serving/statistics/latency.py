@@ -87,13 +87,16 @@ class BatchStatistics:
 
 @dataclass(frozen=True, slots=True)
 class BatchTimes:
-    """When a batch was taken, and when each of its steps ended; monotonic ns. `rows` and `reruns` are counts."""
+    """When a batch was taken, in monotonic ns, and how long its steps took, over all its runs.
+
+    `rows` and `reruns` are counts.
+    """
 
     rows: int
     taken_ns: int
-    gathered_ns: int
-    ran_ns: int
-    scattered_ns: int
+    input_ns: int
+    infer_ns: int
+    output_ns: int
     reruns: int
 
 
@@ -122,20 +125,17 @@ class ServableStatistics:
 
     def batch_done(self, times: BatchTimes, answered: Answered, *, now_ns: int, wall_ns: int) -> None:
         """Count one executed batch, whose `answered` requests are being given their outputs now."""
-        compute_input_ns = times.gathered_ns - times.taken_ns
-        compute_infer_ns = times.ran_ns - times.gathered_ns
-        compute_output_ns = times.scattered_ns - times.ran_ns
         requests = len(answered.arrivals_ns)
         for arrival_ns in answered.arrivals_ns:
             self.stages["queue"].add(times.taken_ns - arrival_ns)
             self.stages["request"].add(now_ns - arrival_ns)
-        self.stages["compute_input"].add(compute_input_ns, requests)
-        self.stages["compute_infer"].add(compute_infer_ns, requests)
-        self.stages["compute_output"].add(compute_output_ns, requests)
+        self.stages["compute_input"].add(times.input_ns, requests)
+        self.stages["compute_infer"].add(times.infer_ns, requests)
+        self.stages["compute_output"].add(times.output_ns, requests)
         by_rows = self.batches.setdefault(times.rows, BatchStatistics())
-        by_rows.compute_input.add(compute_input_ns)
-        by_rows.compute_infer.add(compute_infer_ns)
-        by_rows.compute_output.add(compute_output_ns)
+        by_rows.compute_input.add(times.input_ns)
+        by_rows.compute_infer.add(times.infer_ns)
+        by_rows.compute_output.add(times.output_ns)
         self.inference_count += answered.rows
         self.execution_count += 1 + times.reruns
         self.rerun_count += times.reruns

@@ -151,6 +151,8 @@ class _AioStream:
         self._set_gate()
 
     def finish(self, error: ServingError | None = None) -> None:
+        if self._finished:
+            return
         self._finished = True
         self._error = error
         self._to_send.set()

@@ -12,7 +12,6 @@ _CONNECTIONS_MAX = 128
 _FIRST_REQUEST_S = 10.0
 _KEEPALIVE_S = 75.0
 _LINE_BYTES_MAX = 4096
-_BODY_BYTES_MAX = 1024
 
 
 class HttpServer:
@@ -28,7 +27,7 @@ class HttpServer:
         self._metrics_type = metrics_type
         self._why_not_ready = why_not_ready
         self._silent: dict[object, asyncio.TimerHandle] = {}  # connections that have sent no request yet
-        app = web.Application(client_max_size=_BODY_BYTES_MAX, middlewares=[self._note_request])
+        app = web.Application(middlewares=[self._note_request])
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)

@@ -14,17 +14,18 @@ from google.protobuf.message import Message
 from serving import __version__
 from serving.controlplane import ControlPlane
 from serving.dataplane import DataPlane, InFlight
-from serving.errors import InternalError, InvalidRequest, NotOffered, ServingError
+from serving.errors import InternalError, InvalidRequest, NotOffered, Overloaded, ServingError
 from serving.model import Post, Servable
 from serving.pb import open_inference_pb2 as pb
 from serving.repository.manager import ModelRepository
 from serving.transport import describe
-from serving.transport.calls import STREAM_MESSAGES_MAX, Call, Stream, StreamMethod, UnaryMethod
-from serving.transport.codec import decode_request, encode_answer, encode_stream_answer, parse
+from serving.transport.calls import SERVICE, STREAM_MESSAGES_MAX, Call, Stream, StreamMethod, UnaryMethod
+from serving.transport.codec import M, decode_request, encode_answer, encode_stream_answer, parse
 from serving.types import InferAnswer
 
-SERVICE = "inference.GRPCInferenceService"
-M = TypeVar("M", bound=Message)
+CHANGES_WAITING_MAX = 64
+"""Loads and unloads that wait for a worker or run; further ones are refused."""
+
 R = TypeVar("R")
 EXTENSIONS = ("model_repository", "model_configuration", "binary_tensor_data", "statistics")
 
@@ -44,6 +45,7 @@ class InferenceService:
         self._worker = worker
         self._post = post
         self._why_not_ready = why_not_ready
+        self._changes_waiting = 0
 
     def unary(self) -> dict[str, UnaryMethod]:
         """Return the unary methods by path."""
@@ -163,6 +165,14 @@ class InferenceService:
             call.settle(error)
             return
 
+        if self._changes_waiting >= CHANGES_WAITING_MAX:
+            call.settle(
+                Overloaded(
+                    f"{CHANGES_WAITING_MAX} loads and unloads wait already; try again later", retry_after_ms=1_000
+                )
+            )
+            return
+
         def run() -> None:
             result: bytes | ServingError
             try:
@@ -175,7 +185,17 @@ class InferenceService:
                 result = InternalError()
             self._post(lambda: call.settle(result))
 
-        self._worker.submit(run)
+        self._changes_waiting += 1
+        change = self._worker.submit(run)
+        change.add_done_callback(lambda _: self._post(self._note_change_over))
+
+        def give_up() -> None:
+            change.cancel()  # does nothing once it runs
+
+        call.on_cancel = give_up
+
+    def _note_change_over(self) -> None:
+        self._changes_waiting -= 1
 
 
 class InferStream:

@@ -1,7 +1,9 @@
+import shutil
 import threading
 
 import pytest
 
+from serving.errors import Draining
 from serving.repository.entry import ModelEntry
 from serving.repository.lifecycle import State
 from serving.repository.scanner import scan_model
@@ -47,7 +49,7 @@ def loader():
 
 @pytest.fixture
 def entry(loader):
-    entry = ModelEntry("m", loader, FakeClock())
+    entry = ModelEntry("m", loader, FakeClock(), stopping=threading.Event(), changed=lambda: None)
     yield entry
     entry.unload("the test is over", wait_s=DEADLINE_S)
     assert all(session.closed for session in loader.sessions)
@@ -61,7 +63,7 @@ def test_the_index_tells_of_a_version_that_is_loading(entry, loader, folder):
         assert go.wait(DEADLINE_S)
 
     loader.before = wait
-    thread = threading.Thread(target=lambda: entry.apply(scan_model(folder), retry=True))
+    thread = threading.Thread(target=lambda: entry.apply(scan_model(folder), on_request=True))
     thread.start()
     assert loading.wait(DEADLINE_S)
     assert [(line.version, line.state) for line in entry.index()] == [("2", State.LOADING)]
@@ -76,7 +78,7 @@ def test_changes_of_one_model_happen_one_at_a_time(entry, loader, folder):
 
     def apply():
         together.wait(DEADLINE_S)
-        entry.apply(scan_model(folder), retry=True)
+        entry.apply(scan_model(folder), on_request=True)
 
     threads = [threading.Thread(target=apply) for _ in range(4)]
     for thread in threads:
@@ -90,18 +92,68 @@ def test_changes_of_one_model_happen_one_at_a_time(entry, loader, folder):
 def test_an_unexpected_mistake_while_loading_costs_that_version_only(entry, loader, folder, caplog):
     mistakes = [RuntimeError("secret detail")]
     loader.before = lambda: raise_one(mistakes)
-    failures = entry.apply(scan_model(folder), retry=True)
+    failures = entry.apply(scan_model(folder), on_request=True)
     assert failures == ["version 2: RuntimeError while loading; the log has the details"]
     assert entry.ready_versions == [1]
     assert "secret detail" in caplog.text
-    assert entry.apply(scan_model(folder), retry=True) == []
+    assert entry.apply(scan_model(folder), on_request=True) == []
     assert entry.ready_versions == [2]
 
 
 def test_what_is_not_tried_again_by_polling_is_tried_on_request(entry, loader, folder):
     mistakes = [RuntimeError()]
     loader.before = lambda: raise_one(mistakes)
-    entry.apply(scan_model(folder), retry=False)
-    assert entry.apply(scan_model(folder), retry=False)
+    entry.apply(scan_model(folder), on_request=False)
+    assert entry.apply(scan_model(folder), on_request=False)
     assert entry.ready_versions == [1]
-    assert entry.apply(scan_model(folder), retry=True) == []
+    assert entry.apply(scan_model(folder), on_request=True) == []
+
+
+def add(folder, version):
+    (folder / str(version)).mkdir()
+    (folder / str(version) / "model.onnx").touch()
+
+
+def test_a_swap_between_two_looks_refuses_nobody(entry, loader, folder):
+    """A loader may replace the table, and retire what it held, while a request looks for its servable."""
+    entry.apply(scan_model(folder), on_request=True)
+    add(folder, 3)
+
+    class Swapping(dict):
+        def get(self, number):
+            found = super().get(number)
+            if len(loader.sessions) == 1:
+                entry.apply(scan_model(folder), on_request=True)
+            return found
+
+    entry._handles = Swapping(entry._handles)
+    handle = entry.pin("")
+    assert handle.servable.version == 3
+    handle.release()
+
+
+def test_what_was_unloaded_on_request_does_not_follow_its_folder(entry, folder):
+    entry.unload("unloaded on request", wait_s=DEADLINE_S)
+    assert entry.apply(scan_model(folder), on_request=False) == []
+    assert entry.ready_versions == []
+
+
+def test_a_version_that_comes_back_while_it_unloads_leaves_the_one_that_serves(entry, folder):
+    entry.apply(scan_model(folder), on_request=True)
+    handle = entry.pin("2")
+    shutil.rmtree(folder / "2")
+    entry.apply(scan_model(folder), on_request=False)
+    assert entry.ready_versions == [1]
+    add(folder, 2)
+    assert "still answering its last requests" in entry.apply(scan_model(folder), on_request=False)[0]
+    assert entry.ready_versions == [1]
+    handle.release()
+
+
+def test_nothing_is_loaded_once_the_server_is_stopping(loader, folder):
+    stopping = threading.Event()
+    entry = ModelEntry("m", loader, FakeClock(), stopping=stopping, changed=lambda: None)
+    stopping.set()
+    with pytest.raises(Draining):
+        entry.apply(scan_model(folder), on_request=True)
+    assert loader.sessions == []
