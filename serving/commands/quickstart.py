@@ -24,7 +24,7 @@ from serving.transport.client import Client, infer_message
 from serving.types import Datatype
 
 MODEL = "breast_cancer"
-_START_TIMEOUT_S = 60.0
+VERSION = "1"
 _TOLERANCE = 1e-5
 
 
@@ -38,7 +38,8 @@ def command(models: Path, burst_s: float, concurrency: int) -> None:
     """Train a small real model, convert it to ONNX, serve it, check its answers, and measure a short burst."""
     started = time.perf_counter()
     classifier, features = _train()
-    path = models / MODEL / "1" / "model.onnx"
+    path = models / MODEL / VERSION / "model.onnx"
+    _check_is_ours(path.parent.parent)
     _convert(classifier, features.shape[1], path)
     with _serve(models) as address:
         _compare(address, classifier, features)
@@ -73,6 +74,13 @@ def _train() -> tuple[Any, NDArray[np.float32]]:
     return classifier, test_rows
 
 
+def _check_is_ours(folder: Path) -> None:
+    """Refuse a folder that holds more than an earlier quickstart wrote: another version would answer in our place."""
+    others = [entry.name for entry in folder.iterdir() if entry.name != VERSION] if folder.is_dir() else []
+    if others:
+        raise ConfigError(f"{folder} holds {', '.join(sorted(others))} already; name another folder with --models")
+
+
 def _convert(classifier: Any, feature_count: int, path: Path) -> None:
     """Write the model's file; under another name first, so that a server that watches the folder sees it whole."""
     from converters.scikit_learn import convert_classifier  # noqa: PLC0415 - behind the extra
@@ -105,16 +113,15 @@ def _serve(models: Path) -> Iterator[str]:
 
 
 def _wait_until_ready(process: "subprocess.Popen[str]") -> str:
+    """Follow the server's log until its models are loaded; return its gRPC address."""
     assert process.stderr is not None, "bug: the server's log is not piped"
     address, lines = "", []
     for line in process.stderr:
         lines.append(line.rstrip())
         if match := re.search(r"listening: grpc (\S+)", line):
             address = match[1]
-        if f"{MODEL}/1: ready" in line:
+        if re.search(r"serving \d+ model versions", line):
             return address
-        if f"{MODEL}/1: not loaded" in line:
-            break
     raise ConfigError("the server did not start: " + "; ".join(lines[-3:]))
 
 

@@ -88,6 +88,7 @@ def test_infer_reads_arrays_and_rounds_to_bfloat16(server, tmp_path):
         (["infer", "--model", "affine", "--input", "-"], '{"z": [[1]]}', "unknown input 'z'"),
         (["infer", "--model", "nobody", "--input", "-"], '{"x": [[1]]}', "NOT_FOUND: unknown model 'nobody'"),
         (["infer", "--model", "affine", "--input", "missing.npz"], "", "missing.npz cannot be read"),
+        (["infer", "--model", "affine", "--input", "pyproject.toml"], "", "pyproject.toml cannot be read"),
         (["models", "load", "--model", "nobody"], "", "NOT_FOUND: unknown model 'nobody'"),
         (["models", "load", "--model", "broken"], "", "INTERNAL: model 'broken': version 1: onnxruntime cannot load"),
     ],
@@ -96,6 +97,15 @@ def test_a_mistake_is_one_clear_line_and_a_non_zero_exit(server, arguments, stdi
     result = penstock(*arguments, "--address", server.address, stdin=stdin)
     assert result.returncode != 0
     assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("content", [b"PK not an archive", b"", b"\x93NUMPY\x01\x00"], ids=["zip", "empty", "npy"])
+def test_a_broken_archive_is_one_clear_line(server, tmp_path, content):
+    (tmp_path / "rows.npz").write_bytes(content)
+    result = penstock("infer", "--model", "affine", "--input", str(tmp_path / "rows.npz"), "--address", server.address)
+    assert result.returncode != 0
+    assert "rows.npz cannot be read" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -118,3 +128,14 @@ def test_quickstart_trains_serves_checks_and_measures(tmp_path):
     assert "labels equal scikit-learn's" in result.stdout
     assert "requests/s of 1 row" in result.stdout
     assert (tmp_path / "models" / "breast_cancer" / "1" / "model.onnx").exists()
+
+
+def test_quickstart_runs_again_in_its_own_folder_and_leaves_a_strangers_alone(tmp_path):
+    models = tmp_path / "models"
+    graphs.write_model(models, "other", graphs.affine())
+    for _ in range(2):
+        assert penstock("quickstart", "--models", str(models), "--burst-s", "0.1").returncode == 0
+    graphs.write_model(models, "breast_cancer", graphs.affine(), version=7)
+    refused = penstock("quickstart", "--models", str(models), "--burst-s", "0.1")
+    assert refused.returncode == 1
+    assert "breast_cancer holds 7 already" in refused.stderr
