@@ -23,6 +23,7 @@ from serving.model import Servable
 from serving.repository.manager import ModelRepository
 from serving.statistics.counters import RequestCounters
 from serving.transport.calls import UnaryMethod
+from serving.transport.large import LargeMessages
 from serving.transport.services import InferenceService
 from serving.transport.status import GRPC_CODES
 
@@ -102,6 +103,7 @@ def main() -> None:
     plane = DataPlane(repository, Admission(16_384), RequestCounters(), clock=clock, timers=ThreadTimers(clock, post))
     service = InferenceService(
         repository, plane, ControlPlane(repository, "off"),
+        large=LargeMessages(ThreadPoolExecutor(1), post),
         worker=ThreadPoolExecutor(1), post=post, why_not_ready=repository.why_not_ready,
     )  # fmt: skip
     server = grpc.server(ThreadPoolExecutor(threads), options=[("grpc.so_reuseport", 0)])

@@ -60,6 +60,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except UnicodeEncodeError as error:
+        click.echo(f"penstock: {error.object!r} is not valid text", err=True)
+        sys.exit(1)
     except (ConfigError, RemoteError, ServingError) as error:
         click.echo(f"penstock: {error}", err=True)
         sys.exit(1)

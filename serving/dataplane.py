@@ -18,7 +18,6 @@ from serving.model import Servable
 from serving.repository.handle import Handle
 from serving.repository.manager import ModelRepository
 from serving.statistics.counters import RequestCounters
-from serving.tensors import memory_bytes
 from serving.types import DYNAMIC, Array, InferAnswer, InferRequest, OutputTensor
 from serving.validation import ValidRequest, validate
 
@@ -172,7 +171,7 @@ class InFlight:
             valid.inputs,
             rows=valid.rows,
             lane=valid.lane,
-            input_bytes=sum(map(memory_bytes, valid.inputs)),
+            input_bytes=max(self._request.wire_bytes, sum(array.nbytes for array in valid.inputs)),
             arrival_ns=self._arrival_ns,
             deadline_ns=deadline_ns,
             settle=self._computed,

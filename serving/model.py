@@ -4,7 +4,7 @@
 
 The first three run on an instance thread, for the whole batch; settling happens on the I/O thread, once per batch.
 A batch that fails is split by halves between requests, so that a request the model cannot compute takes no batchmate
-with it; the number of extra runs is bounded by 2 log2(requests) + 2.
+with it. 2 log2(requests) + 2 extra runs find one such request; when they find more, what is left runs one by one.
 """
 
 import functools
@@ -20,9 +20,10 @@ from serving.clock import Clock
 from serving.config import ModelConfig
 from serving.errors import DeadlineExceeded, InternalError, ModelFailed, ServingError
 from serving.execution.instances import InstanceGroup
-from serving.execution.session import Session, with_probed_outputs
+from serving.execution.probe import probed
+from serving.execution.session import Session
 from serving.statistics.latency import Answered, BatchTimes, ServableStatistics
-from serving.types import DYNAMIC, Array, Datatype, Signature, TensorSpec
+from serving.types import DYNAMIC, Array, Datatype, Signature
 
 _FAILURE_LOG_INTERVAL_NS = 1_000_000_000
 _log = logging.getLogger(__name__)
@@ -84,14 +85,14 @@ class Servable:
         self._session.close()
 
     def _warm_up(self) -> None:
-        """Run once with one row and once with two: the first run of a graph is slow, and its outputs tell the truth."""
-        signature = self.signature
+        """Run a few times before anybody waits: the first run of a graph is slow, and its outputs tell the truth."""
         try:
-            runs = [self._session.run([_zeros(spec, rows) for spec in signature.inputs]) for rows in (1, 2)]
+            self.signature = probed(self.signature, self._session.run)
         except Exception as error:  # noqa: BLE001 - zeros may be nothing that this model can take; it can still serve
             _log.info("%s/%d: no warm-up, the model does not take zeros: %s", self.name, self.version, error)
             return
-        self.signature = with_probed_outputs(signature, runs)
+        if self._session.signature.batchable and not self.signature.batchable:
+            _log.warning("%s/%d: rows do not stand alone, so batching is off", self.name, self.version)
 
     def _serve(self) -> None:
         """Run batches until the batcher is closed and empty. The loop of one instance thread."""
@@ -128,13 +129,13 @@ class Servable:
                 batch.reruns += len(part)
             except Exception:  # noqa: BLE001 - whatever the graph raises, this request alone must fail
                 self._log_failure(part)
-                if len(part) > 1 and reruns_left >= 2:
-                    parts += [part[len(part) // 2 :], part[: len(part) // 2]]
-                    reruns_left -= 2
-                    batch.reruns += 2
-                else:
-                    for request in part:
-                        request.outputs = ModelFailed(_failure(self.name, len(part)))
+                if len(part) == 1:
+                    part[0].outputs = ModelFailed(f"model '{self.name}' failed to compute this request")
+                    continue
+                pieces = _halves(part) if reruns_left >= 2 else [[request] for request in part]
+                parts += reversed(pieces)
+                reruns_left -= len(pieces)
+                batch.reruns += len(pieces)
         batch.scattered_ns = self._clock.now_ns()
 
     def _run(self, requests: Sequence[QueuedRequest], batch: Batch, staging: "Staging") -> None:
@@ -151,21 +152,10 @@ class Servable:
     def _settle(self, batch: Batch) -> None:
         """Give every request of a finished batch its answer. On the I/O thread."""
         alive = [request for request in batch.requests if request.progress is not Progress.SETTLED]
-        answered = [request for request in alive if isinstance(request.outputs, list)]
-        if answered:
-            self.statistics.batch_done(
-                BatchTimes(
-                    rows=batch.rows,
-                    taken_ns=batch.taken_ns,
-                    input_ns=batch.input_ns,
-                    infer_ns=batch.infer_ns,
-                    output_ns=batch.output_ns,
-                    reruns=batch.reruns,
-                ),
-                Answered([request.arrival_ns for request in answered], sum(request.rows for request in answered)),
-                now_ns=self._clock.now_ns(),
-                wall_ns=self._clock.wall_ns(),
-            )
+        try:
+            self._count(batch, [request for request in alive if isinstance(request.outputs, list)])
+        except Exception:  # noqa: BLE001 - counting must not cost anybody an answer
+            _log.exception("%s/%d: a batch could not be counted", self.name, self.version)
         for request in alive:
             assert request.outputs is not None, "bug: a request left its batch without outputs or an error"
             request.progress = Progress.SETTLED
@@ -174,6 +164,20 @@ class Servable:
             if request.progress is not Progress.SETTLED:
                 request.progress = Progress.SETTLED
                 self._give(request, DeadlineExceeded("the deadline passed while the request waited for an instance"))
+
+    def _count(self, batch: Batch, answered: Sequence[QueuedRequest]) -> None:
+        if not answered:
+            return
+        times = BatchTimes(
+            rows=batch.rows,
+            taken_ns=batch.taken_ns,
+            input_ns=batch.input_ns,
+            infer_ns=batch.infer_ns,
+            output_ns=batch.output_ns,
+            reruns=batch.reruns,
+        )
+        facts = Answered([request.arrival_ns for request in answered], sum(request.rows for request in answered))
+        self.statistics.batch_done(times, facts, now_ns=self._clock.now_ns(), wall_ns=self._clock.wall_ns())
 
     def _give(self, request: QueuedRequest, result: list[Array] | ServingError) -> None:
         """Settle one request; a mistake of ours in doing so must not cost its batchmates their answers."""
@@ -238,20 +242,6 @@ def _scatter(requests: Sequence[QueuedRequest], outputs: list[Array]) -> None:
         start = stop
 
 
-def _failure(name: str, requests: int) -> str:
-    if requests == 1:
-        return f"model '{name}' failed to compute this request"
-    return (
-        f"model '{name}' failed to compute one of {requests} requests that ran together, and too many others for each "
-        "to be run alone; send the request again"
-    )
-
-
-def _zeros(spec: TensorSpec, rows: int) -> Array:
-    """Make an input of `rows` rows whose other open dimensions are 1."""
-    shape = [1 if dimension == DYNAMIC else dimension for dimension in spec.shape]
-    if spec.shape and spec.shape[0] == DYNAMIC:
-        shape[0] = rows
-    if spec.datatype is Datatype.BYTES:
-        return np.full(shape, "", np.object_)
-    return np.zeros(shape, spec.datatype.dtype)
+def _halves(requests: list[QueuedRequest]) -> list[list[QueuedRequest]]:
+    middle = len(requests) // 2
+    return [requests[:middle], requests[middle:]]

@@ -6,8 +6,10 @@ loader threads reads the model repository and answers the control plane.
 
 import asyncio
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,6 +23,7 @@ from serving.config import ServerConfig
 from serving.controlplane import ControlPlane
 from serving.dataplane import DataPlane
 from serving.errors import ConfigError
+from serving.execution.instances import INSTANCE_THREADS
 from serving.model import Servable
 from serving.repository.manager import ModelRepository
 from serving.statistics.counters import RequestCounters
@@ -29,10 +32,12 @@ from serving.transport.calls import SERVICE, Methods
 from serving.transport.grpcio import GrpcioTransport
 from serving.transport.health import HEALTH_SERVICE, HealthService
 from serving.transport.http import HttpServer
+from serving.transport.large import LargeMessages
 from serving.transport.reflection import ReflectionService
 from serving.transport.services import InferenceService
 
 _WORKERS = 4
+_CODEC_THREADS = 2
 _SWITCH_INTERVAL_S = 0.0005
 _OTHER_CALLS_MAX = 1024  # health, metadata, control plane: answered also while inference is at its bound
 _LAST_WORDS_S = 1.0  # for answers on their way out; health watches, which never end by themselves, are cut off then
@@ -49,6 +54,7 @@ class Server:
         self._post = loop.call_soon_threadsafe
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="repository")  # the first load, polling, the end
+        self._codecs = ThreadPoolExecutor(_CODEC_THREADS, thread_name_prefix="codec")
         self._renderer = ThreadPoolExecutor(1, thread_name_prefix="metrics")  # of its own: loads can take minutes
         self._admission = Admission(config.requests_in_flight_max)
         counters = RequestCounters()
@@ -65,6 +71,7 @@ class Server:
             self._repository,
             data_plane,
             ControlPlane(self._repository, config.control_plane),
+            large=LargeMessages(self._codecs, self._post),
             worker=self._workers,
             post=self._post,
             why_not_ready=self.why_not_ready,
@@ -116,7 +123,7 @@ class Server:
         await self._grpc.stop(_LAST_WORDS_S)
         await self._on_loader(self._repository.close)
         await self._http.stop()
-        for pool in (self._workers, self._renderer, self._loader):
+        for pool in (self._workers, self._codecs, self._renderer, self._loader):
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
         if self._repository.started:
             _log.info("stopped")
@@ -171,6 +178,10 @@ def serve(config: ServerConfig) -> None:
     check_onnxruntime()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     uvloop.run(_serve(config))
+    if any(thread.name.startswith(INSTANCE_THREADS) for thread in threading.enumerate()):
+        _log.warning("a model still runs; leaving without it")
+        logging.shutdown()
+        os._exit(0)  # the interpreter's own way out would tear the C++ threads down under the run
 
 
 async def _serve(config: ServerConfig) -> None:

@@ -90,13 +90,6 @@ def to_typed(datatype: Datatype, array: Array) -> list[Any]:
     return array.reshape(-1).tolist()
 
 
-def memory_bytes(array: Array) -> int:
-    """Return roughly how much memory an array holds, the text of its strings included."""
-    if array.dtype == np.object_:
-        return array.nbytes + sum(len(element) for element in array.reshape(-1).tolist())
-    return array.nbytes
-
-
 def _encode(element: Any) -> bytes:
     """Encode a string; onnxruntime's are `str`, and a caller's own may be bytes already."""
     return element if isinstance(element, bytes) else str(element).encode()

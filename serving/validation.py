@@ -5,7 +5,7 @@ expected. Pure.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serving.errors import InvalidRequest, NotOffered
 from serving.tensors import from_raw, from_typed
@@ -62,6 +62,16 @@ def validate(request: InferRequest, signature: Signature, *, rows_max: int) -> V
         raw=_answers_raw(request, signature, outputs),
         timeout_us=_integer(request.parameters, "timeout", TIMEOUT_US_MAX),
     )
+
+
+def with_arrays(request: InferRequest) -> InferRequest:
+    """Read the tensors before `validate` does, as the request itself describes them. Raises InvalidRequest."""
+    _check_raw_count(request)
+    inputs = tuple(
+        replace(tensor, array=_read(tensor, DATATYPES[tensor.datatype])) if tensor.datatype in DATATYPES else tensor
+        for tensor in request.inputs
+    )
+    return replace(request, inputs=inputs)
 
 
 def _check_parameters(request: InferRequest) -> None:
@@ -149,6 +159,8 @@ def _rows(given: Mapping[str, InputTensor], signature: Signature, rows_max: int)
 
 
 def _read(tensor: InputTensor, datatype: Datatype) -> Array:
+    if tensor.array is not None:
+        return tensor.array
     if tensor.raw is not None:
         return from_raw(tensor.name, datatype, tensor.shape, tensor.raw)
     if datatype.typed_field is None:

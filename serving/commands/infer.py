@@ -49,13 +49,18 @@ def _read(source: str) -> Mapping[str, Any]:
                 return dict(archive)
         with click.open_file(source) as stream:
             values = json.load(stream)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, RecursionError, zipfile.BadZipFile) as error:
         raise click.UsageError(f"--input {source} cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise click.UsageError(
             f"--input {source} holds a JSON {type(values).__name__}, expected an object by input name"
         )
-    return _from_protocol_json(values) if "inputs" in values else values
+    return _from_protocol_json(values) if _is_protocol_json(values) else values
+
+
+def _is_protocol_json(values: Mapping[str, Any]) -> bool:
+    tensors = values.get("inputs")
+    return isinstance(tensors, list) and all(isinstance(tensor, dict) for tensor in tensors)
 
 
 def _from_protocol_json(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from serving.config import ENVIRONMENT_PREFIX, ServerConfig, build, nearest, read_toml
+from serving.errors import ConfigError
 
 _Command = Callable[..., Any]
 
@@ -50,8 +51,11 @@ def show(text: str, value: Any, json_file: Path | None) -> None:
     if json_file is None or str(json_file) != "-":
         click.echo(text)
     if json_file is not None:
-        with click.open_file(str(json_file), "w") as stream:
-            stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        try:
+            with click.open_file(str(json_file), "w") as stream:
+                stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise ConfigError(f"--json {json_file} cannot be written: {error.strerror}") from None
 
 
 def resolve(flags: Mapping[str, Any], file: Path | None) -> ServerConfig:

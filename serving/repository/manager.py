@@ -16,7 +16,7 @@ from serving.errors import ConfigError, Draining, LoadFailed, NotReady, UnknownM
 from serving.model import Servable
 from serving.repository.entry import QUICK_CLOSE_S, REMOVED, Changed, IndexEntry, Load, ModelEntry
 from serving.repository.handle import Handle
-from serving.repository.scanner import ModelOnDisk, scan, scan_model
+from serving.repository.scanner import ModelOnDisk, is_name, scan, scan_model
 
 _LOADS_AT_ONCE = 2
 _log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class ModelRepository:
 
     def _is_model_folder(self, name: str) -> bool:
         """Say whether `name` is a folder right inside the repository; a path that leads elsewhere is not."""
-        plain = name not in {"", ".", ".."} and "/" not in name and "\0" not in name and not name.startswith(".")
+        plain = name not in {"", ".", ".."} and "/" not in name and is_name(name)
         try:
             return plain and (self._root / name).is_dir()
         except OSError:  # longer than a file name can be

@@ -46,10 +46,16 @@ class ModelOnDisk:
 def scan(root: Path) -> dict[str, ModelOnDisk]:
     """Look at every model. Raises ConfigError when the folder itself cannot be read."""
     try:
-        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+        with os.scandir(root) as entries:
+            names = sorted(entry.name for entry in entries if is_name(entry.name) and _is_folder(entry))
     except OSError as error:
         raise ConfigError(f"model repository {root}: {error.strerror}") from error
     return {name: scan_model(root / name) for name in names}
+
+
+def is_name(name: str) -> bool:
+    """Say whether a folder's name can be a model's: visible, and text that fits a line, a message and a label."""
+    return not name.startswith(".") and name.isprintable()
 
 
 def scan_model(folder: Path) -> ModelOnDisk:
@@ -57,7 +63,7 @@ def scan_model(folder: Path) -> ModelOnDisk:
     versions: dict[int, VersionOnDisk] = {}
     problems: list[str] = []
     try:
-        entries = sorted((entry for entry in os.scandir(folder) if entry.is_dir()), key=lambda entry: entry.name)
+        entries = sorted((entry for entry in os.scandir(folder) if _is_folder(entry)), key=lambda entry: entry.name)
     except OSError as error:
         entries, problems = [], [f"cannot be read: {error.strerror}"]
     for entry in entries:
@@ -71,6 +77,13 @@ def scan_model(folder: Path) -> ModelOnDisk:
         problems.append(f"no versions, expected {folder.name}/1/{MODEL_FILE}")
     config_path = folder / CONFIG_FILE
     return ModelOnDisk(folder.name, config_path, _fingerprint_of(config_path), versions, tuple(problems))
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads round in a circle
+        return False
 
 
 def is_version(name: str) -> bool:
@@ -100,7 +113,10 @@ def _files(folder: Path, prefix: str = "") -> Iterator[tuple[str, int, int, int]
                 if not prefix:
                     yield from _files(Path(entry.path), f"{entry.name}/")
                 continue
-            facts = entry.stat()
+            try:
+                facts = entry.stat()
+            except FileNotFoundError:  # a link to nothing, or a file that has just gone
+                continue
             yield f"{prefix}{entry.name}", facts.st_size, facts.st_mtime_ns, facts.st_ino
 
 

@@ -18,7 +18,7 @@ import grpc.aio
 from serving.clock import Clock
 from serving.errors import ConfigError, InternalError, ServingError
 from serving.transport.calls import STREAM_MESSAGES_MAX, Methods, StreamMethod, StreamReceiver, UnaryMethod
-from serving.transport.status import GRPC_CODES, trailing_metadata
+from serving.transport.status import GRPC_CODES, details, trailing_metadata
 
 _log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ def _stream_handler(method: StreamMethod, clock: Clock) -> Any:
 
 
 def _abort(context: Any, error: ServingError) -> Awaitable[None]:
-    aborting: Awaitable[None] = context.abort(GRPC_CODES[error.code], error.message, trailing_metadata(error))
+    aborting: Awaitable[None] = context.abort(GRPC_CODES[error.code], details(error), trailing_metadata(error))
     return aborting
 
 

@@ -1,12 +1,15 @@
 """The HTTP port: /metrics for Prometheus, /livez and /readyz for an orchestrator. On the I/O thread, with aiohttp."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from serving.errors import ConfigError
+
+_log = logging.getLogger(__name__)
 
 _CONNECTIONS_MAX = 128
 _FIRST_REQUEST_S = 10.0
@@ -81,7 +84,13 @@ class HttpServer:
     async def _note_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if (timer := self._silent.pop(request.protocol, None)) is not None:
             timer.cancel()
-        return await handler(request)
+        try:
+            return await handler(request)
+        except web.HTTPException:
+            raise
+        except Exception:  # noqa: BLE001 - logged, and answered
+            _log.exception("an HTTP page could not be made")
+            return web.Response(text="the server made a mistake\n", status=500)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=await self._render_metrics(), headers={"Content-Type": self._metrics_type})

@@ -7,7 +7,6 @@ batch has run.
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import TypeVar
 
 from google.protobuf.message import Message
 
@@ -20,13 +19,13 @@ from serving.pb import open_inference_pb2 as pb
 from serving.repository.manager import ModelRepository
 from serving.transport import describe
 from serving.transport.calls import SERVICE, STREAM_MESSAGES_MAX, Call, Stream, StreamMethod, UnaryMethod
-from serving.transport.codec import M, decode_request, encode_answer, encode_stream_answer, parse
-from serving.types import InferAnswer
+from serving.transport.codec import M, encode_answer, encode_stream_answer, encode_stream_error, parse
+from serving.transport.large import LargeMessages
+from serving.types import InferAnswer, InferRequest
 
 CHANGES_WAITING_MAX = 64
 """Loads and unloads that wait for a worker or run; further ones are refused."""
 
-R = TypeVar("R")
 EXTENSIONS = ("model_repository", "model_configuration", "binary_tensor_data", "statistics")
 
 _log = logging.getLogger(__name__)
@@ -37,11 +36,12 @@ class InferenceService:
 
     def __init__(
         self, repository: ModelRepository, data_plane: DataPlane, control_plane: ControlPlane,
-        *, worker: Executor, post: Post, why_not_ready: Callable[[], str],
+        *, large: LargeMessages, worker: Executor, post: Post, why_not_ready: Callable[[], str],
     ) -> None:  # fmt: skip
         self._repository = repository
         self._data_plane = data_plane
         self._control_plane = control_plane
+        self._large = large
         self._worker = worker
         self._post = post
         self._why_not_ready = why_not_ready
@@ -69,23 +69,32 @@ class InferenceService:
 
     def streaming(self) -> dict[str, StreamMethod]:
         """Return the streaming methods by path."""
-        return {f"/{SERVICE}/ModelStreamInfer": lambda stream: InferStream(self._data_plane, stream)}
+        return {f"/{SERVICE}/ModelStreamInfer": lambda stream: InferStream(self._data_plane, self._large, stream)}
 
     # ---- inference -------------------------------------------------------------------------------------------------
 
     def _infer(self, data: bytes, call: Call) -> None:
-        try:
-            request = decode_request(data)
-        except ServingError as error:
-            self._data_plane.refuse(error, call.settle)
-            return
+        gone = False
+
+        def note_gone() -> None:
+            nonlocal gone
+            gone = True
+
+        def start(request: InferRequest | ServingError) -> None:
+            if isinstance(request, ServingError):
+                self._data_plane.refuse(request, call.settle)
+            elif not gone:
+                in_flight = self._data_plane.infer(request, deadline_ns=call.deadline_ns, settle=settle)
+                call.on_cancel = in_flight.cancel if in_flight is not None else None
 
         def settle(result: InferAnswer | ServingError) -> None:
-            call.settle(result if isinstance(result, ServingError) else _encoded(result, encode_answer))
+            if isinstance(result, ServingError):
+                call.settle(result)
+            else:
+                self._large.encode(result, encode_answer, call.settle)
 
-        in_flight = self._data_plane.infer(request, deadline_ns=call.deadline_ns, settle=settle)
-        if in_flight is not None:
-            call.on_cancel = in_flight.cancel
+        call.on_cancel = note_gone
+        self._large.decode(data, start)
 
     # ---- metadata, statistics --------------------------------------------------------------------------------------
 
@@ -204,8 +213,9 @@ class InferStream:
     At most `STREAM_MESSAGES_MAX` requests are in work at a time; then the stream is not read until one is answered.
     """
 
-    def __init__(self, data_plane: DataPlane, stream: Stream) -> None:
+    def __init__(self, data_plane: DataPlane, large: LargeMessages, stream: Stream) -> None:
         self._data_plane = data_plane
+        self._large = large
         self._stream = stream
         self._in_flight: dict[int, InFlight | None] = {}
         self._next_key = 0
@@ -214,22 +224,10 @@ class InferStream:
 
     def message(self, data: bytes) -> None:
         """Start one request."""
-        try:
-            request = decode_request(data)
-        except ServingError as error:
-            self._data_plane.refuse(error, lambda refusal: self._stream.send(encode_stream_answer(refusal, "")))
-            return
         key = self._next_key
         self._next_key += 1
         self._in_flight[key] = None
-
-        def settle(result: InferAnswer | ServingError) -> None:
-            answer = _encoded(result, lambda it: encode_stream_answer(it, request.id))
-            self._settle(key, encode_stream_answer(answer, request.id) if isinstance(answer, ServingError) else answer)
-
-        in_flight = self._data_plane.infer(request, deadline_ns=self._stream.deadline_ns, settle=settle)
-        if in_flight is not None:
-            self._in_flight[key] = in_flight
+        self._large.decode(data, lambda request: self._start(key, request))
         if len(self._in_flight) >= STREAM_MESSAGES_MAX:
             self._stream.pause()
 
@@ -245,7 +243,27 @@ class InferStream:
             if in_flight is not None:
                 in_flight.cancel()
 
-    def _settle(self, key: int, answer: bytes) -> None:
+    def _start(self, key: int, request: InferRequest | ServingError) -> None:
+        if isinstance(request, ServingError):
+            self._data_plane.refuse(request, lambda refusal: self._answer(key, encode_stream_error(refusal, "")))
+            return
+        if self._over:
+            return
+
+        def settle(result: InferAnswer | ServingError) -> None:
+            if isinstance(result, ServingError):
+                self._answer(key, encode_stream_error(result, request.id))
+            else:
+                self._large.encode(result, encode_stream_answer, lambda answer: self._encoded(key, answer, request.id))
+
+        in_flight = self._data_plane.infer(request, deadline_ns=self._stream.deadline_ns, settle=settle)
+        if in_flight is not None:
+            self._in_flight[key] = in_flight
+
+    def _encoded(self, key: int, answer: bytes | ServingError, request_id: str) -> None:
+        self._answer(key, encode_stream_error(answer, request_id) if isinstance(answer, ServingError) else answer)
+
+    def _answer(self, key: int, answer: bytes) -> None:
         del self._in_flight[key]
         if self._over:
             return
@@ -256,15 +274,6 @@ class InferStream:
     def _finish_if_done(self) -> None:
         if self._half_closed and not self._in_flight:
             self._stream.finish()
-
-
-def _encoded(result: R, encode: Callable[[R], bytes]) -> bytes | ServingError:
-    """Encode an answer; one that cannot be encoded, such as a string that is not UTF-8, is our failure alone."""
-    try:
-        return encode(result)
-    except Exception:  # noqa: BLE001 - logged, and answered
-        _log.exception("an answer could not be encoded")
-        return InternalError()
 
 
 def _server_live(data: bytes) -> Message:

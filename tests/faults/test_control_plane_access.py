@@ -1,5 +1,7 @@
 """Who may load and unload models is judged by the peer's address."""
 
+import ipaddress
+
 import pytest
 
 from serving.errors import RemoteError
@@ -42,7 +44,7 @@ def test_nobody_may_when_the_control_plane_is_off(repository):
         ("ipv4:10.1.2.3:5000", "10.1.2.3"),
         ("ipv6:%5B::1%5D:5000", "::1"),
         ("ipv6:[::1]:5000", "::1"),
-        ("ipv6:%5B::ffff:127.0.0.1%5D:5000", "::ffff:7f00:1"),
+        ("ipv6:%5B::ffff:127.0.0.1%5D:5000", str(ipaddress.ip_address("::ffff:127.0.0.1"))),
         ("ipv6:%5Bfe80::1%25eth0%5D:5000", "fe80::1"),
         ("unix:/tmp/socket", None),
         ("unix:", None),

@@ -69,3 +69,14 @@ def test_an_interrupt_from_the_keyboard_ends_it_too(repository):
     with server_process(repository) as server:
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(START_TIMEOUT_S) == 0
+
+
+def test_a_run_that_outlasts_the_drain_ends_with_the_process(repository, calls):
+    graphs.write_model(repository, "slow", graphs.slow(layers=4_000))
+    with server_process(repository, "--drain-timeout-s", "0.1") as server:
+        future = calls(server.address).send(np.zeros((256, 512), np.float32), model="slow")
+        wait_until_in_flight(server)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(START_TIMEOUT_S) == 0
+        assert future.exception(DEADLINE_S) is not None
+        server.wait_for_log("1 requests still run after drain_timeout_s")

@@ -11,7 +11,7 @@ from serving.errors import InvalidRequest, ServingError
 from serving.pb import open_inference_pb2 as pb
 from serving.tensors import ELEMENTS_MAX, to_raw, to_typed
 from serving.transport.client import infer_message, read_outputs
-from serving.transport.codec import decode_request, encode_answer, encode_stream_answer
+from serving.transport.codec import decode_request, encode_answer, encode_stream_answer, encode_stream_error
 from serving.types import DATATYPES, DYNAMIC, Datatype, InferAnswer, OutputTensor, Signature, TensorSpec
 from serving.validation import ValidRequest, validate
 
@@ -213,14 +213,14 @@ def test_answers_are_read_as_they_were_written(answer):
 
 @given(any_answers)
 def test_answers_on_a_stream_are_read_as_they_were_written(answer):
-    message = pb.ModelStreamInferResponse.FromString(encode_stream_answer(answer, answer.id))
+    message = pb.ModelStreamInferResponse.FromString(encode_stream_answer(answer))
     assert not message.error_message
     assert_answers(message.infer_response, answer)
 
 
 @given(st.text(min_size=1, max_size=50), st.text(max_size=8))
 def test_errors_on_a_stream_carry_their_message_and_the_requests_id(text, request_id):
-    message = pb.ModelStreamInferResponse.FromString(encode_stream_answer(InvalidRequest(text), request_id))
+    message = pb.ModelStreamInferResponse.FromString(encode_stream_error(InvalidRequest(text), request_id))
     assert (message.error_message, message.infer_response.id) == (text, request_id)
     assert not message.infer_response.outputs
 

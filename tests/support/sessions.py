@@ -12,6 +12,9 @@ from serving.model import Servable
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 
 DEADLINE_S = 30
+WARM_UP = [1, 2, 2, 2, 1, 1]
+"""The rows of the runs that a batchable servable makes when it is loaded."""
+
 AFFINE = Signature(
     (TensorSpec("x", Datatype.FP32, (DYNAMIC, 4)),), (TensorSpec("y", Datatype.FP32, (DYNAMIC, 4)),), batchable=True
 )

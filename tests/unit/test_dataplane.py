@@ -28,7 +28,7 @@ from serving.types import (
     TensorSpec,
 )
 from tests.support.clocks import FakeClock
-from tests.support.sessions import DEADLINE_S, HeldSession, Posts, affine, model_config, servable
+from tests.support.sessions import DEADLINE_S, WARM_UP, HeldSession, Posts, affine, model_config, servable
 
 US, MS = 1_000, 1_000_000
 
@@ -140,7 +140,7 @@ def test_no_rows_are_answered_without_the_model(world):
     answers, in_flight = world.infer(request(0))
     assert in_flight is None
     assert only(answers).outputs[0].array.shape == (0, 4)
-    assert world.session.runs == [1, 2]  # the warm-up's
+    assert world.session.runs == WARM_UP  # the warm-up's
     assert world.outcomes() == {(Code.OK, ""): 1}
 
 
@@ -283,7 +283,7 @@ def test_a_deadline_that_has_passed_is_refused_at_once(world):
     answers, in_flight = world.infer(request(), deadline_ns=world.clock.now_ns())
     assert in_flight is None
     assert isinstance(only(answers), DeadlineExceeded)
-    assert world.session.runs == [1, 2]
+    assert world.session.runs == WARM_UP
 
 
 def test_an_answer_in_time_forgets_the_deadline(world):
@@ -343,3 +343,12 @@ def test_settling_twice_is_a_bug(world):
     with pytest.raises(AssertionError, match="settled twice"):
         in_flight.finish(Cancelled("again"))
     assert len(answers) == 1
+
+
+def test_an_answer_that_cannot_be_made_is_an_internal_error_and_holds_nothing(make):
+    world = make(HeldSession(lambda x: affine(x) if not x.any() else []))  # zeros are the warm-up
+    answers, _ = world.infer(request())
+    world.posts.run()
+    (answer,) = answers
+    assert isinstance(answer, InternalError)
+    assert world.admission.in_flight == 0

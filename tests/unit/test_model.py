@@ -10,7 +10,17 @@ from serving.batching.batcher import Progress
 from serving.errors import DeadlineExceeded, ModelFailed
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 from tests.support.clocks import FakeClock
-from tests.support.sessions import AFFINE, FakeSession, HeldSession, Posts, affine, model_config, queued, servable
+from tests.support.sessions import (
+    AFFINE,
+    WARM_UP,
+    FakeSession,
+    HeldSession,
+    Posts,
+    affine,
+    model_config,
+    queued,
+    servable,
+)
 
 BAD = -1.0
 """A row of this value fails its run."""
@@ -120,17 +130,17 @@ def test_the_texts_of_past_requests_are_not_kept(make, posts):
 
 
 @given(bad=st.sets(st.integers(0, 16), min_size=1), count=st.integers(1, 17))
-def test_a_failing_batch_costs_a_bounded_number_of_runs_and_answers_all(bad, count):
+def test_failing_requests_fail_alone_in_a_bounded_number_of_runs(bad, count):
     posts, session = Posts(), HeldSession(affine_or_fail)
     one = servable(session, FakeClock(), posts)
     asked = [Asked(value=BAD if index in bad else float(index)) for index in range(count)]
     runs = run_together(one, session, posts, asked)
     one.close()
-    assert len(runs) - 1 <= 2 * math.ceil(math.log2(count)) + 2
+    assert len(runs) - 1 <= 2 * math.ceil(math.log2(count)) + 2 + count
     for request in asked:
-        if request.value == BAD:
-            assert isinstance(request.answer, ModelFailed)
-    assert one.statistics.rerun_count in {0, len(runs) - 1}
+        assert isinstance(request.answer, ModelFailed) == (request.value == BAD)
+    anybody_answered = any(request.value != BAD for request in asked)
+    assert one.statistics.rerun_count == (len(runs) - 1 if anybody_answered else 0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 13])
@@ -245,7 +255,7 @@ def test_an_expired_request_is_answered_and_never_run(make, posts):
     one.submit(request.queued)
     posts.run()
     assert isinstance(request.answer, DeadlineExceeded)
-    assert session.runs == [1, 2]  # the warm-up's
+    assert session.runs == WARM_UP  # the warm-up's
     assert one.statistics.execution_count == 0
     assert request.queued.progress is Progress.SETTLED
 
@@ -288,3 +298,18 @@ def test_rows_and_batches_are_counted(make, posts):
     assert (counted.inference_count, counted.execution_count) == (6, 2)
     assert sorted(counted.batches) == [1, 5]
     assert counted.stages["request"].count == 3
+
+
+def test_a_mistake_of_ours_costs_nobody_an_answer_and_no_thread(make, posts, monkeypatch):
+    one = make(FakeSession())
+
+    def fail(*_arguments, **_facts):
+        raise RuntimeError("our own mistake")
+
+    monkeypatch.setattr(one.statistics, "batch_done", fail)
+    monkeypatch.setattr(one.batcher, "observe", fail)
+    for value in (1.0, 2.0):
+        asked = Asked(value=value)
+        one.submit(asked.queued)
+        posts.run()
+        np.testing.assert_array_equal(asked.answer[0], [[2 * value + 1] * 4])

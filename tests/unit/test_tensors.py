@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from serving.errors import InvalidRequest
-from serving.tensors import ELEMENTS_MAX, element_count, from_raw, from_typed, memory_bytes, to_raw, to_typed
+from serving.tensors import ELEMENTS_MAX, element_count, from_raw, from_typed, to_raw, to_typed
 from serving.types import DATATYPES, Datatype
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
@@ -161,8 +161,3 @@ def test_the_largest_empty_shape_can_be_made_of_every_datatype(datatype):
 def test_a_scalar_has_one_element():
     assert element_count("x", ()) == 1
     assert from_typed("x", Datatype.INT64, (), [7]).shape == ()
-
-
-def test_memory_counts_the_text_of_strings():
-    assert memory_bytes(np.zeros((2, 3), np.float32)) == 24
-    assert memory_bytes(np.array(["abc", "de"], np.object_)) == 2 * 8 + 5

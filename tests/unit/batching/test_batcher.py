@@ -4,7 +4,7 @@ import pytest
 
 from serving.batching.batcher import RETRY_AFTER_MS_MAX, Batch, Batcher, Progress
 from serving.config import BatchingConfig
-from serving.errors import Draining, Overloaded
+from serving.errors import Draining, InvalidRequest, Overloaded
 from tests.support.clocks import FakeClock
 from tests.support.sessions import DEADLINE_S, queued
 
@@ -308,3 +308,17 @@ def test_requests_of_zero_rows_are_bounded_too(make):
         batcher.submit(queued(0))
     with pytest.raises(Overloaded, match="queue_rows_max = 3"):
         batcher.submit(queued(0))
+
+
+def test_a_window_ends_before_the_deadline_of_its_first_request(make, clock):
+    batcher = make(queue_delay_us_max=60_000_000)
+    request = queued(arrival_ns=clock.now_ns(), deadline_ns=clock.now_ns() + 1_000_000_000)
+    batcher.submit(request)
+    clock.advance(999_000_000)
+    assert batcher.take().requests == [request]
+
+
+def test_a_request_that_can_never_fit_is_not_told_to_try_again(make):
+    batcher = make(queue_bytes_max=100)
+    with pytest.raises(InvalidRequest, match=r"101 bytes.*queue_bytes_max = 100"):
+        batcher.submit(queued(input_bytes=101))

@@ -12,4 +12,4 @@ def test_every_instance_serves_on_a_thread_of_its_own_until_the_work_is_over():
         threads.add(threading.current_thread().name)
 
     InstanceGroup("m/1", 3, serve).join()
-    assert threads == {"m/1#0", "m/1#1", "m/1#2"}
+    assert threads == {"instance m/1#0", "instance m/1#1", "instance m/1#2"}

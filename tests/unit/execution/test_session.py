@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from serving.config import InstancesConfig, SessionConfig
 from serving.errors import LoadError
-from serving.execution.session import Session, with_probed_outputs
+from serving.execution.session import Session
 from serving.types import DATATYPES, DYNAMIC, Datatype, Signature, TensorSpec
 from tests.support import graphs
 
@@ -96,34 +96,6 @@ def test_a_graph_without_inputs_is_not_batchable(load):
 
 def spec(name, *shape):
     return TensorSpec(name, Datatype.FP32, shape)
-
-
-def zeros(*shapes):
-    return [np.zeros(shape, np.float32) for shape in shapes]
-
-
-@pytest.mark.parametrize(
-    ("declared", "one", "two", "shape", "batchable"),
-    [
-        ((DYNAMIC, 3), (1, 3), (2, 3), (DYNAMIC, 3), True),
-        ((), (1, 3), (2, 3), (DYNAMIC, DYNAMIC), True),  # a rank that the graph does not tell
-        ((), (), (), (), False),
-        ((DYNAMIC, 3), (1, 3), (1, 3), (DYNAMIC, 3), False),  # rows are summed up
-        ((DYNAMIC, 3), (2, 3), (4, 3), (DYNAMIC, 3), False),  # two output rows per row
-        ((5, 3), (5, 3), (5, 3), (5, 3), False),
-    ],
-)
-def test_runs_of_one_and_two_rows_correct_the_signature(declared, one, two, shape, batchable):
-    given = Signature((spec("x", DYNAMIC, 4),), (spec("y", *declared),), batchable=True)
-    probed = with_probed_outputs(given, [zeros(one), zeros(two)])
-    assert probed.outputs[0].shape == shape
-    assert probed.batchable == batchable
-    assert probed.inputs == given.inputs
-
-
-def test_probing_does_not_make_fixed_inputs_batchable():
-    given = Signature((spec("x", 1, 4),), (spec("y", DYNAMIC, 4),), batchable=False)
-    assert not with_probed_outputs(given, [zeros((1, 4)), zeros((2, 4))]).batchable
 
 
 # ---- what does not load --------------------------------------------------------------------------------------------

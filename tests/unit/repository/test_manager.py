@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.errors import ConfigError, LoadError, LoadFailed, NotReady, UnknownModel
+from serving.errors import ConfigError, Draining, LoadError, LoadFailed, NotReady, UnknownModel
 from serving.model import Servable
 from serving.repository.lifecycle import State
 from serving.repository.manager import ModelRepository
@@ -487,3 +487,21 @@ def test_real_graphs_load_through_the_real_session(repository):
     assert index["affine"] == (State.READY, "")
     assert index["bad"][0] is State.FAILED
     assert index["bad"][1].startswith("onnxruntime cannot load model.onnx: ")
+
+
+def test_loading_stops_with_the_versions_that_are_under_way(repository):
+    loaded = []
+
+    def load(name, version, path, config):
+        manager.stop_loading()
+        loaded.append(name)
+        return servable(FakeSession(), FakeClock(), Posts(), name=name, version=version, config=config)
+
+    for name in "abcdefgh":
+        graphs.write_model(repository, name, graphs.affine())
+    manager = ModelRepository(repository, load, FakeClock(), drain_timeout_s=DEADLINE_S, changed=lambda: None)
+    manager.load_all()
+    assert 1 <= len(loaded) <= 2
+    with pytest.raises(Draining):
+        manager.load("h")
+    manager.close()

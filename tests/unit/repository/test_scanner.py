@@ -69,12 +69,19 @@ def test_a_folder_that_went_away_during_the_scan_is_a_problem(tmp_path):
     assert scan_model(tmp_path / "gone").problems == ("cannot be read: No such file or directory",)
 
 
-def test_a_link_to_nothing_is_the_problem_of_its_version_alone(tmp_path):
+def test_a_link_to_nothing_counts_for_nothing(tmp_path):
     write(tmp_path, "a/1/model.onnx", "a/2/model.onnx")
     (tmp_path / "a/2/weights").symlink_to(tmp_path / "gone")
-    versions = scan_model(tmp_path / "a").versions
-    assert versions[1].problem is None
-    assert versions[2].problem == "cannot be read: No such file or directory"
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    versions = scan(tmp_path)["a"].versions
+    assert versions[1].problem is versions[2].problem is None
+    assert list(scan(tmp_path)) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "caf\udce9", ".hidden"])
+def test_a_folder_whose_name_is_no_text_for_a_line_is_no_model(tmp_path, name):
+    write(tmp_path, "a/1/model.onnx", f"{name}/1/model.onnx")
+    assert list(scan(tmp_path)) == ["a"]
 
 
 def test_too_many_files_are_no_version(tmp_path, monkeypatch):

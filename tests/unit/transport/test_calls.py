@@ -8,12 +8,13 @@ import pytest
 from serving.admission import Admission
 from serving.controlplane import ControlPlane
 from serving.dataplane import DataPlane
-from serving.errors import Cancelled, Forbidden, InvalidRequest, NotOffered, ServingError, UnknownModel
+from serving.errors import Cancelled, Forbidden, InvalidRequest, NotOffered, Overloaded, ServingError, UnknownModel
 from serving.pb import open_inference_pb2 as pb
 from serving.repository.manager import ModelRepository
 from serving.statistics.counters import RequestCounters
-from serving.transport.calls import STREAM_MESSAGES_MAX
-from serving.transport.services import SERVICE, InferenceService
+from serving.transport.calls import SERVICE, STREAM_MESSAGES_MAX
+from serving.transport.large import LargeMessages
+from serving.transport.services import CHANGES_WAITING_MAX, InferenceService
 from tests.support.clocks import FakeClock
 from tests.support.sessions import DEADLINE_S, HeldSession, Posts, servable
 
@@ -70,6 +71,7 @@ class World:
         plane = DataPlane(self.repository, self.admission, RequestCounters(), clock=clock, timers=clock)
         service = InferenceService(
             self.repository, plane, ControlPlane(self.repository, "loopback"),
+            large=LargeMessages(Now(), lambda callback: callback()),
             worker=Now(), post=lambda callback: callback(), why_not_ready=self.repository.why_not_ready,
         )  # fmt: skip
         self.unary, self.streaming = service.unary(), service.streaming()
@@ -247,3 +249,35 @@ def test_a_client_that_leaves_a_stream_takes_its_requests_along(world):
     receiver.cancelled()
     assert world.admission.in_flight == 0
     assert stream.sent == []
+
+
+class Never:
+    """An executor that never gets round to anything."""
+
+    def __init__(self):
+        self.futures = []
+
+    def submit(self, _work):
+        self.futures.append(Future())
+        return self.futures[-1]
+
+
+def test_loads_that_wait_are_bounded_and_their_clients_can_give_up(world):
+    worker = Never()
+    service = InferenceService(
+        world.repository, None, ControlPlane(world.repository, "on"),
+        large=None, worker=worker, post=lambda callback: callback(), why_not_ready=world.repository.why_not_ready,
+    )  # fmt: skip
+    load = service.unary()[f"/{SERVICE}/RepositoryModelLoad"]
+    data = pb.RepositoryModelLoadRequest(model_name="m").SerializeToString()
+    waiting = [FakeCall() for _ in range(CHANGES_WAITING_MAX)]
+    for call in waiting:
+        load(data, call)
+    refused = FakeCall()
+    load(data, refused)
+    assert isinstance(refused.answers[0], Overloaded)
+    waiting[0].on_cancel()
+    assert worker.futures[0].cancelled()
+    accepted = FakeCall()
+    load(data, accepted)
+    assert accepted.answers == []

@@ -1,8 +1,10 @@
+import urllib.parse
+
 import grpc
 import pytest
 
 from serving.errors import Code, InvalidRequest, Overloaded
-from serving.transport.status import GRPC_CODES, RETRY_PUSHBACK, trailing_metadata
+from serving.transport.status import GRPC_CODES, RETRY_PUSHBACK, details, trailing_metadata
 
 
 @pytest.mark.parametrize("code", Code)
@@ -16,3 +18,9 @@ def test_a_refusal_at_a_bound_carries_what_retry_policies_read():
 
 def test_other_answers_carry_no_metadata():
     assert trailing_metadata(InvalidRequest("x")) == ()
+
+
+def test_a_message_fits_a_trailer_however_its_letters_are_encoded():
+    assert details(InvalidRequest("\U0001f600" * 5_000)).startswith("\U0001f600" * 100)
+    assert len(urllib.parse.quote(details(InvalidRequest("\U0001f600" * 5_000)))) <= 4096
+    assert details(InvalidRequest("plain")) == "plain"
