@@ -31,6 +31,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from serving import model
 from serving.pb import open_inference_pb2 as pb
 from tests.support import graphs
 from tests.support.conformance import (
@@ -57,6 +58,7 @@ from tests.support.conformance import (
     write_models,
 )
 from tests.support.servers import server_thread
+from tests.support.sessions import HeldGraph
 
 TRANSPORTS = {"grpcio": {}}
 """The options that start this server on each transport."""
@@ -1143,24 +1145,27 @@ def test_health_watch_begins_with_the_status_and_stays_open(health, service, sta
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_draining_server_tells_its_watchers_and_takes_nothing_new(repository, transport):
-    """A request that waits in its batch's window keeps the server draining until its client gives up."""
-    config = "[batching]\nbatch_rows_max = 2\nqueue_delay_us_max = 60_000_000\n"
-    graphs.write_model(repository, "affine", graphs.affine(), config=config)
+def test_a_draining_server_tells_its_watchers_and_takes_nothing_new(repository, transport, monkeypatch):
+    """A request whose run is held up keeps the server draining."""
+    sessions = []
+    monkeypatch.setattr(model, "Session", lambda *loading: sessions.append(HeldGraph(*loading)) or sessions[-1])
+    graphs.write_model(repository, "affine", graphs.affine())
     with server_thread(repository, **TRANSPORTS[transport]) as server:
         target = Target(server.address, message_bytes_max=OWN_MESSAGE_MIB << 20)
         watch = health_pb2_grpc.HealthStub(target.channel).Watch(
             health_pb2.HealthCheckRequest(), timeout=CALL_TIMEOUT_S
         )
         assert next(watch).status == SERVING
-        requests = iter([affine(rows=1, id="waiting"), affine(rows=3, id="refused")])
-        stream = target.stub.ModelStreamInfer(requests, timeout=CALL_TIMEOUT_S)
-        assert next(stream).infer_response.id == "refused"  # so the other one, sent before, waits by now
+        (session,) = sessions
+        session.hold()
+        held = target.stub.ModelInfer.future(affine(), timeout=CALL_TIMEOUT_S)
+        session.wait_until_running()
         stopping = threading.Thread(target=server.stop)
         stopping.start()
         assert next(watch).status == NOT_SERVING
         refused(target, affine(), "shutting down", code="UNAVAILABLE")
-        stream.cancel()
+        session.let_go()
+        assert held.result(CALL_TIMEOUT_S).model_name == "affine"
         stopping.join(CALL_TIMEOUT_S)
         assert not stopping.is_alive()
         target.channel.close()
