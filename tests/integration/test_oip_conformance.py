@@ -31,7 +31,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from serving import model
+from serving import model as serving_model
 from serving.pb import open_inference_pb2 as pb
 from tests.support import graphs
 from tests.support.conformance import (
@@ -1148,7 +1148,7 @@ def test_health_watch_begins_with_the_status_and_stays_open(health, service, sta
 def test_a_draining_server_tells_its_watchers_and_takes_nothing_new(repository, transport, monkeypatch):
     """A request whose run is held up keeps the server draining."""
     sessions = []
-    monkeypatch.setattr(model, "Session", lambda *loading: sessions.append(HeldGraph(*loading)) or sessions[-1])
+    monkeypatch.setattr(serving_model, "Session", lambda *loading: sessions.append(HeldGraph(*loading)) or sessions[-1])
     graphs.write_model(repository, "affine", graphs.affine())
     with server_thread(repository, **TRANSPORTS[transport]) as server:
         target = Target(server.address, message_bytes_max=OWN_MESSAGE_MIB << 20)
