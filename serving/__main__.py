@@ -1,5 +1,6 @@
 """The command line of the distribution."""
 
+import os
 import sys
 
 import click
@@ -51,15 +52,17 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; every expected failure is one line on stderr and a non-zero exit status."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc's core would print lines of its own beside that one
     try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        sys.exit(cli(standalone_mode=False))  # the status of a command that exits early, None otherwise
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except UnicodeEncodeError as error:
+        click.echo(f"penstock: {error.object!r} is not valid text", err=True)
+        sys.exit(1)
     except (ConfigError, RemoteError, ServingError) as error:
         click.echo(f"penstock: {error}", err=True)
         sys.exit(1)

@@ -1,5 +1,7 @@
 """The door: how many requests the server holds at a time, and whether it takes any at all. Lives on the I/O thread."""
 
+from collections.abc import Callable
+
 from serving.errors import Draining, Overloaded
 
 _RETRY_AFTER_MS = 100
@@ -12,6 +14,7 @@ class Admission:
         self._requests_in_flight_max = requests_in_flight_max
         self.in_flight = 0
         self.draining = False
+        self._on_idle: Callable[[], None] | None = None
 
     def admit(self) -> None:
         """Let one request in; `release` must follow, once."""
@@ -28,7 +31,15 @@ class Admission:
         """Let one request out."""
         assert self.in_flight > 0, "bug: a request left that was never admitted"
         self.in_flight -= 1
+        self._tell_idle()
 
-    def drain(self) -> None:
-        """Admit nothing from now on."""
+    def drain(self, on_idle: Callable[[], None]) -> None:
+        """Admit nothing from now on, and call `on_idle` once nothing is in flight."""
         self.draining = True
+        self._on_idle = on_idle
+        self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        if self._on_idle is not None and self.in_flight == 0:
+            on_idle, self._on_idle = self._on_idle, None
+            on_idle()

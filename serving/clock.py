@@ -53,6 +53,6 @@ class LoopTimers:
         self._clock = clock
 
     def call_at_ns(self, when_ns: int, callback: Callable[[], None]) -> TimerHandle:
-        """See `Timers`. The loop counts in ms, so a timer may fire up to 1 ms late, never early."""
+        """See `Timers`. The loop counts in whole ms of its own, so a timer fires up to 2 ms late, never early."""
         delay_ns = max(0, when_ns - self._clock.now_ns())
-        return self._loop.call_later((delay_ns + 999_999) // 1_000_000 / 1_000, callback)
+        return self._loop.call_later((delay_ns // 1_000_000 + 2) / 1_000, callback)

@@ -48,8 +48,14 @@ class ServerConfig:
         minimum=0, maximum=86_400,
     )  # fmt: skip
     max_message_mib: int = option(64, "The largest request message, in MiB.", minimum=1, maximum=2047)
+    connections_max: int = option(
+        1024, "gRPC connections at a time; further ones are closed.", minimum=1, maximum=1_000_000
+    )
     requests_in_flight_max: int = option(
-        16_384, "Requests admitted at a time, over all models; further ones get RESOURCE_EXHAUSTED.", minimum=1
+        16_384,
+        "Requests admitted at a time, over all models; further ones get RESOURCE_EXHAUSTED.",
+        minimum=1,
+        maximum=1_000_000,
     )
     drain_timeout_s: float = option(
         30.0, "How long SIGTERM, or unloading a model, waits for requests in flight.", minimum=0, maximum=86_400
@@ -71,7 +77,10 @@ class BatchingConfig:
         4096, "The most rows that wait; a request beyond gets RESOURCE_EXHAUSTED.", minimum=1, maximum=1 << 24
     )
     queue_bytes_max: int = option(
-        256 << 20, "The most bytes of waiting input tensors; a request beyond gets RESOURCE_EXHAUSTED.", minimum=1
+        256 << 20,
+        "The most bytes of waiting input tensors; a request beyond gets RESOURCE_EXHAUSTED.",
+        minimum=1,
+        maximum=1 << 40,
     )
     queue_delay_us_max: int = option(
         0, "How long the first row of a batch may wait for more rows while an instance is idle. 0: never.",
@@ -168,16 +177,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(text.decode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers too long and tables too deep are not TOMLDecodeErrors
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
 def load_model_config(path: Path) -> ModelConfig:
     """Read a `model.toml`; a missing file means the defaults."""
-    if not path.exists():
-        return ModelConfig()
     try:
+        if not path.exists():
+            return ModelConfig()
         return build(ModelConfig, read_toml(path))
+    except OSError as error:  # a folder that may not be searched
+        raise ConfigError(f"{path}: {error.strerror}") from error
     except ConfigError as error:
         prefix = "" if str(error).startswith(str(path)) else f"{path}: "
         raise ConfigError(f"{prefix}{error}") from error

@@ -5,6 +5,7 @@
 Everything here runs on the I/O thread.
 """
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -12,14 +13,15 @@ import numpy as np
 from serving.admission import Admission
 from serving.batching.batcher import QueuedRequest
 from serving.clock import Clock, TimerHandle, Timers
-from serving.errors import Cancelled, DeadlineExceeded, NotReady, ServingError
+from serving.errors import Cancelled, DeadlineExceeded, InternalError, NotReady, ServingError
 from serving.model import Servable
 from serving.repository.handle import Handle
 from serving.repository.manager import ModelRepository
 from serving.statistics.counters import RequestCounters
-from serving.tensors import memory_bytes
 from serving.types import DYNAMIC, Array, InferAnswer, InferRequest, OutputTensor
 from serving.validation import ValidRequest, validate
+
+_log = logging.getLogger(__name__)
 
 Settle = Callable[[InferAnswer | ServingError], None]
 """Takes the one and only answer to a request."""
@@ -66,7 +68,15 @@ class DataPlane:
             in_flight.start(deadline_ns)
         except ServingError as error:
             in_flight.finish(error)
+        except Exception:  # noqa: BLE001 - a mistake of ours must not keep the permit and the servable for ever
+            _log.exception("%s/%d: a request could not be started", handle.servable.name, handle.servable.version)
+            in_flight.finish(InternalError())
         return None if in_flight.done else in_flight
+
+    def refuse(self, error: ServingError, settle: Callable[[ServingError], None]) -> None:
+        """Answer and count a request that was turned away before it had a servable."""
+        self._counters.count("", "", error)
+        settle(error)
 
     def _refuse(self, request: InferRequest, error: ServingError, settle: Settle) -> None:
         known = isinstance(error, NotReady)  # otherwise the names are whatever the client wrote
@@ -86,6 +96,10 @@ class DataPlane:
             servable.statistics.failed(self._clock.now_ns() - arrival_ns)
         self._counters.count(servable.name, str(servable.version), error)
         self._admission.release()
+
+    def count_empty(self, servable: Servable, arrival_ns: int) -> None:
+        """Count a request of zero rows, which no batch will."""
+        servable.statistics.empty_done(self._clock.now_ns() - arrival_ns)
 
     def has_passed(self, deadline_ns: int) -> bool:
         """Say whether a deadline is over."""
@@ -131,6 +145,7 @@ class InFlight:
         if deadline_ns is not None and self._plane.has_passed(deadline_ns):
             raise DeadlineExceeded("the deadline had passed when the request arrived")
         if valid.rows == 0 and (outputs := _empty_outputs(servable)) is not None:
+            self._plane.count_empty(servable, self._arrival_ns)
             self.finish(self._answer(outputs))
             return
         self._submit(servable, valid, deadline_ns)
@@ -145,16 +160,18 @@ class InFlight:
         self.done = True
         if self._timer is not None:
             self._timer.cancel()
-        self._plane.leave(self._handle.servable, result, self._arrival_ns)
-        self._handle.release()
-        self._settle(result)
+        try:
+            self._plane.leave(self._handle.servable, result, self._arrival_ns)
+            self._handle.release()
+        finally:
+            self._settle(result)
 
     def _submit(self, servable: Servable, valid: ValidRequest, deadline_ns: int | None) -> None:
         queued = QueuedRequest(
             valid.inputs,
             rows=valid.rows,
             lane=valid.lane,
-            input_bytes=sum(map(memory_bytes, valid.inputs)),
+            input_bytes=max(self._request.wire_bytes, sum(array.nbytes for array in valid.inputs)),
             arrival_ns=self._arrival_ns,
             deadline_ns=deadline_ns,
             settle=self._computed,
@@ -165,7 +182,12 @@ class InFlight:
             self._timer = self._plane.set_timer(deadline_ns, self._expire)
 
     def _computed(self, result: list[Array] | ServingError) -> None:
-        self.finish(result if isinstance(result, ServingError) else self._answer(result))
+        try:
+            answer = result if isinstance(result, ServingError) else self._answer(result)
+        except Exception:  # noqa: BLE001 - a mistake of ours must not keep the permit and the servable for ever
+            _log.exception("an answer could not be made")
+            answer = InternalError()
+        self.finish(answer)
 
     def _expire(self) -> None:
         self._abandon(DeadlineExceeded("the deadline passed before the model had answered"))

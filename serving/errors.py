@@ -3,6 +3,7 @@
     ServingError
     ├── InvalidRequest       the request breaks a rule of the protocol or of the model's signature
     ├── UnknownModel         no such model or version in the model repository
+    ├── UnknownService       no such service, for a health check
     ├── NotOffered           a part of the protocol that this server does not have
     ├── Forbidden            the peer may not do this
     ├── Overloaded           a bound is reached; trying again later can help
@@ -11,7 +12,8 @@
     ├── DeadlineExceeded     nobody waits for the answer any more
     ├── Cancelled            the client went away
     ├── ModelFailed          the model could not compute an answer
-    └── LoadFailed           a model that a client asked to load does not load
+    ├── LoadFailed           a model that a client asked to load does not load
+    └── InternalError        a mistake of our own
     LoadError                a model version could not be loaded
     ConfigError              a file, variable or flag says something that cannot be used
     RemoteError              a server that a command asked gave an error, or no server answered
@@ -39,6 +41,10 @@ class Code(enum.StrEnum):
     UNAVAILABLE = "UNAVAILABLE"
 
 
+MESSAGE_MAX = 1_000
+"""Characters of an error message; what clients send is quoted in it, and may be long."""
+
+
 class ServingError(Exception):
     """An answer other than the asked-for one.
 
@@ -52,7 +58,7 @@ class ServingError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = message if len(message) <= MESSAGE_MAX else message[:MESSAGE_MAX] + "..."
 
 
 class InvalidRequest(ServingError):
@@ -67,6 +73,13 @@ class UnknownModel(ServingError):
 
     code = Code.NOT_FOUND
     reason = "unknown_model"
+
+
+class UnknownService(ServingError):
+    """No such service, for a health check."""
+
+    code = Code.NOT_FOUND
+    reason = "unknown_service"
 
 
 class NotOffered(ServingError):
@@ -137,6 +150,16 @@ class LoadFailed(ServingError):
 
     code = Code.INTERNAL
     reason = "load_failed"
+
+
+class InternalError(ServingError):
+    """A mistake of our own. It is in the log, with its traceback, and never in the message."""
+
+    code = Code.INTERNAL
+    reason = "internal"
+
+    def __init__(self) -> None:
+        super().__init__("the server made a mistake; its log says which")
 
 
 class LoadError(Exception):

@@ -4,7 +4,7 @@
 
 The first three run on an instance thread, for the whole batch; settling happens on the I/O thread, once per batch.
 A batch that fails is split by halves between requests, so that a request the model cannot compute takes no batchmate
-with it; the number of extra runs is bounded by 2 log2(requests) + 2.
+with it. 2 log2(requests) + 2 extra runs find one such request; when they find more, what is left runs one by one.
 """
 
 import functools
@@ -18,11 +18,12 @@ import numpy as np
 from serving.batching.batcher import Batch, Batcher, Progress, QueuedRequest
 from serving.clock import Clock
 from serving.config import ModelConfig
-from serving.errors import DeadlineExceeded, ModelFailed
+from serving.errors import DeadlineExceeded, InternalError, ModelFailed, ServingError
 from serving.execution.instances import InstanceGroup
-from serving.execution.session import Session, with_probed_outputs
+from serving.execution.probe import probed
+from serving.execution.session import Session
 from serving.statistics.latency import Answered, BatchTimes, ServableStatistics
-from serving.types import DYNAMIC, Array, Datatype, Signature, TensorSpec
+from serving.types import DYNAMIC, Array, Datatype, Signature
 
 _FAILURE_LOG_INTERVAL_NS = 1_000_000_000
 _log = logging.getLogger(__name__)
@@ -73,6 +74,10 @@ class Servable:
         """Stop caring about a request; its `settle` will not be called."""
         self.batcher.drop(request)
 
+    def hurry(self) -> None:
+        """Let no request wait for batchmates any more; the servable is about to close."""
+        self.batcher.end_windows()
+
     def close(self) -> None:
         """Finish what waits, end the instance threads and free the session. Not for the I/O thread."""
         self.batcher.close()
@@ -80,24 +85,33 @@ class Servable:
         self._session.close()
 
     def _warm_up(self) -> None:
-        """Run once with one row and once with two: the first run of a graph is slow, and its outputs tell the truth."""
-        signature = self.signature
+        """Run a few times before anybody waits: the first run of a graph is slow, and its outputs tell the truth."""
         try:
-            runs = [self._session.run([_zeros(spec, rows) for spec in signature.inputs]) for rows in (1, 2)]
+            self.signature = probed(self.signature, self._session.run)
         except Exception as error:  # noqa: BLE001 - zeros may be nothing that this model can take; it can still serve
             _log.info("%s/%d: no warm-up, the model does not take zeros: %s", self.name, self.version, error)
             return
-        self.signature = with_probed_outputs(signature, runs)
+        if self._session.signature.batchable and not self.signature.batchable:
+            _log.warning("%s/%d: rows do not stand alone, so batching is off", self.name, self.version)
 
     def _serve(self) -> None:
         """Run batches until the batcher is closed and empty. The loop of one instance thread."""
         staging = Staging(self.signature)
         while (batch := self.batcher.take()) is not None:
             if batch.requests:
-                self._execute(batch, staging)
-                self.batcher.observe(batch)
+                self._compute(batch, staging)
             self._post(functools.partial(self._settle, batch))
             del batch  # the last reference to outputs must not wait here for the next batch
+
+    def _compute(self, batch: Batch, staging: "Staging") -> None:
+        """Execute a batch; a mistake of ours in doing so costs this batch and not the thread."""
+        try:
+            self._execute(batch, staging)
+            self.batcher.observe(batch)
+        except Exception:  # noqa: BLE001 - logged, and answered
+            _log.exception("%s/%d: a batch could not be executed", self.name, self.version)
+            for request in batch.requests:
+                request.outputs = request.outputs or InternalError()
 
     def _execute(self, batch: Batch, staging: "Staging") -> None:
         """Fill in the outputs, or the error, of every request of the batch."""
@@ -112,52 +126,65 @@ class Servable:
                 _log.warning("%s/%d: outputs do not follow rows; batching is off", self.name, self.version)
                 self.batcher.stop_grouping()
                 parts.extend([request] for request in reversed(part))
-                reruns_left += len(part)
+                batch.reruns += len(part)
             except Exception:  # noqa: BLE001 - whatever the graph raises, this request alone must fail
                 self._log_failure(part)
-                if len(part) > 1 and reruns_left >= 2:
-                    parts += [part[len(part) // 2 :], part[: len(part) // 2]]
-                    reruns_left -= 2
-                    batch.reruns += 2
-                else:
-                    for request in part:
-                        request.outputs = ModelFailed(f"model '{self.name}' failed to compute this request")
+                if len(part) == 1:
+                    part[0].outputs = ModelFailed(f"model '{self.name}' failed to compute this request")
+                    continue
+                pieces = _halves(part) if reruns_left >= 2 else [[request] for request in part]
+                parts += reversed(pieces)
+                reruns_left -= len(pieces)
+                batch.reruns += len(pieces)
         batch.scattered_ns = self._clock.now_ns()
 
     def _run(self, requests: Sequence[QueuedRequest], batch: Batch, staging: "Staging") -> None:
+        started_ns = self._clock.now_ns()
         inputs = staging.gather(requests)
         gathered_ns = self._clock.now_ns()
         outputs = self._session.run(inputs)
-        batch.gathered_ns = batch.gathered_ns or gathered_ns
-        batch.ran_ns = self._clock.now_ns()
+        ran_ns = self._clock.now_ns()
         _scatter(requests, outputs)
+        batch.input_ns += gathered_ns - started_ns
+        batch.infer_ns += ran_ns - gathered_ns
+        batch.output_ns += self._clock.now_ns() - ran_ns
 
     def _settle(self, batch: Batch) -> None:
         """Give every request of a finished batch its answer. On the I/O thread."""
         alive = [request for request in batch.requests if request.progress is not Progress.SETTLED]
-        answered = [request for request in alive if isinstance(request.outputs, list)]
-        if answered:
-            self.statistics.batch_done(
-                BatchTimes(
-                    rows=batch.rows,
-                    taken_ns=batch.taken_ns,
-                    gathered_ns=batch.gathered_ns,
-                    ran_ns=batch.ran_ns,
-                    scattered_ns=batch.scattered_ns,
-                    reruns=batch.reruns,
-                ),
-                Answered([request.arrival_ns for request in answered], sum(request.rows for request in answered)),
-                now_ns=self._clock.now_ns(),
-                wall_ns=self._clock.wall_ns(),
-            )
+        try:
+            self._count(batch, [request for request in alive if isinstance(request.outputs, list)])
+        except Exception:  # noqa: BLE001 - counting must not cost anybody an answer
+            _log.exception("%s/%d: a batch could not be counted", self.name, self.version)
         for request in alive:
             assert request.outputs is not None, "bug: a request left its batch without outputs or an error"
             request.progress = Progress.SETTLED
-            request.settle(request.outputs)
+            self._give(request, request.outputs)
         for request in batch.expired:
             if request.progress is not Progress.SETTLED:
                 request.progress = Progress.SETTLED
-                request.settle(DeadlineExceeded("the deadline passed while the request waited for an instance"))
+                self._give(request, DeadlineExceeded("the deadline passed while the request waited for an instance"))
+
+    def _count(self, batch: Batch, answered: Sequence[QueuedRequest]) -> None:
+        if not answered:
+            return
+        times = BatchTimes(
+            rows=batch.rows,
+            taken_ns=batch.taken_ns,
+            input_ns=batch.input_ns,
+            infer_ns=batch.infer_ns,
+            output_ns=batch.output_ns,
+            reruns=batch.reruns,
+        )
+        facts = Answered([request.arrival_ns for request in answered], sum(request.rows for request in answered))
+        self.statistics.batch_done(times, facts, now_ns=self._clock.now_ns(), wall_ns=self._clock.wall_ns())
+
+    def _give(self, request: QueuedRequest, result: list[Array] | ServingError) -> None:
+        """Settle one request; a mistake of ours in doing so must not cost its batchmates their answers."""
+        try:
+            request.settle(result)
+        except Exception:  # noqa: BLE001 - logged, and answered
+            _log.exception("%s/%d: a request could not be settled", self.name, self.version)
 
     def _log_failure(self, requests: Sequence[QueuedRequest]) -> None:
         """Log the exception at hand, at most once per second, so that a hostile client cannot fill the disk."""
@@ -168,10 +195,15 @@ class Servable:
 
 
 class Staging:
-    """The input buffers of one instance, grown to the largest batch it has seen. Lives on the instance thread."""
+    """The input buffers of one instance, grown to the largest batch it has seen. Lives on the instance thread.
+
+    Strings are gathered into a new array each time: a kept one would keep the texts of past requests alive.
+    """
 
     def __init__(self, signature: Signature) -> None:
-        self._fixed = [DYNAMIC not in spec.shape[1:] for spec in signature.inputs]
+        self._fixed = [
+            DYNAMIC not in spec.shape[1:] and spec.datatype is not Datatype.BYTES for spec in signature.inputs
+        ]
         self._buffers = [np.empty((0, *spec.shape[1:]), spec.datatype.dtype) if fixed else None
                          for spec, fixed in zip(signature.inputs, self._fixed, strict=True)]  # fmt: skip
 
@@ -210,11 +242,6 @@ def _scatter(requests: Sequence[QueuedRequest], outputs: list[Array]) -> None:
         start = stop
 
 
-def _zeros(spec: TensorSpec, rows: int) -> Array:
-    """Make an input of `rows` rows whose other open dimensions are 1."""
-    shape = [1 if dimension == DYNAMIC else dimension for dimension in spec.shape]
-    if spec.shape and spec.shape[0] == DYNAMIC:
-        shape[0] = rows
-    if spec.datatype is Datatype.BYTES:
-        return np.full(shape, "", np.object_)
-    return np.zeros(shape, spec.datatype.dtype)
+def _halves(requests: list[QueuedRequest]) -> list[list[QueuedRequest]]:
+    middle = len(requests) // 2
+    return [requests[:middle], requests[middle:]]

@@ -19,20 +19,23 @@ from serving.types import Array, Datatype
 
 assert sys.byteorder == "little", "raw tensors are little-endian and are used in place"
 
-ELEMENTS_MAX = 2**62
+ELEMENTS_MAX = 2**59  # so that no array is longer than numpy can address, whatever its datatype
 _LENGTH = struct.Struct("<I")
 
 
 def element_count(name: str, shape: Sequence[int]) -> int:
-    """Return the product of `shape`, refusing negative dimensions and products that no memory could hold."""
-    count = 1
+    """Return the product of `shape`, refusing negative dimensions and products that no memory could hold.
+
+    A shape with a zero holds no elements, and numpy still refuses it when its other dimensions are too large.
+    """
+    spanned = 1
     for dimension in shape:
         if dimension < 0:
             raise InvalidRequest(f"tensor '{name}': shape {list(shape)} has a negative dimension; send actual lengths")
-        count *= dimension
-    if count > ELEMENTS_MAX:
+        spanned *= max(1, dimension)
+    if spanned > ELEMENTS_MAX:
         raise InvalidRequest(f"tensor '{name}': shape {list(shape)} has more elements than can be addressed")
-    return count
+    return 0 if 0 in shape else spanned
 
 
 def from_raw(name: str, datatype: Datatype, shape: tuple[int, ...], raw: bytes) -> Array:
@@ -85,13 +88,6 @@ def to_typed(datatype: Datatype, array: Array) -> list[Any]:
     if datatype is Datatype.BYTES:
         return [_encode(element) for element in array.reshape(-1)]
     return array.reshape(-1).tolist()
-
-
-def memory_bytes(array: Array) -> int:
-    """Return roughly how much memory an array holds, the text of its strings included."""
-    if array.dtype == np.object_:
-        return array.nbytes + sum(len(element) for element in array.reshape(-1).tolist())
-    return array.nbytes
 
 
 def _encode(element: Any) -> bytes:

@@ -77,7 +77,10 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class InputTensor:
-    """An input as it came: `raw` bytes, or the elements of each typed field that was not empty."""
+    """An input as it came: `raw` bytes, or the elements of each typed field that was not empty.
+
+    `array` holds the tensor when it has been read already.
+    """
 
     name: str
     datatype: str
@@ -85,6 +88,7 @@ class InputTensor:
     raw: bytes | None = None
     typed: Mapping[str, Sequence[object]] = field(default_factory=dict)
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    array: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,10 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """One ModelInfer request as it came. `raw_count` is the number of entries in raw_input_contents."""
+    """One ModelInfer request as it came.
+
+    `raw_count` is the number of entries in raw_input_contents, `wire_bytes` the length of the whole message.
+    """
 
     model_name: str
     model_version: str
@@ -106,6 +113,7 @@ class InferRequest:
     outputs: tuple[RequestedOutput, ...] = ()
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     raw_count: int = 0
+    wire_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ expected. Pure.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serving.errors import InvalidRequest, NotOffered
 from serving.tensors import from_raw, from_typed
@@ -64,6 +64,16 @@ def validate(request: InferRequest, signature: Signature, *, rows_max: int) -> V
     )
 
 
+def with_arrays(request: InferRequest) -> InferRequest:
+    """Read the tensors before `validate` does, as the request itself describes them. Raises InvalidRequest."""
+    _check_raw_count(request)
+    inputs = tuple(
+        replace(tensor, array=_read(tensor, DATATYPES[tensor.datatype])) if tensor.datatype in DATATYPES else tensor
+        for tensor in request.inputs
+    )
+    return replace(request, inputs=inputs)
+
+
 def _check_parameters(request: InferRequest) -> None:
     holders = [request.parameters, *(tensor.parameters for tensor in request.inputs)]
     holders += [output.parameters for output in request.outputs]
@@ -117,7 +127,7 @@ def _check_raw_count(request: InferRequest) -> None:
 
 def _check_shape(tensor: InputTensor, spec: TensorSpec) -> None:
     if tensor.datatype != spec.datatype.wire_name:
-        known = "" if tensor.datatype in DATATYPES else " (which is no datatype of the protocol)"
+        known = "" if tensor.datatype in {"", *DATATYPES} else " (which is no datatype of the protocol)"
         raise InvalidRequest(
             f"input '{spec.name}': datatype {tensor.datatype or 'missing'}{known}, expected {spec.datatype.wire_name}"
         )
@@ -149,6 +159,8 @@ def _rows(given: Mapping[str, InputTensor], signature: Signature, rows_max: int)
 
 
 def _read(tensor: InputTensor, datatype: Datatype) -> Array:
+    if tensor.array is not None:
+        return tensor.array
     if tensor.raw is not None:
         return from_raw(tensor.name, datatype, tensor.shape, tensor.raw)
     if datatype.typed_field is None:

@@ -1,9 +1,13 @@
 """Options and fixtures of the whole suite."""
 
 import pytest
+from hypothesis import settings
 
 from tests.support import graphs
 from tests.support.servers import server_thread
+
+settings.register_profile("reproducible", derandomize=True, database=None, deadline=None)
+settings.load_profile("reproducible")
 
 
 def pytest_addoption(parser):

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from serving.batching.policy import Window, take_at_ns
 from serving.clock import Clock
 from serving.config import BatchingConfig
-from serving.errors import Draining, Overloaded, ServingError
+from serving.errors import Draining, InvalidRequest, Overloaded, ServingError
 from serving.types import Array
 
 RETRY_AFTER_MS_MAX = 10_000
 _DECAY = 0.9
+_MARGIN = 2  # a batch is begun so early that it may take twice its usual time and still make its first deadline
+_MARGIN_NS = 2_000_000
 
 Lane = tuple[tuple[int, ...], ...]
 """The shapes of a request's inputs without the batch dimension: equal lanes can share a batch."""
@@ -50,7 +52,6 @@ class QueuedRequest:
         "progress",
         "rows",
         "settle",
-        "taken_ns",
     )
 
     def __init__(
@@ -71,20 +72,20 @@ class QueuedRequest:
         self.arrival_ns = arrival_ns
         self.deadline_ns = deadline_ns
         self.settle = settle
-        self.taken_ns = 0
         self.progress = Progress.WAITING
         self.outputs: list[Array] | ServingError | None = None
 
 
 @dataclass(slots=True)
 class Batch:
-    """Requests that run together, with the times at which each step ended. Owned by the instance that took it."""
+    """Requests that run together, and how long each step took in all its runs. Owned by the instance that took it."""
 
     requests: list[QueuedRequest]
     rows: int
     taken_ns: int
-    gathered_ns: int = 0
-    ran_ns: int = 0
+    input_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0
     scattered_ns: int = 0
     reruns: int = 0
     expired: list[QueuedRequest] = field(default_factory=list)
@@ -101,7 +102,8 @@ class _LaneQueue:
 class Batcher:
     """Groups waiting requests into batches.
 
-    `submit` and `drop` are called on the I/O thread, `take` on instance threads. Bounds: `queue_rows_max` and
+    `submit` and `drop` are called on the I/O thread, `take`, `observe` and `stop_grouping` on instance threads,
+    `end_windows` and `close` anywhere; one lock guards everything. Bounds: `queue_rows_max` and
     `queue_bytes_max`, beyond which `submit` raises Overloaded.
     """
 
@@ -109,8 +111,8 @@ class Batcher:
         self._config = config
         self._clock = clock
         self._instances = instances
-        rows_max = config.batch_rows_max if batchable else 1
-        self._window = Window(rows_max, config.queue_delay_us_max * 1_000 if batchable else 0)
+        self._grouping = batchable
+        self._window = Window(config.batch_rows_max, config.queue_delay_us_max * 1_000 if batchable else 0)
         self._waiting: OrderedDict[QueuedRequest, None] = OrderedDict()  # all of them, in order of arrival
         self._lanes: dict[Lane, _LaneQueue] = {}
         self._ready = threading.Condition(threading.Lock())
@@ -120,7 +122,7 @@ class Batcher:
         self.queued_bytes = 0
 
     def submit(self, request: QueuedRequest) -> None:
-        """Queue a request. Raises Overloaded at a bound and Draining after `close`."""
+        """Queue a request. Raises Overloaded at a bound, InvalidRequest for what can never fit, Draining at the end."""
         with self._ready:
             if self._closed:
                 raise Draining("this model version is being unloaded; ask again for the version that replaces it")
@@ -147,20 +149,31 @@ class Batcher:
                         return None
                     self._ready.wait()
                     continue
-                wait_ns = self._wait_ns()
-                if wait_ns <= 0:
-                    return self._form()
-                self._ready.wait(wait_ns / 1e9)
+                now_ns = self._clock.now_ns()
+                lane, due_ns = self._next_lane(now_ns)
+                if due_ns <= now_ns:
+                    return self._form(lane, now_ns)
+                self._ready.wait((due_ns - now_ns) / 1e9)
 
     def observe(self, batch: Batch) -> None:
         """Learn from a finished batch how long a row takes; used to say when trying again makes sense."""
         ns_per_row = (batch.scattered_ns - batch.taken_ns) / max(1, batch.rows)
-        self._ns_per_row = _DECAY * self._ns_per_row + (1 - _DECAY) * ns_per_row if self._ns_per_row else ns_per_row
+        with self._ready:
+            before = self._ns_per_row or ns_per_row
+            self._ns_per_row = _DECAY * before + (1 - _DECAY) * ns_per_row
 
     def stop_grouping(self) -> None:
         """From now on make every batch of one request."""
         with self._ready:
-            self._window = Window(1, 0)
+            self._grouping = False
+            self._window = Window(self._window.batch_rows_max, 0)
+            self._ready.notify_all()
+
+    def end_windows(self) -> None:
+        """From now on take what waits without waiting for more."""
+        with self._ready:
+            self._window = Window(self._window.batch_rows_max, 0)
+            self._ready.notify_all()
 
     def close(self) -> None:
         """Refuse further requests; instances finish what waits and then get None."""
@@ -170,10 +183,17 @@ class Batcher:
 
     def _check_bounds(self, request: QueuedRequest) -> None:
         config = self._config
+        if request.input_bytes > config.queue_bytes_max:
+            raise InvalidRequest(
+                f"the inputs take {request.input_bytes} bytes, the model's queue holds at most "
+                f"queue_bytes_max = {config.queue_bytes_max}; send fewer rows at a time"
+            )
         if self.queued_rows + request.rows > config.queue_rows_max:
             full = f"{self.queued_rows} of queue_rows_max = {config.queue_rows_max} rows"
         elif self.queued_bytes + request.input_bytes > config.queue_bytes_max:
             full = f"{self.queued_bytes} of queue_bytes_max = {config.queue_bytes_max} bytes"
+        elif len(self._waiting) >= config.queue_rows_max:  # requests of zero rows count as well
+            full = f"queue_rows_max = {config.queue_rows_max} requests"
         else:
             return
         raise Overloaded(
@@ -187,35 +207,43 @@ class Batcher:
         backlog_ns = self.queued_rows * self._ns_per_row / self._instances
         return min(RETRY_AFTER_MS_MAX, max(1, round(backlog_ns / 1e6)))
 
-    def _wait_ns(self) -> int:
-        """Return how long an idle instance should still wait; 0 or less means that a batch is due."""
-        if self._closed:
-            return 0
-        head = next(iter(self._waiting))
-        due_ns = take_at_ns(self._window, rows=self._lanes[head.lane].rows, head_arrival_ns=head.arrival_ns)
-        return due_ns - self._clock.now_ns()
+    def _next_lane(self, now_ns: int) -> tuple[_LaneQueue, int]:
+        """Return the lane to serve next, and from when: that of the oldest request, or a full one while that waits."""
+        oldest = self._lanes[next(iter(self._waiting)).lane]
+        due_ns = self._due_ns(oldest)
+        if due_ns <= now_ns or self._closed:
+            return oldest, now_ns
+        full = (lane for lane in self._lanes.values() if lane.rows >= self._window.batch_rows_max)
+        return next(((lane, now_ns) for lane in full), (oldest, due_ns))
 
-    def _form(self) -> Batch:
-        """Take the oldest request and those of its lane that still fit, in order of arrival."""
-        now_ns = self._clock.now_ns()
-        lane = self._lanes[next(iter(self._waiting)).lane]
+    def _due_ns(self, lane: _LaneQueue) -> int:
+        head = next(iter(lane.requests))
+        due_ns = take_at_ns(self._window, rows=lane.rows, head_arrival_ns=head.arrival_ns)
+        if head.deadline_ns is None:
+            return due_ns
+        return min(due_ns, head.deadline_ns - round(_MARGIN * lane.rows * self._ns_per_row) - _MARGIN_NS)
+
+    def _form(self, lane: _LaneQueue, now_ns: int) -> Batch:
+        """Take the requests of a lane that fit into one batch, in order of arrival."""
         batch = Batch([], 0, now_ns)
         while lane.requests:
             request = next(iter(lane.requests))
             expired = request.deadline_ns is not None and request.deadline_ns <= now_ns
-            if not expired and batch.requests and batch.rows + request.rows > self._window.batch_rows_max:
+            if not expired and batch.requests and not self._joins(batch, request):
                 break
             self._remove(request)
             if expired:
                 batch.expired.append(request)
                 continue
             request.progress = Progress.RUNNING
-            request.taken_ns = now_ns
             batch.requests.append(request)
             batch.rows += request.rows
         if self._waiting:
             self._ready.notify()
         return batch
+
+    def _joins(self, batch: Batch, request: QueuedRequest) -> bool:
+        return self._grouping and batch.rows + request.rows <= self._window.batch_rows_max
 
     def _add(self, request: QueuedRequest) -> None:
         self._waiting[request] = None

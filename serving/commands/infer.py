@@ -1,6 +1,7 @@
 """`penstock infer`: one request from a file, its outputs printed."""
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,13 @@ from typing import Any
 import click
 import numpy as np
 
-from serving.commands.models import write_json
-from serving.commands.options import client_options, json_option
+from serving.commands.options import client_options, json_option, model_option, show
 from serving.transport.client import Client, as_datatype
 from serving.types import DATATYPES, Array, Datatype
 
 
 @click.command("infer")
-@click.option("--model", required=True, metavar="NAME", help="The model to ask.")
+@model_option(required=True)
 @click.option("--version", default="", metavar="N", help="The version; the server picks by its policy without one.")
 @click.option("--input", "source", required=True, metavar="FILE|-", type=click.Path(allow_dash=True, dir_okay=False),
               help='A .npz file of arrays by name, or JSON like {"x": [[1.5]]}; - reads standard input.')  # fmt: skip
@@ -39,9 +39,7 @@ def command(
         inputs = {tensor.name: DATATYPES[tensor.datatype] for tensor in metadata.inputs}
         response, arrays = client.infer(model, _convert(values, inputs), version=version, outputs=outputs)
     result = {name: _readable(response.outputs[i].datatype, array) for i, (name, array) in enumerate(arrays.items())}
-    if json_file is None:
-        click.echo(json.dumps(result))
-    write_json(result, json_file)
+    show(json.dumps(result), result, json_file)
 
 
 def _read(source: str) -> Mapping[str, Any]:
@@ -51,13 +49,18 @@ def _read(source: str) -> Mapping[str, Any]:
                 return dict(archive)
         with click.open_file(source) as stream:
             values = json.load(stream)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, EOFError, RecursionError, zipfile.BadZipFile) as error:
         raise click.UsageError(f"--input {source} cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise click.UsageError(
             f"--input {source} holds a JSON {type(values).__name__}, expected an object by input name"
         )
-    return _from_protocol_json(values) if "inputs" in values else values
+    return _from_protocol_json(values) if _is_protocol_json(values) else values
+
+
+def _is_protocol_json(values: Mapping[str, Any]) -> bool:
+    tensors = values.get("inputs")
+    return isinstance(tensors, list) and all(isinstance(tensor, dict) for tensor in tensors)
 
 
 def _from_protocol_json(values: Mapping[str, Any]) -> dict[str, Any]:

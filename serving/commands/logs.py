@@ -27,4 +27,6 @@ def set_up(log_format: str, level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     text = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
     handler.setFormatter(JsonFormatter() if log_format == "json" else text)
+    for peer_noise in ("aiohttp.server", "grpc._cython.cygrpc"):  # tracebacks that any peer can cause at will
+        logging.getLogger(peer_noise).setLevel(logging.CRITICAL)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

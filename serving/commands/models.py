@@ -1,16 +1,16 @@
 """`penstock models`: ask a running server what it serves, and change it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from google.protobuf.json_format import MessageToDict
 
-from serving.commands.options import client_options, json_option
+from serving.commands.options import client_options, json_option, model_option, show
 from serving.pb import open_inference_pb2 as pb
 from serving.transport.client import Client
+
+_LOAD_TIMEOUT_S = 3600.0
 
 
 @click.group("models")
@@ -19,56 +19,63 @@ def group() -> None:
 
 
 @group.command("list")
+@model_option(required=False)
 @client_options
 @json_option
-def list_models(address: str, json_file: Path | None) -> None:
-    """List every version and its state."""
+def list_models(model: str, address: str, json_file: Path | None) -> None:
+    """List every version and its state, of all models or of one."""
     with Client(address) as client:
         index = client.call("RepositoryIndex", pb.RepositoryIndexRequest(), pb.RepositoryIndexResponse)
-    rows = [(entry.name, entry.version or "-", entry.state, entry.reason) for entry in index.models]
-    _print_table(("MODEL", "VERSION", "STATE", "REASON"), rows)
-    write_json(MessageToDict(index, preserving_proto_field_name=True), json_file)
+    entries = [entry for entry in index.models if model in {"", entry.name}]
+    rows = [(entry.name, entry.version or "-", entry.state, entry.reason) for entry in entries]
+    table = _table(("MODEL", "VERSION", "STATE", "REASON"), rows)
+    show(table, [_index_dict(entry) for entry in entries], json_file)
 
 
 @group.command("load")
-@click.argument("name")
+@model_option(required=True)
 @client_options
-def load(name: str, address: str) -> None:
-    """Load model NAME as its folder is now, also when it was unloaded."""
-    with Client(address, timeout_s=3600) as client:
-        request = pb.RepositoryModelLoadRequest(model_name=name)
+@json_option
+def load(model: str, address: str, json_file: Path | None) -> None:
+    """Load a model as its folder is now, also when it was unloaded."""
+    with Client(address, timeout_s=_LOAD_TIMEOUT_S) as client:
+        request = pb.RepositoryModelLoadRequest(model_name=model)
         client.call("RepositoryModelLoad", request, pb.RepositoryModelLoadResponse)
-    click.echo(f"{name} is loaded")
+    show(f"{model} is loaded", {"model": model, "loaded": True}, json_file)
 
 
 @group.command("unload")
-@click.argument("name")
+@model_option(required=True)
 @client_options
-def unload(name: str, address: str) -> None:
-    """Unload model NAME once its requests in flight are answered."""
-    with Client(address, timeout_s=3600) as client:
-        request = pb.RepositoryModelUnloadRequest(model_name=name)
+@json_option
+def unload(model: str, address: str, json_file: Path | None) -> None:
+    """Unload a model once its requests in flight are answered; it stays so until the next `load`."""
+    with Client(address, timeout_s=_LOAD_TIMEOUT_S) as client:
+        request = pb.RepositoryModelUnloadRequest(model_name=model)
         client.call("RepositoryModelUnload", request, pb.RepositoryModelUnloadResponse)
-    click.echo(f"{name} is unloaded")
+    show(f"{model} is unloaded", {"model": model, "loaded": False}, json_file)
 
 
 @group.command("ready")
-@click.argument("name", required=False)
+@model_option(required=False)
 @client_options
-def ready(name: str | None, address: str) -> None:
-    """Say whether model NAME, or the whole server, is ready; exit status 1 when it is not."""
+@json_option
+def ready(model: str, address: str, json_file: Path | None) -> None:
+    """Say whether a model, or the whole server, is ready; exit status 1 when it is not."""
     with Client(address) as client:
-        if name:
-            is_ready = client.call("ModelReady", pb.ModelReadyRequest(name=name), pb.ModelReadyResponse).ready
+        if model:
+            is_ready = client.call("ModelReady", pb.ModelReadyRequest(name=model), pb.ModelReadyResponse).ready
         else:
             is_ready = client.call("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse).ready
-    click.echo(f"{name or 'server'} is {'ready' if is_ready else 'not ready'}")
+    show(
+        f"{model or 'server'} is {'ready' if is_ready else 'not ready'}", {"model": model, "ready": is_ready}, json_file
+    )
     if not is_ready:
         raise click.exceptions.Exit(1)
 
 
 @group.command("stats")
-@click.option("--model", default="", metavar="NAME", help="Only this model.")
+@model_option(required=False)
 @client_options
 @json_option
 def stats(model: str, address: str, json_file: Path | None) -> None:
@@ -77,8 +84,29 @@ def stats(model: str, address: str, json_file: Path | None) -> None:
         request = pb.ModelStatisticsRequest(name=model)
         answer = client.call("ModelStatistics", request, pb.ModelStatisticsResponse)
     header = ("MODEL", "VERSION", "OK", "FAILED", "ROWS", "BATCHES", "ROWS/BATCH", "QUEUE us", "INFER us", "REQUEST us")
-    _print_table(header, [_statistics_row(entry) for entry in answer.model_stats])
-    write_json(MessageToDict(answer, preserving_proto_field_name=True), json_file)
+    table = _table(header, [_statistics_row(entry) for entry in answer.model_stats])
+    show(table, [_statistics_dict(entry) for entry in answer.model_stats], json_file)
+
+
+def _index_dict(entry: pb.RepositoryIndexResponse.ModelIndex) -> dict[str, Any]:
+    return {"name": entry.name, "version": entry.version, "state": entry.state, "reason": entry.reason}
+
+
+def _statistics_dict(entry: pb.ModelStatistics) -> dict[str, Any]:
+    stages = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+    durations = {stage: getattr(entry.inference_stats, stage) for stage in stages}
+    return {
+        "name": entry.name,
+        "version": entry.version,
+        "last_inference_ms": entry.last_inference,
+        "inference_count": entry.inference_count,
+        "execution_count": entry.execution_count,
+        "inference_stats": {stage: {"count": item.count, "ns": item.ns} for stage, item in durations.items()},
+        "batches": [
+            {"rows": item.batch_size, "count": item.compute_infer.count, "compute_infer_ns": item.compute_infer.ns}
+            for item in entry.batch_stats
+        ],
+    }
 
 
 def _statistics_row(entry: pb.ModelStatistics) -> tuple[str, ...]:
@@ -93,14 +121,7 @@ def _mean_us(duration: pb.StatisticDuration) -> str:
     return f"{duration.ns / duration.count / 1e3:.0f}" if duration.count else "-"
 
 
-def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    for row in (header, *rows):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def write_json(value: Any, file: Path | None) -> None:
-    """Write a value where `--json` says."""
-    if file is not None:
-        with click.open_file(str(file), "w") as stream:
-            stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in (header, *rows))
+    return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 from serving.config import ENVIRONMENT_PREFIX, ServerConfig, build, nearest, read_toml
+from serving.errors import ConfigError
 
 _Command = Callable[..., Any]
 
@@ -29,12 +31,31 @@ def client_options(command: _Command) -> _Command:
     )(command)  # fmt: skip
 
 
+def model_option(*, required: bool) -> Callable[[_Command], _Command]:
+    """Add `--model NAME`."""
+    text = "The model." if required else "Only this model."
+    default = None if required else ""
+    return click.option("--model", metavar="NAME", required=required, default=default, help=text)
+
+
 def json_option(command: _Command) -> _Command:
     """Add `--json FILE`."""
     return click.option(
         "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True), metavar="FILE",
         help="Write the result as JSON to FILE, - for standard output.",
     )(command)  # fmt: skip
+
+
+def show(text: str, value: Any, json_file: Path | None) -> None:
+    """Print a result for people, and write it for machines where `--json` says; `--json -` prints only the JSON."""
+    if json_file is None or str(json_file) != "-":
+        click.echo(text)
+    if json_file is not None:
+        try:
+            with click.open_file(str(json_file), "w") as stream:
+                stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise ConfigError(f"--json {json_file} cannot be written: {error.strerror}") from None
 
 
 def resolve(flags: Mapping[str, Any], file: Path | None) -> ServerConfig:
@@ -47,11 +68,17 @@ def resolve(flags: Mapping[str, Any], file: Path | None) -> ServerConfig:
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Describe variables that look like a misspelt option.
 
-    Only near misses are named: orchestrators set variables such as PENSTOCK_SERVICE_HOST for a service of this name.
+    Only near misses are named, and never what Kubernetes sets for a service of this name: PENSTOCK_SERVICE_HOST,
+    PENSTOCK_PORT, PENSTOCK_PORT_8001_TCP and the like.
     """
     known = {environment_name(item.name) for item in dataclasses.fields(ServerConfig)}
     known |= {environment_name("address"), environment_name("config")}
-    strangers = sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+    orchestrators = tuple(ENVIRONMENT_PREFIX + word for word in ("SERVICE_", "PORT"))
+    strangers = sorted(
+        name
+        for name in environment
+        if name.startswith(ENVIRONMENT_PREFIX) and not name.startswith(orchestrators) and name not in known
+    )
     return [f"unknown variable {name}{nearest(name, known)}" for name in strangers if _is_near(name, known)]
 
 

@@ -17,16 +17,14 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.commands.models import write_json
-from serving.commands.options import json_option
 from serving.errors import ConfigError
 from serving.pb import open_inference_pb2 as pb
+from serving.transport.calls import SERVICE
 from serving.transport.client import Client, infer_message
-from serving.transport.services import SERVICE
 from serving.types import Datatype
 
 MODEL = "breast_cancer"
-_START_TIMEOUT_S = 60.0
+VERSION = "1"
 _TOLERANCE = 1e-5
 
 
@@ -36,15 +34,15 @@ _TOLERANCE = 1e-5
 @click.option("--burst-s", type=click.FloatRange(0.1, 60), default=3.0, show_default=True, help="Length of the burst.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), default=16, show_default=True,
               help="Requests in flight during the burst.")  # fmt: skip
-@json_option
-def command(models: Path, burst_s: float, concurrency: int, json_file: Path | None) -> None:
+def command(models: Path, burst_s: float, concurrency: int) -> None:
     """Train a small real model, convert it to ONNX, serve it, check its answers, and measure a short burst."""
     started = time.perf_counter()
-    classifier, features, labels = _train()
-    path = models / MODEL / "1" / "model.onnx"
+    classifier, features = _train()
+    path = models / MODEL / VERSION / "model.onnx"
+    _check_is_ours(path.parent.parent)
     _convert(classifier, features.shape[1], path)
     with _serve(models) as address:
-        difference = _compare(address, classifier, features)
+        _compare(address, classifier, features)
         burst = asyncio.run(_burst(address, features, burst_s, concurrency))
         mean_batch = _mean_batch_rows(address)
     click.echo(
@@ -53,15 +51,10 @@ def command(models: Path, burst_s: float, concurrency: int, json_file: Path | No
     )
     click.echo(f"  done       in {time.perf_counter() - started:.1f} s\n")
     click.echo(_next_steps(models, features[0]))
-    result = {
-        "model": str(path), "rows_checked": len(labels), "largest_difference": difference,
-        "requests_per_s": burst.requests_per_s, "p50_ms": burst.p50_ms, "p99_ms": burst.p99_ms,
-        "mean_batch_rows": mean_batch,
-    }  # fmt: skip
-    write_json(result, json_file)
 
 
-def _train() -> tuple[Any, NDArray[np.float32], NDArray[np.int64]]:
+def _train() -> tuple[Any, NDArray[np.float32]]:
+    """Return a fitted classifier and the rows held out from it."""
     try:
         from sklearn.datasets import load_breast_cancer  # noqa: PLC0415 - behind the extra
         from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415
@@ -78,7 +71,14 @@ def _train() -> tuple[Any, NDArray[np.float32], NDArray[np.int64]]:
         f"  train      random forest of 100 trees on scikit-learn's breast cancer data "
         f"({len(train_rows)} rows, {rows.shape[1]} features): accuracy {accuracy:.3f} on {len(test_rows)} held-out rows"
     )
-    return classifier, test_rows, test_labels
+    return classifier, test_rows
+
+
+def _check_is_ours(folder: Path) -> None:
+    """Refuse a folder that holds more than an earlier quickstart wrote: another version would answer in our place."""
+    others = [entry.name for entry in folder.iterdir() if entry.name != VERSION] if folder.is_dir() else []
+    if others:
+        raise ConfigError(f"{folder} holds {', '.join(sorted(others))} already; name another folder with --models")
 
 
 def _convert(classifier: Any, feature_count: int, path: Path) -> None:
@@ -113,21 +113,20 @@ def _serve(models: Path) -> Iterator[str]:
 
 
 def _wait_until_ready(process: "subprocess.Popen[str]") -> str:
+    """Follow the server's log until its models are loaded; return its gRPC address."""
     assert process.stderr is not None, "bug: the server's log is not piped"
     address, lines = "", []
     for line in process.stderr:
         lines.append(line.rstrip())
         if match := re.search(r"listening: grpc (\S+)", line):
             address = match[1]
-        if f"{MODEL}/1: ready" in line:
+        if re.search(r"serving \d+ model versions", line):
             return address
-        if f"{MODEL}/1: not loaded" in line:
-            break
     raise ConfigError("the server did not start: " + "; ".join(lines[-3:]))
 
 
-def _compare(address: str, classifier: Any, rows: NDArray[np.float32]) -> float:
-    """Ask for every held-out row and compare with scikit-learn; return the largest difference of a probability."""
+def _compare(address: str, classifier: Any, rows: NDArray[np.float32]) -> None:
+    """Ask for every held-out row and compare with scikit-learn. Raises ConfigError when the answers differ."""
     with Client(address) as client:
         _, outputs = client.infer(MODEL, {"features": (Datatype.FP32, rows)})
     difference = float(np.abs(outputs["probabilities"] - classifier.predict_proba(rows)).max())
@@ -137,7 +136,6 @@ def _compare(address: str, classifier: Any, rows: NDArray[np.float32]) -> float:
     click.echo(
         f"  predict    {len(rows)} rows over gRPC: labels equal scikit-learn's, probabilities within {difference:.1e}"
     )
-    return difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +180,10 @@ def _mean_batch_rows(address: str) -> float:
 
 def _next_steps(models: Path, row: NDArray[np.float32]) -> str:
     example = ", ".join(f"{value:.4g}" for value in row)
-    return f"""Go on with:
-  penstock serve --models {models}          # in one terminal
-  penstock models list                      # in another
+    return f"""Go on with, in one terminal:
+  penstock serve --models {models}
+and in another:
+  penstock models list
   echo '{{"features": [[{example}]]}}' | penstock infer --model {MODEL} --input -
   penstock models stats
   curl http://127.0.0.1:8002/metrics"""

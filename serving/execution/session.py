@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ import onnxruntime as ort
 from serving.config import InstancesConfig, SessionConfig
 from serving.errors import LoadError
 from serving.types import DYNAMIC, Array, Datatype, Signature, TensorSpec
+
+ort.disable_telemetry_events()
 
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
@@ -85,23 +86,6 @@ class Session:
         return [_to_array(spec, value) for spec, value in zip(self.signature.outputs, values, strict=True)]
 
 
-def with_probed_outputs(signature: Signature, outputs: Sequence[Sequence[Array]]) -> Signature:
-    """Correct a signature by what runs of one and of two rows gave: unknown ranks, and false batch dimensions.
-
-    `outputs[i]` are the outputs of a run whose open dimensions were `i + 1` rows and 1 elsewhere.
-    """
-    specs = tuple(
-        spec if spec.shape else replace(spec, shape=(DYNAMIC,) * one.ndim)
-        for spec, one in zip(signature.outputs, outputs[0], strict=True)
-    )
-    follows = all(
-        array.ndim > 0 and array.shape[0] == rows for rows, arrays in enumerate(outputs, 1) for array in arrays
-    )
-    open_inputs = all(spec.shape and spec.shape[0] == DYNAMIC for spec in signature.inputs)
-    open_outputs = all(spec.shape and spec.shape[0] == DYNAMIC for spec in specs)
-    return Signature(signature.inputs, specs, batchable=follows and open_inputs and open_outputs)
-
-
 def _providers(config: SessionConfig, instances: InstancesConfig) -> list[str]:
     """Return the execution providers to use, refusing those that this onnxruntime does not have."""
     default = (
@@ -128,9 +112,11 @@ def _open(path: Path, config: SessionConfig, instances: InstancesConfig, provide
     options.add_session_config_entry("session.inter_op.allow_spinning", spinning)
     devices = [{"device_id": str(instances.gpus[0])} if "CUDA" in provider else {} for provider in providers]
     try:
+        kept_until_loaded = _read_external_data(options, path)
         session = ort.InferenceSession(str(path), options, providers=list(providers), provider_options=devices)
     except Exception as error:
         raise LoadError(f"onnxruntime cannot load {path.name}: {_one_line(error)}") from error
+    del kept_until_loaded
     loaded = session.get_providers()
     for provider in providers:
         if (
@@ -138,6 +124,25 @@ def _open(path: Path, config: SessionConfig, instances: InstancesConfig, provide
         ):  # onnxruntime falls back in silence when a provider's libraries or device are missing
             raise LoadError(f"execution provider {provider} did not start; onnxruntime would use {', '.join(loaded)}")
     return session
+
+
+def _read_external_data(options: Any, path: Path) -> list[bytes]:
+    """Hand over the weights that lie in files beside the graph as bytes, which must live until the graph is loaded.
+
+    onnxruntime would map those files, and writing over a mapped file in place, as `cp` does, kills the process that
+    reads it.
+    """
+    folder = path.parent
+    files = [file for file in (*folder.glob("*"), *folder.glob("*/*")) if file.is_file() and file != path]
+    if not files:
+        return []
+    graph = path.read_bytes()
+    names = [str(file.relative_to(folder)) for file in files]
+    named = [name for name in names if name.encode(errors="surrogateescape") in graph]
+    contents = [(folder / name).read_bytes() for name in named]
+    if named:
+        options.add_external_initializers_from_files_in_memory(named, contents, [len(content) for content in contents])
+    return contents
 
 
 def _signature(session: Any) -> Signature:

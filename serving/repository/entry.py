@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from serving.clock import Clock
 from serving.config import ModelConfig, load_model_config
-from serving.errors import ConfigError, LoadError, NotReady, UnknownModel
+from serving.errors import ConfigError, Draining, LoadError, NotReady, UnknownModel
 from serving.model import Servable
 from serving.repository.handle import Handle
 from serving.repository.lifecycle import State, check_move
@@ -23,6 +23,14 @@ from serving.repository.version_policy import candidates, is_enough
 
 Load = Callable[[str, int, Path, ModelConfig], Servable]
 """Loads one version. Raises LoadError."""
+
+Changed = Callable[[], object]
+"""Called, on a loader thread, when what serves has changed."""
+
+QUICK_CLOSE_S = 1.0
+"""How long a change waits for the servables it retired, so that mostly they are closed when it is done."""
+
+REMOVED = "removed from the repository"
 
 _log = logging.getLogger(__name__)
 
@@ -55,17 +63,19 @@ class IndexEntry:
 class ModelEntry:
     """One model. `apply` and `unload` run on loader threads, one at a time; `pin` and `index` on the I/O thread."""
 
-    def __init__(self, name: str, load: Load, clock: Clock, *, drain_timeout_s: float) -> None:
+    def __init__(self, name: str, load: Load, clock: Clock, *, stopping: threading.Event, changed: Changed) -> None:
         self.name = name
         self.wanted = True
         self._load = load
         self._clock = clock
-        self._drain_timeout_s = drain_timeout_s
+        self._stopping = stopping
+        self._changed = changed
         self._changing = threading.Lock()
         self._records: dict[int, VersionRecord] = {}
         self._handles: Mapping[int, Handle] = MappingProxyType({})
         self._problems: tuple[str, ...] = ()
         self._config_problem = ""
+        self._closing: list[threading.Event] = []  # of what was retired since it was last waited for
 
     # ---- on the I/O thread -----------------------------------------------------------------------------------------
 
@@ -76,31 +86,30 @@ class ModelEntry:
 
     def pin(self, version: str) -> Handle:
         """Return a handle in use, of the newest ready version without a `version`. Raises UnknownModel or NotReady."""
-        number = self._number(version)
-        handle = self._handles.get(number) if number is not None else None
-        if handle is None or not handle.acquire():
-            raise self._absence(version, number)
-        return handle
+        while True:
+            handles = self._handles  # one look: a loader may replace the table between two
+            number = _number(version, handles)
+            handle = handles.get(number) if number is not None else None
+            if handle is not None and handle.acquire():
+                return handle
+            if handles is self._handles:
+                raise self._absence(version, number)
 
     def index(self) -> list[IndexEntry]:
         """List the versions, oldest first, or the model itself with its problems when it has none."""
         records = sorted(self._records.items())
         if not records:
-            return [IndexEntry(self.name, "", State.UNLOADED, self._why_without_versions())]
+            problem = self._config_problem or "; ".join(self._problems)
+            return [IndexEntry(self.name, "", State.FAILED if problem else State.LOADING, problem)]
         return [IndexEntry(self.name, str(number), record.state, record.reason) for number, record in records]
 
     def servables(self) -> list[Servable]:
         """Return the servables of the ready versions, oldest first."""
         return [handle.servable for _, handle in sorted(self._handles.items())]
 
-    def _number(self, version: str) -> int | None:
-        if not version:
-            return max(self._handles, default=None)
-        return int(version) if is_version(version) else None
-
     def _absence(self, version: str, number: int | None) -> UnknownModel | NotReady:
         if not version:
-            reasons = [f"version {entry.version}: {entry.reason}" for entry in self.index() if entry.reason]
+            reasons = [f"version {entry.version or '-'}: {entry.reason}" for entry in self.index() if entry.reason]
             return NotReady(f"model '{self.name}' has no ready version; {'; '.join(reasons) or 'it is loading'}")
         record = self._records.get(number) if number is not None else None
         if record is None:
@@ -109,33 +118,44 @@ class ModelEntry:
         reason = f": {record.reason}" if record.reason else ""
         return NotReady(f"model '{self.name}' version {version} is {record.state.name.lower()}{reason}")
 
-    def _why_without_versions(self) -> str:
-        return self._config_problem or "; ".join(self._problems) or "no versions"
-
     # ---- on loader threads -----------------------------------------------------------------------------------------
 
-    def apply(self, on_disk: ModelOnDisk, *, retry: bool) -> list[str]:
+    def apply(self, on_disk: ModelOnDisk, *, on_request: bool) -> list[str]:
         """Load what should serve and is not loaded, retire what should not. Returns why wanted versions do not serve.
 
-        `retry` tries versions again that failed before with these same files.
+        On request a model counts as wanted again, and versions are tried again that failed before with these same
+        files. Raises Draining once the server is stopping.
         """
         with self._changing:
+            if self._stopping.is_set():
+                raise Draining("the server is shutting down and loads nothing any more")
+            if not on_request and not self.wanted:
+                return []
             self.wanted = True
             self._note_problems(on_disk)
-            try:
-                config = load_model_config(on_disk.config_path)
-            except ConfigError as error:
-                return self._keep_as_is(on_disk, str(error))
-            self._config_problem = ""
-            failures = self._load_candidates(on_disk, config, retry=retry)
-            self._forget_removed(on_disk)
-            return failures or ([] if on_disk.versions else list(on_disk.problems))
+            failures = self._follow(on_disk, retry=on_request)
+            closing = self._take_closing()
+        self._await_closed(closing, QUICK_CLOSE_S)
+        return failures
 
-    def unload(self, reason: str) -> None:
-        """Retire every version, and wait for their last answers up to the drain timeout."""
+    def unload(self, reason: str, *, wait_s: float) -> None:
+        """Retire every version, and wait for their last answers, but no longer than `wait_s`."""
         with self._changing:
             self.wanted = False
             self._retire(list(self._handles), reason)
+            closing = self._take_closing()
+        self._await_closed(closing, wait_s)
+
+    def _follow(self, on_disk: ModelOnDisk, *, retry: bool) -> list[str]:
+        try:
+            config = load_model_config(on_disk.config_path)
+        except ConfigError as error:
+            failures = self._keep_as_is(on_disk, str(error))
+        else:
+            self._forget_config_problem()
+            failures = self._load_candidates(on_disk, config, retry=retry)
+        self._forget_removed(on_disk)
+        return failures or ([] if on_disk.versions else list(on_disk.problems))
 
     def _note_problems(self, on_disk: ModelOnDisk) -> None:
         if on_disk.problems != self._problems:
@@ -155,19 +175,30 @@ class ModelEntry:
             record.reason = problem
         return [problem]
 
+    def _forget_config_problem(self) -> None:
+        for record in self._records.values():
+            if record.state is State.READY and record.reason == self._config_problem:
+                record.reason = ""
+        self._config_problem = ""
+
     def _load_candidates(self, on_disk: ModelOnDisk, config: ModelConfig, *, retry: bool) -> list[str]:
         policy = config.version_policy
         failures: list[str] = []
         chosen: list[int] = []
+        may_load = True
         for number in candidates(policy, on_disk.versions):
-            if is_enough(policy, len(chosen)):
+            if is_enough(policy, len(chosen)) or self._stopping.is_set():
                 break
             version = on_disk.versions[number]
-            if self._needs_loading(version, on_disk.config_fingerprint, retry=retry):
+            if self._is_unloading(number):
+                failures.append(f"version {number}: still answering its last requests; load it again when it has")
+                may_load = False  # an older version must not step in for a moment, and one that serves must stay
+                continue
+            if may_load and self._needs_loading(version, on_disk.config_fingerprint, retry=retry):
                 self._try_load(version, on_disk.config_fingerprint, config)
             if number in self._handles:
                 chosen.append(number)
-            if reason := self._records[number].reason:
+            if may_load and (reason := self._records[number].reason):
                 failures.append(f"version {number}: {reason}")
         failures += [
             f"version {number}: asked for by version_policy {policy}, and not in the repository"
@@ -175,17 +206,21 @@ class ModelEntry:
             if number not in on_disk.versions
         ]
         not_selected = f"not selected by version_policy {policy}"
-        self._retire([number for number in self._handles if number not in chosen], not_selected)
+        self._retire([n for n in self._handles if n not in chosen and n in on_disk.versions], not_selected)
         for number in on_disk.versions:
-            self._records.setdefault(number, VersionRecord(State.UNLOADED, not_selected))
+            record = self._records.setdefault(number, VersionRecord(State.UNLOADED))
+            if record.state is State.UNLOADED:
+                record.reason = not_selected
         return failures
+
+    def _is_unloading(self, number: int) -> bool:
+        record = self._records.get(number)
+        return record is not None and record.state is State.UNLOADING
 
     def _needs_loading(self, version: VersionOnDisk, config_fingerprint: Fingerprint, *, retry: bool) -> bool:
         record = self._records.get(version.number)
         if record is None or record.state is State.UNLOADED:
             return True
-        if record.state is State.UNLOADING:  # its last requests outlasted the drain timeout
-            return False
         changed = record.fingerprint != (version.fingerprint, config_fingerprint)
         return changed or (retry and record.reason != "")
 
@@ -203,6 +238,10 @@ class ModelEntry:
         except LoadError as error:
             self._note_failure(version.number, record, str(error))
             return
+        except Exception as error:  # noqa: BLE001 - logged, and answered
+            _log.exception("%s/%d: loading failed in an unexpected way", self.name, version.number)
+            self._note_failure(version.number, record, f"{type(error).__name__} while loading; the log has the details")
+            return
         self._publish(Handle(servable), record)
         _log.info("%s/%d: ready after %.0f ms", self.name, version.number, (self._clock.now_ns() - started_ns) / 1e6)
 
@@ -217,42 +256,68 @@ class ModelEntry:
         number = handle.servable.version
         replaced = self._handles.get(number)
         self._handles = MappingProxyType({**self._handles, number: handle})
+        self._changed()
         if replaced is None:
             record.move(State.READY)
         else:
             record.reason = ""
-            self._await_close(number, _close_when_idle(replaced))
+            self._closing.append(_close_when_idle(replaced))
 
     def _retire(self, numbers: Iterable[int], reason: str) -> None:
-        """Take versions out of service at once; wait until their requests are answered, up to the drain timeout."""
+        """Take versions out of service at once; each is closed when its last request is answered."""
         retired = {number: self._handles[number] for number in numbers}
         self._handles = MappingProxyType({n: handle for n, handle in self._handles.items() if n not in retired})
         for number, handle in retired.items():
             record = self._records[number]
             record.move(State.UNLOADING, reason)
-            self._await_close(number, _close_when_idle(handle, partial(record.move, State.UNLOADED, reason)))
-            _log.info("%s/%d: %s: %s", self.name, number, record.state.name.lower(), reason)
+            self._closing.append(_close_when_idle(handle, partial(self._note_closed, number, record, reason)))
+        self._changed()
 
-    def _await_close(self, number: int, closed: threading.Event) -> None:
-        if not closed.wait(self._drain_timeout_s):
-            _log.warning("%s/%d: requests still run after drain_timeout_s", self.name, number)
+    def _note_closed(self, number: int, record: VersionRecord, reason: str) -> None:
+        """Note that a retired version is closed. On the thread that closed it."""
+        with self._changing:
+            record.move(State.UNLOADED, reason)
+            if reason == REMOVED and self._records.get(number) is record:
+                del self._records[number]
+        _log.info("%s/%d: unloaded: %s", self.name, number, reason)
+
+    def _take_closing(self) -> list[threading.Event]:
+        closing, self._closing = self._closing, []
+        return closing
+
+    def _await_closed(self, closing: Iterable[threading.Event], wait_s: float) -> None:
+        """Wait, not for ever and not under the lock, for servables that have been retired."""
+        end_ns = self._clock.now_ns() + int(wait_s * 1e9)
+        waited = [closed.wait(max(0, end_ns - self._clock.now_ns()) / 1e9) for closed in closing]
+        if not all(waited):
+            _log.warning("model '%s': requests of a retired version still run after %g s", self.name, wait_s)
 
     def _forget_removed(self, on_disk: ModelOnDisk) -> None:
         gone = [number for number in self._records if number not in on_disk.versions]
-        self._retire([number for number in gone if number in self._handles], "removed from the repository")
+        self._retire([number for number in gone if number in self._handles], REMOVED)
         for number in gone:
-            if self._records[number].state is not State.UNLOADING:
+            if not self._is_unloading(number):
                 del self._records[number]
+
+
+def _number(version: str, handles: Mapping[int, Handle]) -> int | None:
+    """Return the version that is meant, the newest ready one without a `version`; None when there is none."""
+    if not version:
+        return max(handles, default=None)
+    return int(version) if is_version(version) else None
 
 
 def _close_when_idle(handle: Handle, then: Callable[[], None] = lambda: None) -> threading.Event:
     """Retire a handle and close its servable, on a thread of its own, once nobody uses it. Returns what says so."""
+    handle.servable.hurry()
     closed = threading.Event()
 
     def close() -> None:
-        handle.servable.close()
-        then()
-        closed.set()
+        try:
+            handle.servable.close()
+            then()
+        finally:
+            closed.set()
 
     handle.retire(lambda: threading.Thread(target=close, name=f"close {handle.servable.name}", daemon=True).start())
     return closed

@@ -4,18 +4,19 @@
 the folder or loads a model runs on loader threads.
 """
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from serving.clock import Clock
-from serving.errors import ConfigError, LoadFailed, UnknownModel
+from serving.errors import ConfigError, Draining, LoadFailed, NotReady, UnknownModel
 from serving.model import Servable
-from serving.repository.entry import IndexEntry, Load, ModelEntry
+from serving.repository.entry import QUICK_CLOSE_S, REMOVED, Changed, IndexEntry, Load, ModelEntry
 from serving.repository.handle import Handle
-from serving.repository.scanner import ModelOnDisk, scan, scan_model
+from serving.repository.scanner import ModelOnDisk, is_name, scan, scan_model
 
 _LOADS_AT_ONCE = 2
 _log = logging.getLogger(__name__)
@@ -24,9 +25,7 @@ _log = logging.getLogger(__name__)
 class ModelRepository:
     """The models of one folder. `changed` is called, on a loader thread, whenever what serves may have changed."""
 
-    def __init__(
-        self, root: Path, load: Load, clock: Clock, *, drain_timeout_s: float, changed: Callable[[], object]
-    ) -> None:
+    def __init__(self, root: Path, load: Load, clock: Clock, *, drain_timeout_s: float, changed: Changed) -> None:
         self._root = root
         self._load = load
         self._clock = clock
@@ -35,6 +34,7 @@ class ModelRepository:
         self._entries: dict[str, ModelEntry] = {}
         self._previous: dict[str, ModelOnDisk] = {}
         self._refreshing = threading.Lock()
+        self._stopping = threading.Event()
         self.started = False
 
     # ---- on the I/O thread -----------------------------------------------------------------------------------------
@@ -42,6 +42,14 @@ class ModelRepository:
     def find(self, name: str, version: str) -> Handle:
         """Return a handle in use; the caller releases it. Raises UnknownModel or NotReady."""
         return self._entry(name).pin(version)
+
+    def is_ready(self, name: str, version: str) -> bool:
+        """Say whether a model, or one version of it, is ready. Raises UnknownModel."""
+        try:
+            self.find(name, version).release()
+        except NotReady:
+            return False
+        return True
 
     def ready_versions(self, name: str) -> list[int]:
         """List the ready versions of a model, oldest first. Raises UnknownModel."""
@@ -56,15 +64,27 @@ class ModelRepository:
         for _, entry in sorted(self._entries.copy().items()):
             yield from entry.servables()
 
-    def why_not_ready(self) -> list[str]:
-        """Say what the server still lacks: the first load to end, and each wanted model without a ready version."""
+    def unready_models(self) -> list[str]:
+        """Name the models that should serve and have no ready version."""
+        entries = sorted(self._entries.copy().items())
+        return [name for name, entry in entries if entry.wanted and not entry.ready_versions]
+
+    def why_not_ready(self) -> str:
+        """Say why the repository cannot serve at all; nothing when it can.
+
+        One broken model does not make the others unready: an orchestrator would take them all out of service.
+        """
         if not self.started:
-            return ["the models are being loaded"]
-        return [
-            f"model '{name}' has no ready version"
-            for name, entry in sorted(self._entries.copy().items())
-            if entry.wanted and not entry.ready_versions
-        ]
+            return "the models are being loaded"
+        wanted = [entry for entry in self._entries.copy().values() if entry.wanted]
+        if wanted and not any(entry.ready_versions for entry in wanted):
+            return "no model has a ready version"
+        return ""
+
+    def hurry(self) -> None:
+        """Let no request wait for batchmates any more."""
+        for servable in self.servables():
+            servable.hurry()
 
     def _entry(self, name: str) -> ModelEntry:
         entry = self._entries.get(name)
@@ -79,9 +99,9 @@ class ModelRepository:
         with self._refreshing:
             models = self._previous = scan(self._root)
             for name in models:
-                self._entries[name] = self._new_entry(name)
+                self._entries.setdefault(name, self._new_entry(name))  # a client may have loaded it already
             with ThreadPoolExecutor(_LOADS_AT_ONCE, thread_name_prefix="load") as pool:
-                for _ in pool.map(lambda name: self._entries[name].apply(models[name], retry=True), models):
+                for _ in pool.map(self._follow, models.values()):
                     pass
             self.started = True
             self._changed()
@@ -90,7 +110,7 @@ class ModelRepository:
         """Follow changes of the folder.
 
         A new or changed model counts once two scans in a row have found it the same, so that files still being
-        written are not loaded; what is gone is retired at once. Models that were unloaded on request stay unloaded.
+        written are not loaded; a model that is gone is retired at once. What was unloaded on request stays unloaded.
         """
         with self._refreshing:
             try:
@@ -99,41 +119,53 @@ class ModelRepository:
                 _log.error("%s; what is loaded goes on serving", error)
                 return
             previous, self._previous = self._previous, models
-            for name in [name for name in self._entries if name not in models]:
-                self._entries[name].unload("removed from the repository")
-                del self._entries[name]
+            for name in [name for name in self._entries if name not in models and not self._is_model_folder(name)]:
+                # Out of the table first: a load that comes while the last requests are answered begins a new entry.
+                self._entries.pop(name).unload(REMOVED, wait_s=QUICK_CLOSE_S)
             for name, model in models.items():
                 if model == previous.get(name):
-                    entry = self._entries.setdefault(name, self._new_entry(name))
-                    if entry.wanted:
-                        entry.apply(model, retry=False)
-            self._changed()
+                    self._entries.setdefault(name, self._new_entry(name))
+                    self._follow(model)
+
+    def stop_loading(self) -> None:
+        """Begin no further load; one that is under way ends. Thread-safe."""
+        self._stopping.set()
 
     def load(self, name: str) -> None:
-        """Load a model as its folder is now. Raises UnknownModel or LoadFailed."""
+        """Load a model as its folder is now. Raises UnknownModel, LoadFailed or Draining."""
         if not self._is_model_folder(name):
             raise UnknownModel(f"unknown model '{name}': the model repository has no folder of that name")
         entry = self._entries.setdefault(name, self._new_entry(name))
-        failures = entry.apply(scan_model(self._root / name), retry=True)
-        self._changed()
+        failures = entry.apply(scan_model(self._root / name), on_request=True)
+        if self._entries.get(name) is not entry:  # a poll has found the folder gone meanwhile
+            entry.unload(REMOVED, wait_s=QUICK_CLOSE_S)
+            raise UnknownModel(f"model '{name}' was removed from the model repository while it was loaded")
         if failures:
             serving = ", ".join(map(str, entry.ready_versions)) or "none"
             raise LoadFailed(f"model '{name}': {'; '.join(failures)} (ready versions: {serving})")
 
     def unload(self, name: str) -> None:
         """Unload a model until it is loaded again on request. Raises UnknownModel."""
-        self._entry(name).unload("unloaded on request")
-        self._changed()
+        self._entry(name).unload("unloaded on request", wait_s=self._drain_timeout_s)
 
     def close(self) -> None:
-        """Unload everything."""
+        """Unload everything, for good; requests in flight have been waited for already."""
+        self.stop_loading()
         for entry in list(self._entries.values()):
-            entry.unload("the server is shutting down")
+            entry.unload("the server is shutting down", wait_s=QUICK_CLOSE_S)
+
+    def _follow(self, model: ModelOnDisk) -> None:
+        """Let a model follow its folder, unless it was unloaded on request or the server is stopping."""
+        with contextlib.suppress(Draining):
+            self._entries[model.name].apply(model, on_request=False)
 
     def _is_model_folder(self, name: str) -> bool:
         """Say whether `name` is a folder right inside the repository; a path that leads elsewhere is not."""
-        plain = name not in {"", ".", ".."} and "/" not in name and "\0" not in name and not name.startswith(".")
-        return plain and (self._root / name).is_dir()
+        plain = name not in {"", ".", ".."} and "/" not in name and is_name(name)
+        try:
+            return plain and (self._root / name).is_dir()
+        except OSError:  # longer than a file name can be
+            return False
 
     def _new_entry(self, name: str) -> ModelEntry:
-        return ModelEntry(name, self._load, self._clock, drain_timeout_s=self._drain_timeout_s)
+        return ModelEntry(name, self._load, self._clock, stopping=self._stopping, changed=self._changed)

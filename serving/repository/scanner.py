@@ -4,6 +4,7 @@ Reads names and file facts, never contents. A name that starts with a dot is inv
 version under such a name and rename it.
 """
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ MODEL_FILE = "model.onnx"
 CONFIG_FILE = "model.toml"
 FILES_PER_VERSION_MAX = 10_000
 VERSION_MAX = 2**63 - 1
+_VERSION_DIGITS_MAX = len(str(VERSION_MAX))  # clients send versions too, and reading digits has a cost
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Relative path, bytes, mtime in ns and inode of each file. Equal fingerprints mean unchanged files."""
@@ -44,10 +46,16 @@ class ModelOnDisk:
 def scan(root: Path) -> dict[str, ModelOnDisk]:
     """Look at every model. Raises ConfigError when the folder itself cannot be read."""
     try:
-        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+        with os.scandir(root) as entries:
+            names = sorted(entry.name for entry in entries if is_name(entry.name) and _is_folder(entry))
     except OSError as error:
         raise ConfigError(f"model repository {root}: {error.strerror}") from error
     return {name: scan_model(root / name) for name in names}
+
+
+def is_name(name: str) -> bool:
+    """Say whether a folder's name can be a model's: visible, and text that fits a line, a message and a label."""
+    return not name.startswith(".") and name.isprintable()
 
 
 def scan_model(folder: Path) -> ModelOnDisk:
@@ -55,7 +63,7 @@ def scan_model(folder: Path) -> ModelOnDisk:
     versions: dict[int, VersionOnDisk] = {}
     problems: list[str] = []
     try:
-        entries = sorted((entry for entry in os.scandir(folder) if entry.is_dir()), key=lambda entry: entry.name)
+        entries = sorted((entry for entry in os.scandir(folder) if _is_folder(entry)), key=lambda entry: entry.name)
     except OSError as error:
         entries, problems = [], [f"cannot be read: {error.strerror}"]
     for entry in entries:
@@ -71,15 +79,24 @@ def scan_model(folder: Path) -> ModelOnDisk:
     return ModelOnDisk(folder.name, config_path, _fingerprint_of(config_path), versions, tuple(problems))
 
 
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads round in a circle
+        return False
+
+
 def is_version(name: str) -> bool:
     """Say whether a folder's name is a version: a decimal integer from 0, without leading zeros or signs."""
-    return name.isascii() and name.isdigit() and str(int(name)) == name and int(name) <= VERSION_MAX
+    if not (len(name) <= _VERSION_DIGITS_MAX and name.isascii() and name.isdigit()):
+        return False
+    return str(int(name)) == name and int(name) <= VERSION_MAX
 
 
 def _scan_version(folder: Path) -> VersionOnDisk:
     path = folder / MODEL_FILE
     try:
-        files = tuple(sorted(_files(folder)))
+        files = tuple(sorted(itertools.islice(_files(folder), FILES_PER_VERSION_MAX + 1)))
     except OSError as error:
         return VersionOnDisk(int(folder.name), path, (), f"cannot be read: {error.strerror}")
     if len(files) > FILES_PER_VERSION_MAX:
@@ -90,13 +107,17 @@ def _scan_version(folder: Path) -> VersionOnDisk:
 
 def _files(folder: Path, prefix: str = "") -> Iterator[tuple[str, int, int, int]]:
     """Yield the facts of the files in a folder, one level of folders deep."""
-    for entry in os.scandir(folder):
-        if entry.is_dir():
-            if not prefix:
-                yield from _files(Path(entry.path), f"{entry.name}/")
-            continue
-        facts = entry.stat()
-        yield f"{prefix}{entry.name}", facts.st_size, facts.st_mtime_ns, facts.st_ino
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                if not prefix:
+                    yield from _files(Path(entry.path), f"{entry.name}/")
+                continue
+            try:
+                facts = entry.stat()
+            except FileNotFoundError:  # a link to nothing, or a file that has just gone
+                continue
+            yield f"{prefix}{entry.name}", facts.st_size, facts.st_mtime_ns, facts.st_ino
 
 
 def _fingerprint_of(path: Path) -> Fingerprint:

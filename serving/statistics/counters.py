@@ -6,7 +6,7 @@ from serving.errors import Code, ServingError
 
 Outcome = tuple[str, str, Code, str]
 """Model, version, code and reason. Model and version are empty for names that this server does not know, so that the
-number of outcomes is bounded by what the repository holds and not by what clients send."""
+number of outcomes is bounded by what the repository has ever held and not by what clients send."""
 
 
 class RequestCounters:

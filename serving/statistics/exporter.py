@@ -1,17 +1,19 @@
 """Prometheus' text, rendered from the counters at scrape; nothing is kept in the client library's own objects.
 
-Rendering runs on the I/O thread and takes about 1 ms per 10 servables, so that it sees whole batches.
+Rendering takes about 1 ms per servable, so it is split: the I/O thread copies the counters, between two batches, and
+another thread turns the copy into text.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from serving.statistics.counters import RequestCounters
+from serving.statistics.counters import Outcome
 from serving.statistics.latency import STAGES, Histogram, ServableStatistics, octave_edges_ns
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -28,62 +30,96 @@ _LABELS = ("model", "version")
 
 @dataclass(frozen=True, slots=True)
 class ServableView:
-    """What the exporter sees of one servable."""
+    """What the exporter sees of one servable: counters that nobody changes any more."""
 
     model: str
     version: str
-    statistics: ServableStatistics
     batch_rows_max: int
     queued_rows: int
     queued_bytes: int
+    rows: int
+    batches: int
+    reruns: int
+    stages: Mapping[str, Histogram]
+    batches_by_rows: Mapping[int, int]
+
+    @classmethod
+    def copy_of(
+        cls, model: str, version: str, statistics: ServableStatistics, *,
+        batch_rows_max: int, queued_rows: int, queued_bytes: int,
+    ) -> Self:  # fmt: skip
+        """Copy the counters of a servable. On the I/O thread."""
+        return cls(
+            model=model,
+            version=version,
+            batch_rows_max=batch_rows_max,
+            queued_rows=queued_rows,
+            queued_bytes=queued_bytes,
+            rows=statistics.inference_count,
+            batches=statistics.execution_count,
+            reruns=statistics.rerun_count,
+            stages={stage: histogram.copy() for stage, histogram in statistics.stages.items()},
+            batches_by_rows={rows: entry.compute_infer.count for rows, entry in statistics.batches.items()},
+        )
 
 
-class Exporter(Collector):
-    """Renders the metrics of the server."""
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All counters at one moment."""
 
-    def __init__(
-        self, servables: Callable[[], Iterable[ServableView]], counters: RequestCounters, in_flight: Callable[[], int]
-    ) -> None:
-        self._servables = servables
-        self._counters = counters
-        self._in_flight = in_flight
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
+    servables: Sequence[ServableView]
+    outcomes: Mapping[Outcome, int]
+    in_flight: int
 
-    def render(self) -> bytes:
+
+class Exporter:
+    """Renders snapshots, and the facts of the process beside them. Any thread, one at a time."""
+
+    def __init__(self) -> None:
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
+        PlatformCollector(registry=self._process)
+        GCCollector(registry=self._process)
+
+    def render(self, snapshot: Snapshot) -> bytes:
         """Return all metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        registry.register(_Families(snapshot))
+        return generate_latest(registry) + generate_latest(self._process)
+
+
+class _Families(Collector):
+    """The metric families of a snapshot."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
 
     def describe(self) -> Iterable[Metric]:
-        """Name no metrics ahead of time; they depend on what is loaded."""
-        return []
+        return []  # they depend on what is loaded
 
     def collect(self) -> Iterator[Metric]:
-        """Build the metric families."""
-        views = list(self._servables())
+        views = self._snapshot.servables
         yield self._requests()
         yield GaugeMetricFamily(
-            "penstock_requests_in_flight", "Admitted and not yet answered.", value=self._in_flight()
+            "penstock_requests_in_flight", "Admitted and not yet answered.", value=self._snapshot.in_flight
         )
         for stage in STAGES:
             yield _histogram(stage, views)
         yield _batch_rows(views)
+        yield _counter("penstock_rows", "Rows answered with outputs.", views, lambda view: view.rows)
         yield _counter(
-            "penstock_rows", "Rows answered with outputs.", views, lambda view: view.statistics.inference_count
+            "penstock_batches",
+            "Runs of the model in batches that answered a request.",
+            views,
+            lambda view: view.batches,
         )
-        yield _counter("penstock_batches", "Runs of the model.", views, lambda view: view.statistics.execution_count)
-        yield _counter(
-            "penstock_batch_reruns", "Runs that split a failed batch.", views, lambda view: view.statistics.rerun_count
-        )
+        yield _counter("penstock_batch_reruns", "Runs that split a failed batch.", views, lambda view: view.reruns)
         yield _gauge("penstock_queue_rows", "Rows that wait for an instance.", views, lambda view: view.queued_rows)
         yield _gauge("penstock_queue_bytes", "Bytes of input that wait.", views, lambda view: view.queued_bytes)
 
     def _requests(self) -> Metric:
         family = CounterMetricFamily("penstock_requests", "Answers by code.", labels=(*_LABELS, "code", "reason"))
-        for (model, version, code, reason), count in sorted(self._counters.outcomes.items()):
+        for (model, version, code, reason), count in sorted(self._snapshot.outcomes.items()):
             family.add_metric((model, version, code, reason), count)
         return family
 
@@ -91,7 +127,7 @@ class Exporter(Collector):
 def _histogram(stage: str, views: Iterable[ServableView]) -> Metric:
     family = HistogramMetricFamily(f"penstock_{stage}_seconds", _STAGE_HELP[stage], labels=_LABELS)
     for view in views:
-        histogram = view.statistics.stages[stage]
+        histogram = view.stages[stage]
         family.add_metric((view.model, view.version), _buckets(histogram), histogram.total_ns / 1e9)
     return family
 
@@ -108,7 +144,7 @@ def _batch_rows(views: Iterable[ServableView]) -> Metric:
     """Rows per batch, in buckets of powers of two."""
     family = HistogramMetricFamily("penstock_batch_rows", "Rows per executed batch.", labels=_LABELS)
     for view in views:
-        sizes = {rows: entry.compute_infer.count for rows, entry in view.statistics.batches.items()}
+        sizes = view.batches_by_rows
         edges = [1 << power for power in range((view.batch_rows_max - 1).bit_length() + 1)]
         buckets: list[tuple[str, float]] = [
             (str(edge), sum(count for rows, count in sizes.items() if rows <= edge)) for edge in edges

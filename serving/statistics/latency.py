@@ -45,6 +45,12 @@ class Histogram:
         self.count += times
         self.total_ns += duration_ns * times
 
+    def copy(self) -> "Histogram":
+        """Return an independent histogram of the same counts."""
+        twin = Histogram()
+        twin.buckets, twin.count, twin.total_ns = self.buckets.copy(), self.count, self.total_ns
+        return twin
+
     def cumulative_by_octave(self) -> list[int]:
         """Return how many durations lie below each of `octave_edges_ns`."""
         parts = 1 << _PARTS_BITS
@@ -81,13 +87,16 @@ class BatchStatistics:
 
 @dataclass(frozen=True, slots=True)
 class BatchTimes:
-    """When a batch was taken, and when each of its steps ended; monotonic ns. `rows` and `reruns` are counts."""
+    """When a batch was taken, in monotonic ns, and how long its steps took, over all its runs.
+
+    `rows` and `reruns` are counts.
+    """
 
     rows: int
     taken_ns: int
-    gathered_ns: int
-    ran_ns: int
-    scattered_ns: int
+    input_ns: int
+    infer_ns: int
+    output_ns: int
     reruns: int
 
 
@@ -116,24 +125,26 @@ class ServableStatistics:
 
     def batch_done(self, times: BatchTimes, answered: Answered, *, now_ns: int, wall_ns: int) -> None:
         """Count one executed batch, whose `answered` requests are being given their outputs now."""
-        compute_input_ns = times.gathered_ns - times.taken_ns
-        compute_infer_ns = times.ran_ns - times.gathered_ns
-        compute_output_ns = times.scattered_ns - times.ran_ns
         requests = len(answered.arrivals_ns)
         for arrival_ns in answered.arrivals_ns:
             self.stages["queue"].add(times.taken_ns - arrival_ns)
             self.stages["request"].add(now_ns - arrival_ns)
-        self.stages["compute_input"].add(compute_input_ns, requests)
-        self.stages["compute_infer"].add(compute_infer_ns, requests)
-        self.stages["compute_output"].add(compute_output_ns, requests)
+        self.stages["compute_input"].add(times.input_ns, requests)
+        self.stages["compute_infer"].add(times.infer_ns, requests)
+        self.stages["compute_output"].add(times.output_ns, requests)
         by_rows = self.batches.setdefault(times.rows, BatchStatistics())
-        by_rows.compute_input.add(compute_input_ns)
-        by_rows.compute_infer.add(compute_infer_ns)
-        by_rows.compute_output.add(compute_output_ns)
+        by_rows.compute_input.add(times.input_ns)
+        by_rows.compute_infer.add(times.infer_ns)
+        by_rows.compute_output.add(times.output_ns)
         self.inference_count += answered.rows
         self.execution_count += 1 + times.reruns
         self.rerun_count += times.reruns
         self.last_inference_ms = wall_ns // 1_000_000
+
+    def empty_done(self, duration_ns: int) -> None:
+        """Count a request of zero rows, which is answered without waiting or running."""
+        for stage in STAGES:
+            self.stages[stage].add(duration_ns if stage == "request" else 0)
 
     def failed(self, duration_ns: int) -> None:
         """Count a request that reached this servable and was not answered with outputs."""

@@ -10,6 +10,8 @@ from typing import Protocol
 
 from serving.errors import ServingError
 
+SERVICE = "inference.GRPCInferenceService"
+
 STREAM_MESSAGES_MAX = 64
 """Requests of one stream in work, and answers waiting to be sent, each; beyond it the transport stops reading."""
 

@@ -10,8 +10,8 @@ import numpy as np
 from serving.errors import InvalidRequest, RemoteError
 from serving.pb import open_inference_pb2 as pb
 from serving.tensors import from_raw, from_typed, to_raw
+from serving.transport.calls import SERVICE
 from serving.transport.codec import M
-from serving.transport.services import SERVICE
 from serving.types import DATATYPES, Array, Datatype
 
 _MESSAGE_BYTES_MAX = 2**31 - 1

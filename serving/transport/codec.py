@@ -12,6 +12,9 @@ from serving.types import InferAnswer, InferRequest, InputTensor, ParameterValue
 
 M = TypeVar("M", bound=Message)
 
+ENTRIES_MAX = 4096
+"""Inputs, outputs, raw contents and parameters of one request, each."""
+
 
 def parse(kind: type[M], data: bytes) -> M:
     """Parse a message. Raises InvalidRequest."""
@@ -24,6 +27,7 @@ def parse(kind: type[M], data: bytes) -> M:
 def decode_request(data: bytes) -> InferRequest:
     """Read a ModelInferRequest. Raises InvalidRequest when it is no such message; its content is not judged here."""
     message = parse(pb.ModelInferRequest, data)
+    _check_counts(message)
     raw = list(message.raw_input_contents)
     per_input: Iterable[bytes | None] = raw if len(raw) == len(message.inputs) else [None] * len(message.inputs)
     return InferRequest(
@@ -44,6 +48,7 @@ def decode_request(data: bytes) -> InferRequest:
         outputs=tuple(RequestedOutput(output.name, _parameters(output.parameters)) for output in message.outputs),
         parameters=_parameters(message.parameters),
         raw_count=len(raw),
+        wire_bytes=len(data),
     )
 
 
@@ -52,14 +57,29 @@ def encode_answer(answer: InferAnswer) -> bytes:
     return _answer_message(answer).SerializeToString()
 
 
-def encode_stream_answer(answer: InferAnswer | ServingError, request_id: str) -> bytes:
-    """Write a ModelStreamInferResponse; an error carries the id of its request too."""
-    if isinstance(answer, ServingError):
-        message = pb.ModelStreamInferResponse(error_message=answer.message)
-        message.infer_response.id = request_id
-    else:
-        message = pb.ModelStreamInferResponse(infer_response=_answer_message(answer))
+def encode_stream_answer(answer: InferAnswer) -> bytes:
+    """Write a ModelStreamInferResponse."""
+    return pb.ModelStreamInferResponse(infer_response=_answer_message(answer)).SerializeToString()
+
+
+def encode_stream_error(error: ServingError, request_id: str) -> bytes:
+    """Write a ModelStreamInferResponse that says what went wrong, with the id of its request."""
+    message = pb.ModelStreamInferResponse(error_message=error.message)
+    message.infer_response.id = request_id
     return message.SerializeToString()
+
+
+def _check_counts(message: pb.ModelInferRequest) -> None:
+    """Refuse what no model has before anything is made of it: a message can hold millions of empty entries."""
+    counts = {
+        "inputs": len(message.inputs),
+        "outputs": len(message.outputs),
+        "raw_input_contents": len(message.raw_input_contents),
+        "parameters": len(message.parameters),
+    }
+    for name, count in counts.items():
+        if count > ENTRIES_MAX:
+            raise InvalidRequest(f"the request has {count} {name}, expected at most {ENTRIES_MAX}")
 
 
 def _typed_fields(tensor: Any) -> dict[str, Any]:

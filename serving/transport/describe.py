@@ -8,6 +8,7 @@ from serving.pb import model_config_pb2 as config_pb
 from serving.pb import open_inference_pb2 as pb
 from serving.repository.entry import IndexEntry
 from serving.repository.lifecycle import INDEX_NAMES
+from serving.repository.scanner import MODEL_FILE
 from serving.statistics.latency import Duration, Histogram
 from serving.types import Datatype, TensorSpec
 
@@ -44,7 +45,7 @@ def config(servable: Servable) -> pb.ModelConfigResponse:
             for spec in servable.signature.outputs
         ],
         instance_group=[_instance_group(servable)],
-        default_model_filename="model.onnx",
+        default_model_filename=MODEL_FILE,
     )
     if batchable:
         message.dynamic_batching.max_queue_delay_microseconds = model.batching.queue_delay_us_max

@@ -6,6 +6,7 @@ the two (bench/grpcio_variants.py). HTTP/2, compression, message limits and brok
 
 import asyncio
 import ipaddress
+import logging
 import urllib.parse
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -15,19 +16,30 @@ import grpc
 import grpc.aio
 
 from serving.clock import Clock
-from serving.errors import ConfigError, ServingError
+from serving.errors import ConfigError, InternalError, ServingError
 from serving.transport.calls import STREAM_MESSAGES_MAX, Methods, StreamMethod, StreamReceiver, UnaryMethod
-from serving.transport.status import GRPC_CODES, trailing_metadata
+from serving.transport.status import GRPC_CODES, details, trailing_metadata
+
+_log = logging.getLogger(__name__)
 
 _HEADER_LIST_BYTES_MAX = 16 << 10
 _STREAMS_PER_CONNECTION_MAX = 256
+_HANDSHAKE_TIMEOUT_MS = 10_000  # until a connection has sent its preface and settings
+_KEEPALIVE_TIME_MS = 60_000  # a silent connection is pinged, so that one whose peer died without a word is noticed
+_KEEPALIVE_TIMEOUT_MS = 20_000
 
 
 class GrpcioTransport:
     """A gRPC server on one port. Lives on the event loop's thread."""
 
-    def __init__(self, methods: Methods, clock: Clock, *, message_bytes_max: int, calls_max: int) -> None:
+    def __init__(
+        self, methods: Methods, clock: Clock, *, message_bytes_max: int, calls_max: int, connections_max: int
+    ) -> None:
         options = [
+            ("grpc.max_allowed_incoming_connections", connections_max),
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
+            ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_MS),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
             ("grpc.max_receive_message_length", message_bytes_max),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", _HEADER_LIST_BYTES_MAX),
@@ -96,7 +108,11 @@ class _AioCall:
 def _unary_handler(method: UnaryMethod, clock: Clock) -> Any:
     async def handle(data: bytes, context: Any) -> bytes:
         call = _AioCall(context, clock, asyncio.get_running_loop().create_future())
-        method(data, call)
+        try:
+            method(data, call)
+        except Exception:  # noqa: BLE001 - logged, and answered
+            _log.exception("a method failed")
+            call.settle(InternalError())
         try:
             answer = await call.future
         except asyncio.CancelledError:
@@ -135,6 +151,8 @@ class _AioStream:
         self._set_gate()
 
     def finish(self, error: ServingError | None = None) -> None:
+        if self._finished:
+            return
         self._finished = True
         self._error = error
         self._to_send.set()
@@ -152,10 +170,15 @@ class _AioStream:
         while True:
             await self._may_read.wait()
             data = await self._context.read()
-            if data is grpc.aio.EOF:
-                receiver.half_closed()
+            try:
+                if data is grpc.aio.EOF:
+                    receiver.half_closed()
+                    return
+                receiver.message(data)
+            except Exception:  # noqa: BLE001 - logged, and answered
+                _log.exception("a streaming method failed")
+                self.finish(InternalError())
                 return
-            receiver.message(data)
 
     async def write_all(self) -> None:
         """Write answers until the stream is finished."""
@@ -192,7 +215,7 @@ def _stream_handler(method: StreamMethod, clock: Clock) -> Any:
 
 
 def _abort(context: Any, error: ServingError) -> Awaitable[None]:
-    aborting: Awaitable[None] = context.abort(GRPC_CODES[error.code], error.message, trailing_metadata(error))
+    aborting: Awaitable[None] = context.abort(GRPC_CODES[error.code], details(error), trailing_metadata(error))
     return aborting
 
 

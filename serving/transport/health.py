@@ -1,17 +1,16 @@
 """The gRPC health service: Check, and Watch that sends every change. Lives on the I/O thread.
 
-The empty name and the inference service stand for the whole server, which is serving when every model that should serve
-is ready and it is not draining. Source: grpc/doc/health-checking.md.
+The empty name and the inference service stand for the whole server, which is serving when it has loaded its
+models, one of them is ready if there are any, and it is not draining. Source: grpc/doc/health-checking.md.
 """
 
 from collections.abc import Callable
 
 from grpc_health.v1 import health_pb2
 
-from serving.errors import ServingError, UnknownModel
-from serving.transport.calls import Call, Stream, StreamMethod, UnaryMethod
+from serving.errors import ServingError, UnknownService
+from serving.transport.calls import SERVICE, Call, Stream, StreamMethod, UnaryMethod
 from serving.transport.codec import parse
-from serving.transport.services import SERVICE
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 _SERVICES = frozenset({"", SERVICE})
@@ -58,7 +57,7 @@ class HealthService:
             service = parse(health_pb2.HealthCheckRequest, data).service
             status = self.status(service)
             if status == _Response.SERVICE_UNKNOWN:
-                answer = UnknownModel(f"unknown service '{service}'")
+                answer = UnknownService(f"unknown service '{service}'")
             else:
                 answer = _Response(status=status).SerializeToString()
         except ServingError as error:

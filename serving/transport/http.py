@@ -1,18 +1,20 @@
 """The HTTP port: /metrics for Prometheus, /livez and /readyz for an orchestrator. On the I/O thread, with aiohttp."""
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from serving.errors import ConfigError
 
+_log = logging.getLogger(__name__)
+
 _CONNECTIONS_MAX = 128
 _FIRST_REQUEST_S = 10.0
 _KEEPALIVE_S = 75.0
 _LINE_BYTES_MAX = 4096
-_BODY_BYTES_MAX = 1024
 
 
 class HttpServer:
@@ -22,13 +24,13 @@ class HttpServer:
     """
 
     def __init__(
-        self, render_metrics: Callable[[], bytes], metrics_type: str, why_not_ready: Callable[[], list[str]]
+        self, render_metrics: Callable[[], Awaitable[bytes]], metrics_type: str, why_not_ready: Callable[[], str]
     ) -> None:
         self._render_metrics = render_metrics
         self._metrics_type = metrics_type
         self._why_not_ready = why_not_ready
         self._silent: dict[object, asyncio.TimerHandle] = {}  # connections that have sent no request yet
-        app = web.Application(client_max_size=_BODY_BYTES_MAX, middlewares=[self._note_request])
+        app = web.Application(middlewares=[self._note_request])
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
@@ -82,14 +84,20 @@ class HttpServer:
     async def _note_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if (timer := self._silent.pop(request.protocol, None)) is not None:
             timer.cancel()
-        return await handler(request)
+        try:
+            return await handler(request)
+        except web.HTTPException:
+            raise
+        except Exception:  # noqa: BLE001 - logged, and answered
+            _log.exception("an HTTP page could not be made")
+            return web.Response(text="the server made a mistake\n", status=500)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self._render_metrics(), headers={"Content-Type": self._metrics_type})
+        return web.Response(body=await self._render_metrics(), headers={"Content-Type": self._metrics_type})
 
     async def _livez(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        reasons = self._why_not_ready()
-        return web.Response(text="\n".join(reasons or ["ok"]) + "\n", status=503 if reasons else 200)
+        reason = self._why_not_ready()
+        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)

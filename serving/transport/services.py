@@ -7,24 +7,25 @@ batch has run.
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from serving import __version__
 from serving.controlplane import ControlPlane
 from serving.dataplane import DataPlane, InFlight
-from serving.errors import InvalidRequest, ModelFailed, NotOffered, ServingError
+from serving.errors import InternalError, InvalidRequest, NotOffered, Overloaded, ServingError
 from serving.model import Post, Servable
 from serving.pb import open_inference_pb2 as pb
 from serving.repository.manager import ModelRepository
 from serving.transport import describe
-from serving.transport.calls import STREAM_MESSAGES_MAX, Call, Stream, StreamMethod, UnaryMethod
-from serving.transport.codec import decode_request, encode_answer, encode_stream_answer, parse
-from serving.types import InferAnswer
+from serving.transport.calls import SERVICE, STREAM_MESSAGES_MAX, Call, Stream, StreamMethod, UnaryMethod
+from serving.transport.codec import M, encode_answer, encode_stream_answer, encode_stream_error, parse
+from serving.transport.large import LargeMessages
+from serving.types import InferAnswer, InferRequest
 
-SERVICE = "inference.GRPCInferenceService"
-M = TypeVar("M", bound=Message)
+CHANGES_WAITING_MAX = 64
+"""Loads and unloads that wait for a worker or run; further ones are refused."""
+
 EXTENSIONS = ("model_repository", "model_configuration", "binary_tensor_data", "statistics")
 
 _log = logging.getLogger(__name__)
@@ -35,24 +36,24 @@ class InferenceService:
 
     def __init__(
         self, repository: ModelRepository, data_plane: DataPlane, control_plane: ControlPlane,
-        *, worker: Executor, post: Post, why_not_ready: Callable[[], list[str]],
+        *, large: LargeMessages, worker: Executor, post: Post, why_not_ready: Callable[[], str],
     ) -> None:  # fmt: skip
         self._repository = repository
         self._data_plane = data_plane
         self._control_plane = control_plane
+        self._large = large
         self._worker = worker
         self._post = post
         self._why_not_ready = why_not_ready
+        self._changes_waiting = 0
 
     def unary(self) -> dict[str, UnaryMethod]:
         """Return the unary methods by path."""
         immediate: dict[str, Callable[[bytes], Message]] = {
-            "ServerLive": lambda _: pb.ServerLiveResponse(live=True),
-            "ServerReady": lambda _: pb.ServerReadyResponse(ready=not self._why_not_ready()),
+            "ServerLive": _server_live,
+            "ServerReady": self._server_ready,
             "ModelReady": self._model_ready,
-            "ServerMetadata": lambda _: pb.ServerMetadataResponse(
-                name="penstock", version=__version__, extensions=EXTENSIONS
-            ),
+            "ServerMetadata": _server_metadata,
             "ModelMetadata": self._model_metadata,
             "ModelConfig": self._model_config,
             "ModelStatistics": self._model_statistics,
@@ -68,23 +69,32 @@ class InferenceService:
 
     def streaming(self) -> dict[str, StreamMethod]:
         """Return the streaming methods by path."""
-        return {f"/{SERVICE}/ModelStreamInfer": lambda stream: InferStream(self._data_plane, stream)}
+        return {f"/{SERVICE}/ModelStreamInfer": lambda stream: InferStream(self._data_plane, self._large, stream)}
 
     # ---- inference -------------------------------------------------------------------------------------------------
 
     def _infer(self, data: bytes, call: Call) -> None:
-        try:
-            request = decode_request(data)
-        except ServingError as error:
-            call.settle(error)
-            return
+        gone = False
+
+        def note_gone() -> None:
+            nonlocal gone
+            gone = True
+
+        def start(request: InferRequest | ServingError) -> None:
+            if isinstance(request, ServingError):
+                self._data_plane.refuse(request, call.settle)
+            elif not gone:
+                in_flight = self._data_plane.infer(request, deadline_ns=call.deadline_ns, settle=settle)
+                call.on_cancel = in_flight.cancel if in_flight is not None else None
 
         def settle(result: InferAnswer | ServingError) -> None:
-            call.settle(result if isinstance(result, ServingError) else encode_answer(result))
+            if isinstance(result, ServingError):
+                call.settle(result)
+            else:
+                self._large.encode(result, encode_answer, call.settle)
 
-        in_flight = self._data_plane.infer(request, deadline_ns=call.deadline_ns, settle=settle)
-        if in_flight is not None:
-            call.on_cancel = in_flight.cancel
+        call.on_cancel = note_gone
+        self._large.decode(data, start)
 
     # ---- metadata, statistics --------------------------------------------------------------------------------------
 
@@ -95,11 +105,13 @@ class InferenceService:
         finally:
             handle.release()
 
+    def _server_ready(self, data: bytes) -> Message:
+        parse(pb.ServerReadyRequest, data)
+        return pb.ServerReadyResponse(ready=not self._why_not_ready())
+
     def _model_ready(self, data: bytes) -> Message:
         request = parse(pb.ModelReadyRequest, data)
-        ready_versions = self._repository.ready_versions(request.name)
-        ready = str(request.version) in map(str, ready_versions) if request.version else bool(ready_versions)
-        return pb.ModelReadyResponse(ready=ready)
+        return pb.ModelReadyResponse(ready=self._repository.is_ready(request.name, request.version))
 
     def _model_metadata(self, data: bytes) -> Message:
         request = parse(pb.ModelMetadataRequest, data)
@@ -162,6 +174,14 @@ class InferenceService:
             call.settle(error)
             return
 
+        if self._changes_waiting >= CHANGES_WAITING_MAX:
+            call.settle(
+                Overloaded(
+                    f"{CHANGES_WAITING_MAX} loads and unloads wait already; try again later", retry_after_ms=1_000
+                )
+            )
+            return
+
         def run() -> None:
             result: bytes | ServingError
             try:
@@ -171,10 +191,20 @@ class InferenceService:
                 result = error
             except Exception:  # noqa: BLE001 - a bug of ours must not leave the client without an answer
                 _log.exception("a control-plane call failed")
-                result = ModelFailed("the server failed to do this; its log says why")
+                result = InternalError()
             self._post(lambda: call.settle(result))
 
-        self._worker.submit(run)
+        self._changes_waiting += 1
+        change = self._worker.submit(run)
+        change.add_done_callback(lambda _: self._post(self._note_change_over))
+
+        def give_up() -> None:
+            change.cancel()  # does nothing once it runs
+
+        call.on_cancel = give_up
+
+    def _note_change_over(self) -> None:
+        self._changes_waiting -= 1
 
 
 class InferStream:
@@ -183,8 +213,9 @@ class InferStream:
     At most `STREAM_MESSAGES_MAX` requests are in work at a time; then the stream is not read until one is answered.
     """
 
-    def __init__(self, data_plane: DataPlane, stream: Stream) -> None:
+    def __init__(self, data_plane: DataPlane, large: LargeMessages, stream: Stream) -> None:
         self._data_plane = data_plane
+        self._large = large
         self._stream = stream
         self._in_flight: dict[int, InFlight | None] = {}
         self._next_key = 0
@@ -193,21 +224,10 @@ class InferStream:
 
     def message(self, data: bytes) -> None:
         """Start one request."""
-        try:
-            request = decode_request(data)
-        except ServingError as error:
-            self._stream.send(encode_stream_answer(error, ""))
-            return
         key = self._next_key
         self._next_key += 1
         self._in_flight[key] = None
-
-        def settle(result: InferAnswer | ServingError) -> None:
-            self._settle(key, encode_stream_answer(result, request.id))
-
-        in_flight = self._data_plane.infer(request, deadline_ns=self._stream.deadline_ns, settle=settle)
-        if in_flight is not None:
-            self._in_flight[key] = in_flight
+        self._large.decode(data, lambda request: self._start(key, request))
         if len(self._in_flight) >= STREAM_MESSAGES_MAX:
             self._stream.pause()
 
@@ -223,7 +243,27 @@ class InferStream:
             if in_flight is not None:
                 in_flight.cancel()
 
-    def _settle(self, key: int, answer: bytes) -> None:
+    def _start(self, key: int, request: InferRequest | ServingError) -> None:
+        if isinstance(request, ServingError):
+            self._data_plane.refuse(request, lambda refusal: self._answer(key, encode_stream_error(refusal, "")))
+            return
+        if self._over:
+            return
+
+        def settle(result: InferAnswer | ServingError) -> None:
+            if isinstance(result, ServingError):
+                self._answer(key, encode_stream_error(result, request.id))
+            else:
+                self._large.encode(result, encode_stream_answer, lambda answer: self._encoded(key, answer, request.id))
+
+        in_flight = self._data_plane.infer(request, deadline_ns=self._stream.deadline_ns, settle=settle)
+        if in_flight is not None:
+            self._in_flight[key] = in_flight
+
+    def _encoded(self, key: int, answer: bytes | ServingError, request_id: str) -> None:
+        self._answer(key, encode_stream_error(answer, request_id) if isinstance(answer, ServingError) else answer)
+
+    def _answer(self, key: int, answer: bytes) -> None:
         del self._in_flight[key]
         if self._over:
             return
@@ -234,6 +274,16 @@ class InferStream:
     def _finish_if_done(self) -> None:
         if self._half_closed and not self._in_flight:
             self._stream.finish()
+
+
+def _server_live(data: bytes) -> Message:
+    parse(pb.ServerLiveRequest, data)
+    return pb.ServerLiveResponse(live=True)
+
+
+def _server_metadata(data: bytes) -> Message:
+    parse(pb.ServerMetadataRequest, data)
+    return pb.ServerMetadataResponse(name="penstock", version=__version__, extensions=EXTENSIONS)
 
 
 def _immediate(answer: Callable[[bytes], Message]) -> UnaryMethod:

@@ -15,8 +15,8 @@ import pytest
 
 from serving.wire import layout
 from tests.support.environments import CACHE
+from tests.support.http2_sessions import LIMITS, Client, chunks, digest, mutated_session, run
 from tests.support.peers import OTHER, Peer, split_frames
-from tests.support.sessions import LIMITS, Client, chunks, digest, mutated_session, run
 
 ROOT = Path(__file__).parents[2]
 CORPUS = 5000, 150
@@ -138,7 +138,7 @@ def test_a_corpus_gives_the_same_with_bounds_checks():
     compiler = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_OPT": "1"}
     environment = {**os.environ, **compiler, "XDG_CACHE_HOME": str(CACHE / "bounds-checked")}
     checked = subprocess.run(
-        [sys.executable, "-m", "tests.support.sessions", str(seed), str(count)],
+        [sys.executable, "-m", "tests.support.http2_sessions", str(seed), str(count)],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert checked.returncode == 0, checked.stderr[-3000:]

@@ -23,6 +23,11 @@ class FakeClock:
         heapq.heappush(self._timers, (when_ns, next(self._order), timer))
         return timer
 
+    @property
+    def pending(self) -> int:
+        """Timers that are set: neither fired nor cancelled."""
+        return sum(not timer.cancelled for _, _, timer in self._timers)
+
     def advance(self, duration_ns: int) -> None:
         """Move on, firing timers at their own times."""
         end_ns = self.time_ns + duration_ns

@@ -99,6 +99,24 @@ def heavy(width: int = 512, layers: int = 8) -> bytes:
     return build(nodes, [("x", "FP32", ("rows", width))], [("y", "FP32", ("rows", width))], constants)
 
 
+def single_and_half() -> bytes:
+    """single = x, half = x as FP16, from FP32 [rows, 4]: `half` has no typed form, `single` has one."""
+    nodes = [
+        helper.make_node("Identity", ["x"], ["single"]),
+        helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16),
+    ]
+    return build(nodes, [("x", "FP32", ("rows", 4))], [("single", "FP32", ("rows", 4)), ("half", "FP16", ("rows", 4))])
+
+
+def slow(width: int = 512, layers: int = 24) -> bytes:
+    """A chain of products with one matrix, FP32 [rows, width]: tens of milliseconds for 256 rows, in a small file."""
+    weights = (np.random.default_rng(7).standard_normal((width, width)) / width**0.5).astype(np.float32)
+    constants = [helper.make_tensor("w", TensorProto.FLOAT, weights.shape, weights.tobytes(), raw=True)]
+    names = ["x", *(f"h{layer}" for layer in range(1, layers)), "y"]
+    nodes = [helper.make_node("MatMul", [names[layer], "w"], [names[layer + 1]]) for layer in range(layers)]
+    return build(nodes, [("x", "FP32", ("rows", width))], [("y", "FP32", ("rows", width))], constants)
+
+
 def write_model(repository: Path, name: str, graph: bytes, *, version: int = 1, config: str | None = None) -> Path:
     """Put a version into a model repository; return its folder."""
     folder = repository / name / str(version)

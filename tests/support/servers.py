@@ -16,6 +16,7 @@ from serving.config import ServerConfig
 from serving.server import Server
 
 START_TIMEOUT_S = 60
+PROGRAM = (sys.executable, "-m", "serving")
 
 
 class ServerThread:
@@ -61,6 +62,25 @@ class ServerThread:
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(START_TIMEOUT_S)
 
+    def wait_until(self, predicate) -> None:
+        """Wait until a predicate is true on the I/O thread."""
+
+        async def wait():
+            while not predicate():  # noqa: ASYNC110 - what it waits for has no event of its own
+                await asyncio.sleep(0)
+
+        asyncio.run_coroutine_threadsafe(asyncio.wait_for(wait(), START_TIMEOUT_S), self._loop).result()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests admitted and not yet answered; ask it on the I/O thread."""
+        return self.server._admission.in_flight
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait for an instance, over all models; ask it on the I/O thread."""
+        return sum(servable.batcher.queued_rows for servable in self.server._repository.servables())
+
     def stop(self) -> None:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
@@ -81,10 +101,9 @@ def server_thread(models: Path, **options) -> Iterator[ServerThread]:
 class ServerProcess:
     """`penstock serve` as a process; its log is collected line by line."""
 
-    def __init__(self, models: Path, *arguments: str, environment=None) -> None:
-        command = [sys.executable, "-m", "serving", "serve", "--models", str(models), "--grpc-port", "0"]
+    def __init__(self, models: Path, *arguments: str, environment=None, program=PROGRAM) -> None:
         self.process = subprocess.Popen(
-            [*command, "--http-port", "0", *arguments],
+            [*program, "serve", "--models", str(models), "--grpc-port", "0", "--http-port", "0", *arguments],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(environment or {})},
@@ -93,7 +112,7 @@ class ServerProcess:
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        match = self.wait_for_log(r"listening: grpc (\S+) http (\S+)")
+        match = self.wait_for_log(r"listening: grpc ([\d.:]+) http ([\d.:]+)")
         self.address, self.http = match[1], f"http://{match[2]}"
         self.wait_for_log(r"serving \d+ model versions")
 

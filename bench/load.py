@@ -1,0 +1,132 @@
+"""What every comparison needs: a forest to serve, a server process to measure, h2load to load it with."""
+
+import contextlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from serving.pb import open_inference_pb2 as pb
+from serving.transport.client import Client, infer_message
+from serving.types import Datatype
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+FEATURES = 30
+
+Payload = tuple[str, str, NDArray[np.float32]]
+"""Model, input name, rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Requests per second, and the server's CPU time per request in us, at one level of concurrency."""
+
+    requests_per_s: float
+    server_cpu_us: float
+    mean_batch_rows: float
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A running server: its process and its gRPC port."""
+
+    process: psutil.Process
+    port: int
+
+
+def write_forest(models: Path) -> Path:
+    """Train a random forest of 100 trees on 30 features and write it as model `forest`; return its file."""
+    from sklearn.datasets import load_breast_cancer  # noqa: PLC0415 - behind the extra
+    from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415
+
+    from converters.scikit_learn import convert_classifier  # noqa: PLC0415
+
+    rows, labels = load_breast_cancer(return_X_y=True)
+    forest = RandomForestClassifier(100, random_state=0).fit(rows.astype(np.float32), labels)
+    path = models / "forest" / "1" / "model.onnx"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(convert_classifier(forest, FEATURES))
+    return path
+
+
+@contextlib.contextmanager
+def penstock(models: Path, *arguments: str) -> Iterator[Target]:
+    """Run `penstock serve` on a free port."""
+    command = [sys.executable, "-m", "serving", "serve", "--models", str(models), "--grpc-port", "0"]
+    with subprocess.Popen([*command, "--http-port", "0", *arguments], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None, "bug: the log is not piped"
+        port = 0
+        for line in process.stderr:
+            if match := re.search(r"listening: grpc \S+:(\d+)", line):
+                port = int(match[1])
+            if "serving" in line and "versions" in line:
+                break
+        try:
+            yield Target(psutil.Process(process.pid), port)
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def threaded(models: Path, threads: int) -> Iterator[Target]:
+    """Run `bench.threaded_server` on a free port."""
+    command = [sys.executable, "-m", "bench.threaded_server", str(models), str(threads)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None, "bug: standard input is not piped"
+        assert process.stdout is not None, "bug: standard output is not piped"
+        port = int(process.stdout.readline())
+        try:
+            yield Target(psutil.Process(process.pid), port)
+        finally:
+            process.stdin.close()
+
+
+def forest_row() -> Payload:
+    """Return a request of one row for the forest."""
+    return "forest", "features", np.random.default_rng(0).random((1, FEATURES), np.float32)
+
+
+def framed(payload: Payload) -> bytes:
+    """Return a request as the one message of a gRPC call."""
+    model, name, rows = payload
+    message = infer_message(model, {name: (Datatype.FP32, rows)}).SerializeToString()
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def h2load(target: Target, requests: int, connections: int, streams: int, payload: Payload) -> Load:
+    """Send `requests` with `connections` x `streams` in flight. Exits when one of them fails."""
+    tool = shutil.which("h2load")
+    if tool is None:
+        sys.exit("this bench needs h2load: apt-get install nghttp2-client")
+    with tempfile.NamedTemporaryFile() as body:
+        body.write(framed(payload))
+        body.flush()
+        counts_before, cpu_before = _counts(target), target.process.cpu_times()
+        command = [tool, "-n", str(requests), "-c", str(connections), "-m", str(streams), "-d", body.name]
+        headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+        url = f"http://127.0.0.1:{target.port}{METHOD}"
+        output = subprocess.run([*command, *headers, url], capture_output=True, text=True, check=True).stdout
+        counts_after, cpu_after = _counts(target), target.process.cpu_times()
+    answered, batches = (after - before for after, before in zip(counts_after, counts_before, strict=True))
+    if answered != requests:
+        sys.exit(f"{requests} requests were sent and {answered} answered with outputs:\n{output}")
+    rate = re.search(r"finished in .*?, ([\d.]+) req/s", output)
+    assert rate, f"bug: h2load's output is not understood: {output}"
+    cpu_s = cpu_after.user + cpu_after.system - cpu_before.user - cpu_before.system
+    return Load(float(rate[1]), cpu_s / requests * 1e6, answered / batches)
+
+
+def _counts(target: Target) -> tuple[int, int]:
+    """Return rows answered and batches run so far."""
+    with Client(f"127.0.0.1:{target.port}") as client:
+        answer = client.call("ModelStatistics", pb.ModelStatisticsRequest(), pb.ModelStatisticsResponse)
+    statistics = answer.model_stats[0]
+    return statistics.inference_count, statistics.execution_count

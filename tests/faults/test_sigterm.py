@@ -1,0 +1,82 @@
+"""SIGTERM: what is in flight is answered, what comes later is refused, and the process ends with status 0."""
+
+import signal
+import urllib.request
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.support import graphs
+from tests.support.servers import START_TIMEOUT_S, server_process
+from tests.support.sessions import DEADLINE_S
+
+ROWS = np.ones((2, 4), np.float32)
+
+
+def wait_until_in_flight(server):
+    """Ask for the metrics until a request is in flight."""
+    line = "penstock_requests_in_flight 1.0"
+    for _ in range(2_000):
+        with urllib.request.urlopen(f"{server.http}/metrics") as page:
+            if line in page.read().decode():
+                return
+    raise AssertionError("the request was never admitted")
+
+
+def test_a_request_in_flight_is_answered_and_the_exit_status_is_0(repository, calls):
+    graphs.write_model(repository, "slow", graphs.slow(layers=1_000))  # seconds for 256 rows, so SIGTERM finds it busy
+    with server_process(repository) as server:
+        client = calls(server.address)
+        future = client.send(np.zeros((256, 512), np.float32), model="slow")
+        wait_until_in_flight(server)
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for_log(r"draining 1 requests")
+        refused = client.send(ROWS, model="slow").exception(DEADLINE_S)
+        assert refused.code() is grpc.StatusCode.UNAVAILABLE
+        np.testing.assert_array_equal(client.read(future.result(DEADLINE_S)), np.zeros((256, 512), np.float32))
+        assert server.process.wait(START_TIMEOUT_S) == 0
+        server.wait_for_log(r"stopped$")
+        assert not any("Traceback" in line for line in server.log)
+
+
+def test_a_request_that_waits_for_batchmates_waits_no_longer(repository, calls):
+    window = "[batching]\nqueue_delay_us_max = 60_000_000"
+    graphs.write_model(repository, "affine", graphs.affine(), config=window)
+    with server_process(repository, "--drain-timeout-s", "20") as server:
+        client = calls(server.address)
+        future = client.send(ROWS)
+        wait_until_in_flight(server)
+        server.process.send_signal(signal.SIGTERM)
+        np.testing.assert_array_equal(client.read(future.result(DEADLINE_S)), 2 * ROWS + 1)
+        assert server.process.wait(START_TIMEOUT_S) == 0
+        assert not any("requests still run" in line for line in server.log)
+
+
+def test_a_health_watch_hears_of_the_end_and_does_not_delay_it(repository):
+    graphs.write_model(repository, "affine", graphs.affine())
+    options = [("grpc.enable_http_proxy", 0)]
+    with server_process(repository) as server, grpc.insecure_channel(server.address, options) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S)
+        statuses = [next(watch).status]
+        server.process.send_signal(signal.SIGTERM)
+        statuses.append(next(watch).status)
+        assert statuses == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
+        assert server.process.wait(START_TIMEOUT_S) == 0
+
+
+def test_an_interrupt_from_the_keyboard_ends_it_too(repository):
+    with server_process(repository) as server:
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(START_TIMEOUT_S) == 0
+
+
+def test_a_run_that_outlasts_the_drain_ends_with_the_process(repository, calls):
+    graphs.write_model(repository, "slow", graphs.slow(layers=4_000))
+    with server_process(repository, "--drain-timeout-s", "0.1") as server:
+        future = calls(server.address).send(np.zeros((256, 512), np.float32), model="slow")
+        wait_until_in_flight(server)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(START_TIMEOUT_S) == 0
+        assert future.exception(DEADLINE_S) is not None
+        server.wait_for_log("1 requests still run after drain_timeout_s")

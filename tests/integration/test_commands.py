@@ -1,0 +1,141 @@
+"""The commands as a person types them, against a real server."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support import graphs
+from tests.support.servers import server_thread
+
+ROOT = Path(__file__).parents[2]
+
+
+def penstock(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess:
+    command = [sys.executable, "-W", "error", "-m", "serving", *arguments]
+    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    models = tmp_path_factory.mktemp("models")
+    graphs.write_model(models, "affine", graphs.affine())
+    graphs.write_model(models, "words", graphs.identity("BYTES", ("rows", 2)))
+    graphs.write_model(models, "halves", graphs.identity("BF16", ("rows", 2)))
+    graphs.write_model(models, "broken", graphs.affine())
+    (models / "broken" / "1" / "model.onnx").write_bytes(b"not a model")
+    with server_thread(models) as running:
+        yield running
+
+
+def test_list_shows_every_version_and_why_one_is_unavailable(server):
+    result = penstock("models", "list", "--address", server.address)
+    lines = {line.split()[0]: line for line in result.stdout.splitlines()}
+    assert lines["affine"].split()[1:3] == ["1", "READY"]
+    assert lines["broken"].split()[1:3] == ["1", "UNAVAILABLE"]
+    assert "onnxruntime cannot load model.onnx" in lines["broken"]
+
+
+def test_json_on_standard_output_is_nothing_but_json(server):
+    result = penstock("models", "list", "--model", "affine", "--address", server.address, "--json", "-")
+    assert json.loads(result.stdout) == [{"name": "affine", "version": "1", "state": "READY", "reason": ""}]
+
+
+def test_an_unloaded_model_is_loaded_again(server):
+    assert penstock("models", "unload", "--model", "words", "--address", server.address).returncode == 0
+    not_ready = penstock("models", "ready", "--model", "words", "--address", server.address)
+    assert (not_ready.returncode, not_ready.stdout) == (1, "words is not ready\n")
+    assert penstock("models", "load", "--model", "words", "--address", server.address).returncode == 0
+    assert penstock("models", "ready", "--model", "words", "--address", server.address).returncode == 0
+
+
+def test_infer_reads_json_from_standard_input_and_stats_count_it(server, tmp_path):
+    result = penstock(
+        "infer", "--model", "affine", "--input", "-", "--address", server.address, stdin='{"x": [[0, 1, 2, 3]]}'
+    )
+    assert json.loads(result.stdout) == {"y": [[1.0, 3.0, 5.0, 7.0]]}
+    file = tmp_path / "stats.json"
+    stats = penstock("models", "stats", "--model", "affine", "--address", server.address, "--json", str(file))
+    assert "affine" in stats.stdout
+    (entry,) = json.loads(file.read_text())
+    assert entry["inference_count"] >= 1
+    assert entry["inference_stats"]["queue"]["count"] >= 1
+
+
+def test_infer_reads_the_protocols_own_json(server):
+    source = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 2], "data": ["a", "b", "ü", ""]}]}
+    result = penstock(
+        "infer", "--model", "words", "--input", "-", "--address", server.address, stdin=json.dumps(source)
+    )
+    assert json.loads(result.stdout) == {"y": [["a", "b"], ["ü", ""]]}
+
+
+def test_infer_reads_arrays_and_rounds_to_bfloat16(server, tmp_path):
+    np.savez(tmp_path / "rows.npz", x=np.array([[1.0, 1.00390625]], np.float32))  # the second lies between two BF16
+    result = penstock("infer", "--model", "halves", "--input", str(tmp_path / "rows.npz"), "--address", server.address)
+    assert json.loads(result.stdout) == {"y": [[1.0, 1.0]]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message"),
+    [
+        (["infer", "--model", "affine", "--input", "-"], "[1, 2]", "expected an object by input name"),
+        (["infer", "--model", "affine", "--input", "-"], "{", "cannot be read"),
+        (["infer", "--model", "affine", "--input", "-"], '{"x": [["a"]]}', "input 'x' cannot be read as FP32"),
+        (["infer", "--model", "affine", "--input", "-"], '{"z": [[1]]}', "unknown input 'z'"),
+        (["infer", "--model", "nobody", "--input", "-"], '{"x": [[1]]}', "NOT_FOUND: unknown model 'nobody'"),
+        (["infer", "--model", "affine", "--input", "missing.npz"], "", "missing.npz cannot be read"),
+        (["infer", "--model", "affine", "--input", "pyproject.toml"], "", "pyproject.toml cannot be read"),
+        (["models", "load", "--model", "nobody"], "", "NOT_FOUND: unknown model 'nobody'"),
+        (["models", "load", "--model", "broken"], "", "INTERNAL: model 'broken': version 1: onnxruntime cannot load"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_a_non_zero_exit(server, arguments, stdin, message):
+    result = penstock(*arguments, "--address", server.address, stdin=stdin)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("content", [b"PK not an archive", b"", b"\x93NUMPY\x01\x00"], ids=["zip", "empty", "npy"])
+def test_a_broken_archive_is_one_clear_line(server, tmp_path, content):
+    (tmp_path / "rows.npz").write_bytes(content)
+    result = penstock("infer", "--model", "affine", "--input", str(tmp_path / "rows.npz"), "--address", server.address)
+    assert result.returncode != 0
+    assert "rows.npz cannot be read" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_server_that_is_not_there_is_named():
+    result = penstock("models", "list", "--address", "127.0.0.1:1")
+    assert result.returncode == 1
+    assert "no server answers at 127.0.0.1:1" in result.stderr
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["infer"], ["quickstart"], ["models"], ["models", "load"]])
+def test_every_command_has_help(command):
+    result = penstock(*command, "--help")
+    assert result.returncode == 0
+    assert "Usage:" in result.stdout
+
+
+def test_quickstart_trains_serves_checks_and_measures(tmp_path):
+    result = penstock("quickstart", "--models", str(tmp_path / "models"), "--burst-s", "0.3")
+    assert result.returncode == 0, result.stderr
+    assert "labels equal scikit-learn's" in result.stdout
+    assert "requests/s of 1 row" in result.stdout
+    assert (tmp_path / "models" / "breast_cancer" / "1" / "model.onnx").exists()
+
+
+def test_quickstart_runs_again_in_its_own_folder_and_leaves_a_strangers_alone(tmp_path):
+    models = tmp_path / "models"
+    graphs.write_model(models, "other", graphs.affine())
+    for _ in range(2):
+        assert penstock("quickstart", "--models", str(models), "--burst-s", "0.1").returncode == 0
+    graphs.write_model(models, "breast_cancer", graphs.affine(), version=7)
+    refused = penstock("quickstart", "--models", str(models), "--burst-s", "0.1")
+    assert refused.returncode == 1
+    assert "breast_cancer holds 7 already" in refused.stderr

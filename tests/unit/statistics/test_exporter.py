@@ -1,0 +1,94 @@
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving.errors import Cancelled
+from serving.statistics.counters import RequestCounters
+from serving.statistics.exporter import Exporter, ServableView, Snapshot
+from serving.statistics.latency import STAGES, Answered, BatchTimes, ServableStatistics
+
+
+def served():
+    """Statistics of one batch of 3 requests with 5 rows, and one of 1 request with 1 row."""
+    statistics = ServableStatistics()
+    times = BatchTimes(rows=5, taken_ns=10_000, input_ns=2_000, infer_ns=100_000, output_ns=1_000, reruns=0)
+    statistics.batch_done(times, Answered([0, 5_000, 9_000], rows=5), now_ns=120_000, wall_ns=0)
+    times = BatchTimes(rows=1, taken_ns=0, input_ns=0, infer_ns=1 << 40, output_ns=0, reruns=0)
+    statistics.batch_done(times, Answered([0], rows=1), now_ns=1 << 40, wall_ns=0)
+    return statistics
+
+
+@pytest.fixture
+def page():
+    counters = RequestCounters()
+    for _ in range(4):
+        counters.count("m", "1", None)
+    counters.count("m", "1", Cancelled("gone"))
+    views = [
+        ServableView.copy_of("m", "1", served(), batch_rows_max=6, queued_rows=7, queued_bytes=112),
+        ServableView.copy_of(
+            'odd "name"\\\n', "2", ServableStatistics(), batch_rows_max=1, queued_rows=0, queued_bytes=0
+        ),
+    ]
+    text = Exporter().render(Snapshot(views, counters.outcomes, in_flight=9)).decode()
+    return {family.name: family for family in text_string_to_metric_families(text)}
+
+
+def value(page, family, sample=None, **labels):
+    (found,) = [
+        item.value
+        for item in page[family].samples
+        if item.name == (sample or family) and labels.items() <= item.labels.items()
+    ]
+    return found
+
+
+def test_the_text_is_read_by_prometheus_own_parser_with_odd_names_intact(page):
+    models = {item.labels["model"] for item in page["penstock_rows"].samples}
+    assert models == {"m", 'odd "name"\\\n'}
+
+
+def test_counters_and_gauges_show_what_was_counted(page):
+    assert value(page, "penstock_rows", "penstock_rows_total", model="m") == 6
+    assert value(page, "penstock_batches", "penstock_batches_total", model="m") == 2
+    assert value(page, "penstock_queue_rows", model="m") == 7
+    assert value(page, "penstock_queue_bytes", model="m") == 112
+    assert value(page, "penstock_requests_in_flight") == 9
+    requests = {item.labels["code"]: item.value for item in page["penstock_requests"].samples}
+    assert requests == {"OK": 4, "CANCELLED": 1}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_histogram_grows_to_its_count(page, stage):
+    family = f"penstock_{stage}_seconds"
+    buckets = [item for item in page[family].samples if item.name.endswith("_bucket") and item.labels["model"] == "m"]
+    values = [item.value for item in buckets]
+    assert values == sorted(values)
+    assert buckets[-1].labels["le"] == "+Inf"
+    assert values[-1] == value(page, family, f"{family}_count", model="m") == 4
+    edges = [float(item.labels["le"]) for item in buckets]
+    assert edges == sorted(set(edges))
+
+
+def test_sums_are_in_seconds(page):
+    total = value(page, "penstock_compute_infer_seconds", "penstock_compute_infer_seconds_sum", model="m")
+    assert total == pytest.approx((3 * 100_000 + (1 << 40)) / 1e9)
+
+
+def test_rows_per_batch_lie_in_powers_of_two(page):
+    buckets = {
+        item.labels["le"]: item.value
+        for item in page["penstock_batch_rows"].samples
+        if item.name.endswith("_bucket") and item.labels["model"] == "m"
+    }
+    assert buckets == {"1": 1, "2": 1, "4": 1, "8": 2, "+Inf": 2}
+    assert value(page, "penstock_batch_rows", "penstock_batch_rows_sum", model="m") == 6
+
+
+def test_only_known_words_are_labels(page):
+    labels = {name for family in page.values() if family.name.startswith("penstock") for item in family.samples
+              for name in item.labels}  # fmt: skip
+    assert labels == {"model", "version", "code", "reason", "le"}
+
+
+def test_the_process_itself_is_measured(page):
+    assert value(page, "process_resident_memory_bytes") > 0

@@ -1,0 +1,96 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.statistics.latency import (
+    BUCKETS,
+    Answered,
+    BatchTimes,
+    Duration,
+    Histogram,
+    ServableStatistics,
+    bucket_of,
+    octave_edges_ns,
+)
+
+FIRST_NS, LAST_NS = octave_edges_ns()[0], octave_edges_ns()[-1]
+
+
+def middle_of(bucket):
+    """The middle of a bucket's range, by its definition: 16 equal parts of a power of two."""
+    octave, part = divmod(bucket - 1, 16)
+    width = (FIRST_NS << octave) / 16
+    return (FIRST_NS << octave) + (part + 0.5) * width
+
+
+@given(st.integers(FIRST_NS, LAST_NS - 1))
+def test_the_middle_of_a_bucket_is_within_its_error_bound(duration_ns):
+    middle = middle_of(bucket_of(duration_ns))
+    assert abs(middle - duration_ns) <= 0.032 * duration_ns
+
+
+@given(st.integers(0, 2 * LAST_NS), st.integers(0, 2 * LAST_NS))
+def test_a_longer_duration_is_never_in_a_lower_bucket(one, other):
+    low, high = sorted((one, other))
+    assert 0 <= bucket_of(low) <= bucket_of(high) < BUCKETS
+
+
+@pytest.mark.parametrize("octave", range(27))
+def test_an_octave_begins_with_a_bucket_of_its_own(octave):
+    edge = octave_edges_ns()[octave]
+    assert bucket_of(edge) == 1 + 16 * octave
+    assert bucket_of(edge - 1) == 16 * octave
+
+
+def test_the_ends_are_open():
+    assert bucket_of(0) == bucket_of(FIRST_NS - 1) == 0
+    assert bucket_of(-5) == 0
+    assert bucket_of(LAST_NS - 1) == bucket_of(LAST_NS) == bucket_of(1 << 62) == BUCKETS - 1
+
+
+@given(st.lists(st.tuples(st.integers(0, LAST_NS), st.integers(1, 3)), max_size=30))
+def test_cumulative_counts_say_how_many_lie_below_each_edge(durations):
+    histogram = Histogram()
+    for duration_ns, times in durations:
+        histogram.add(duration_ns, times)
+    counts = histogram.cumulative_by_octave()
+    below = [sum(times for ns, times in durations if ns < edge) for edge in octave_edges_ns()]
+    last_bucket_from = LAST_NS - LAST_NS // 32  # the last bucket is open above, so it counts below no edge
+    below[-1] -= sum(times for ns, times in durations if last_bucket_from <= ns < LAST_NS)
+    assert counts == below
+    assert histogram.count == sum(times for _, times in durations)
+    assert histogram.total_ns == sum(ns * times for ns, times in durations)
+
+
+def test_a_duration_counts_and_sums():
+    duration = Duration()
+    duration.add(5)
+    duration.add(7, times=2)
+    assert (duration.count, duration.total_ns) == (3, 19)
+
+
+def test_a_batch_counts_stages_per_request_and_sizes_per_batch():
+    statistics = ServableStatistics()
+    times = BatchTimes(rows=5, taken_ns=100, input_ns=10, infer_ns=50, output_ns=3, reruns=2)
+    statistics.batch_done(times, Answered([40, 70], rows=4), now_ns=200, wall_ns=9_000_000)
+    counted = {name: (stage.count, stage.total_ns) for name, stage in statistics.stages.items()}
+    assert counted == {
+        "request": (2, 160 + 130),
+        "queue": (2, 60 + 30),
+        "compute_input": (2, 20),
+        "compute_infer": (2, 100),
+        "compute_output": (2, 6),
+    }
+    assert statistics.inference_count == 4
+    assert statistics.execution_count == 3
+    assert statistics.rerun_count == 2
+    assert statistics.last_inference_ms == 9
+    assert list(statistics.batches) == [5]
+    assert statistics.batches[5].compute_infer == Duration(1, 50)
+
+
+def test_failures_are_counted_apart():
+    statistics = ServableStatistics()
+    statistics.failed(30)
+    assert statistics.fail == Duration(1, 30)
+    assert statistics.stages["request"].count == 0
