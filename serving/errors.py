@@ -13,6 +13,7 @@
     ├── Cancelled            the client went away
     ├── ModelFailed          the model could not compute an answer
     ├── LoadFailed           a model that a client asked to load does not load
+    ├── BrokenCall           a call that does not keep to gRPC's framing
     └── InternalError        a mistake of our own
     LoadError                a model version could not be loaded
     ConfigError              a file, variable or flag says something that cannot be used
@@ -150,6 +151,13 @@ class LoadFailed(ServingError):
 
     code = Code.INTERNAL
     reason = "load_failed"
+
+
+class BrokenCall(ServingError):
+    """A call that does not keep to gRPC's framing."""
+
+    code = Code.INTERNAL
+    reason = "broken_call"
 
 
 class InternalError(ServingError):

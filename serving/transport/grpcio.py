@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 
 from serving.clock import Clock
-from serving.errors import ConfigError, InternalError, ServingError
+from serving.errors import BrokenCall, ConfigError, InternalError, ServingError
 from serving.transport.calls import STREAM_MESSAGES_MAX, Methods, StreamMethod, StreamReceiver, UnaryMethod
 from serving.transport.status import GRPC_CODES, details, trailing_metadata
 
@@ -72,7 +72,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
     def __init__(self, methods: Methods, clock: Clock) -> None:
         self._handlers: dict[str, grpc.RpcMethodHandler] = {}
         for path, unary in methods.unary.items():
-            self._handlers[path] = grpc.unary_unary_rpc_method_handler(_unary_handler(unary, clock))
+            self._handlers[path] = grpc.stream_unary_rpc_method_handler(_unary_handler(unary, clock))
         for path, streaming in methods.streaming.items():
             self._handlers[path] = grpc.stream_stream_rpc_method_handler(_stream_handler(streaming, clock))
 
@@ -106,7 +106,12 @@ class _AioCall:
 
 
 def _unary_handler(method: UnaryMethod, clock: Clock) -> Any:
-    async def handle(data: bytes, context: Any) -> bytes:
+    """Serve a unary method as if its client streamed: grpcio never answers a unary call that brings no message."""
+
+    async def handle(_requests: Any, context: Any) -> bytes:
+        data = await context.read()
+        if data is grpc.aio.EOF or await context.read() is not grpc.aio.EOF:
+            await _abort(context, BrokenCall("a unary call carries exactly one message"))
         call = _AioCall(context, clock, asyncio.get_running_loop().create_future())
         try:
             method(data, call)

@@ -719,14 +719,8 @@ BROKEN_FRAMING = {
     "no message at all": ("INTERNAL", b"", {}),
     "two messages": ("INTERNAL", framed(GOOD) * 2, {}),
 }
-GRPCIO_ANSWERS_OTHERWISE = {
-    "an unknown compression": "with INTERNAL",
-    "an end inside a message": "not at all",
-    "an end inside a length": "not at all",
-    "no message at all": "not at all",
-    "two messages": "the first one",
-}
-"""What grpcio's asyncio server does before a handler hears of a call. A Penstock at an address may run on it."""
+GRPCIO_ANSWERS_OTHERWISE = {"an unknown compression": "with INTERNAL"}
+"""What grpcio's core answers before a handler hears of a call. A Penstock at an address may run on it."""
 
 
 @pytest.mark.parametrize("case", BROKEN_FRAMING)
