@@ -1,6 +1,7 @@
 """The image, as far as it can be checked without a container engine: its linter, and its steps done by hand."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -48,8 +49,8 @@ def test_what_is_copied_installs_and_serves_with_the_images_variables_and_health
     server = ServerProcess(models, environment=variables, program=[str(installed / "bin" / "penstock")])
     try:
         (health,) = re.findall(r"HEALTHCHECK.*?CMD (\[.*?\])$", DOCKERFILE, re.DOTALL | re.MULTILINE)
-        command = [part.replace("127.0.0.1:8002", server.http.removeprefix("http://")) for part in json.loads(health)]
-        subprocess.run(command, check=True)
+        port = server.http.rpartition(":")[2]
+        subprocess.run(json.loads(health), check=True, env=os.environ | {"PENSTOCK_HTTP_PORT": port})
         assert json.loads(server.log[0])["level"] == "info"
     finally:
         assert server.stop() == 0
