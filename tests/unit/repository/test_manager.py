@@ -167,7 +167,7 @@ def test_a_new_version_replaces_the_old_one_once_two_scans_agree(world):
     assert world.poll(1) == []
     assert world.poll(1) == ["a/2"]
     assert world.states() == {"a/1": "UNLOADED", "a/2": "READY"}
-    assert world.sessions["a", 1].closed
+    world.sessions["a", 1].wait_until_closed()
 
 
 def test_a_file_that_still_grows_is_not_loaded(world):
@@ -252,7 +252,7 @@ def test_a_removed_version_is_retired_and_forgotten(world):
     shutil.rmtree(world.root / "a" / "2")
     world.poll()
     assert world.states() == {"a/1": "READY"}
-    assert world.sessions["a", 2].closed
+    world.sessions["a", 2].wait_until_closed()
 
 
 def test_a_removed_model_is_retired_at_once_and_forgotten(world):
@@ -261,7 +261,7 @@ def test_a_removed_model_is_retired_at_once_and_forgotten(world):
     shutil.rmtree(world.root / "a")
     world.poll(1)
     assert world.index() == {}
-    assert world.sessions["a", 1].closed
+    world.sessions["a", 1].wait_until_closed()
     with pytest.raises(UnknownModel):
         world.repository.find("a", "")
 
