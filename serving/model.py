@@ -111,7 +111,8 @@ class Servable:
         except Exception:  # noqa: BLE001 - logged, and answered
             _log.exception("%s/%d: a batch could not be executed", self.name, self.version)
             for request in batch.requests:
-                request.outputs = request.outputs or InternalError()
+                if request.outputs is None:
+                    request.outputs = InternalError()
 
     def _execute(self, batch: Batch, staging: "Staging") -> None:
         """Fill in the outputs, or the error, of every request of the batch."""

@@ -1,4 +1,5 @@
 import gc
+import os
 
 import numpy as np
 import onnxruntime as ort
@@ -152,3 +153,24 @@ def test_threads_follow_the_configuration(load):
 
 def test_every_datatype_of_the_protocol_has_a_type_of_onnx():
     assert set(graphs.ONNX_TYPES) == set(DATATYPES)
+
+
+@pytest.mark.parametrize(
+    ("config", "intra", "inter", "spinning"),
+    [
+        (SessionConfig(intra_op_threads=3, inter_op_threads=2, spinning=True), 3, 2, "1"),
+        (SessionConfig(), max(1, (os.cpu_count() or 1) // 2), 1, "0"),  # the cores divided by two instances
+    ],
+)
+def test_threads_and_spinning_reach_onnxruntime(tmp_path, monkeypatch, config, intra, inter, spinning):
+    given = []
+    load = ort.InferenceSession
+    monkeypatch.setattr(
+        ort, "InferenceSession", lambda path, options, **facts: given.append(options) or load(path, options, **facts)
+    )
+    (tmp_path / "model.onnx").write_bytes(graphs.affine())
+    Session(tmp_path / "model.onnx", config, InstancesConfig(count=2)).close()
+    (options,) = given
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (intra, inter)
+    for pool in ("intra", "inter"):
+        assert options.get_session_config_entry(f"session.{pool}_op.allow_spinning") == spinning
