@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.wire_decode import PREFACE, reads
+from serving.batching.arena import Arena
 from serving.pb import open_inference_pb2 as pb
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 from serving.wire import connection, http2, infer, layout, plan, response, rows
@@ -83,7 +84,8 @@ class Batch:
         self.records[:, R_LENGTH] = len(message)
         self.requests = np.zeros((messages, REQUEST_COLUMNS), np.int64)
         self.ids = np.zeros(messages * ID_BYTES_MAX, np.uint8)
-        self.arena, _ = self.plan.arena(0, messages)
+        self.groups = np.zeros(1, np.int64)
+        self.arena = Arena(self.plan.models[0].signature, messages).octets
         self.chosen = np.arange(messages)
         outputs = np.zeros((messages, CLASSES), np.float32)
         self.contents = outputs.reshape(-1).view(np.uint8)
@@ -94,12 +96,12 @@ class Batch:
     def decode(self) -> None:
         """Scan the messages and take them into the arena."""
         numbers, text = self.plan.numbers, self.plan.text
-        accepted = infer.scan_requests(self.buffer, 0, self.records, 0, self.messages, numbers, text)
+        accepted, _ = infer.scan_requests(self.buffer, 0, self.records, 0, self.messages, numbers, text)
         assert accepted == self.messages
         rows.take_rows(
-            *(self.buffer, 0, self.records, 0, self.messages, numbers, 0),
-            *(self.arena, 0, self.messages, self.requests, 0, self.ids),
-        )
+            self.buffer, 0, self.records, 0, self.messages, numbers, 0,
+            self.arena, 0, self.messages, self.requests, 0, self.ids, self.groups, 1,
+        )  # fmt: skip
 
     def encode(self) -> None:
         """Write the answers, with room for frames of HTTP/2 around them."""

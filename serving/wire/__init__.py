@@ -6,7 +6,7 @@ streams), `octets`, `huffman`, `hpack_table`, `header_values`, `hpack` (header b
 know of the models), `records` (the columns of a request), `arrivals` (events to records), `infer` (the scan of a
 request), `rows` (its copy into a batch), `response` (answers); then `answer_blocks` (their headers, trailers and
 errors), `settling` (answers that fit the windows), `unsent` (whose turn it is when they do not), `outbox` (what a
-connection has to write).
+connection has to write). `kernels` loads all of it.
 
 Every function works on (bytes, state arrays) and returns how far it came. Nothing here knows a socket, an event loop,
 a protobuf message or a model; kernels never explain a refusal, they only name it by a number.

@@ -28,7 +28,7 @@ from serving.wire.layout import (
 
 Metadata = Sequence[tuple[bytes, bytes]]
 
-OK, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 0, 4, 8, 12, 13, 14
+OK, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 0, 8, 12, 13
 """The gRPC status codes that the wire answers with by itself."""
 
 MESSAGE_BYTES_MAX = 2048
@@ -69,6 +69,8 @@ def percent_encoded(message: str) -> bytes:
     A space at either end is encoded too, because a field value may not begin or end with one. A message that is too
     long loses whole characters from its end.
     """
+    if _is_plain(message):
+        return message.encode()
     begin, end = len(message) - len(message.lstrip(" ")), len(message.rstrip(" "))
     encoded = bytearray()
     for k, character in enumerate(message):
@@ -81,16 +83,19 @@ def percent_encoded(message: str) -> bytes:
     return bytes(encoded)
 
 
+def _is_plain(message: str) -> bool:
+    """Say whether a grpc-message is nothing but what needs no encoding, as nearly all are."""
+    is_printable = message.isascii() and message.isprintable() and "%" not in message
+    return is_printable and message == message.strip(" ") and len(message) <= MESSAGE_BYTES_MAX
+
+
 def as_array(block: bytes) -> NDArray[np.uint8]:
     """Return a block as kernels take it."""
     return np.frombuffer(block, np.uint8).copy()
 
 
-QUEUE_FULL = error(RESOURCE_EXHAUSTED, "the queue of this model is full; retry later")
-DEADLINE_PASSED = error(DEADLINE_EXCEEDED, "the deadline passed before the request was run")
-DRAINING = error(UNAVAILABLE, "the server is shutting down; retry elsewhere")
 TOO_MUCH_UNSENT = error(RESOURCE_EXHAUSTED, "too many answers on this connection wait for the client to read them")
-"""What an overloaded server answers: made once, so that refusing costs next to nothing."""
+"""What an answer becomes when its connection holds too many already."""
 
 FAILURES = {
     FAIL_METHOD: encode_field(b":status", b"405") + encode_field(b"allow", b"POST"),

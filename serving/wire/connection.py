@@ -8,9 +8,10 @@ honest client is never cut off. (RFC 9113, sections 3.4, 5.4, 6.5, 6.7, 6.8 and 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.wire.compiler import int64, kernel, part
+from serving.wire.compiler import inlined, int64, kernel, part
 from serving.wire.frames import (
     ACK,
+    COMPRESSION_ERROR,
     ENHANCE_YOUR_CALM,
     FLOW_CONTROL_ERROR,
     FRAME_SIZE_ERROR,
@@ -24,6 +25,7 @@ from serving.wire.frames import (
     TOO_MANY_PINGS,
     WINDOW_UPDATE,
     Wire,
+    count,
     read_number,
     tell,
     write_control,
@@ -44,6 +46,7 @@ from serving.wire.layout import (
     C_GOAWAY_RECEIVED,
     C_LAST_ACCEPTED,
     C_LAST_STREAM,
+    C_OPENED_NS,
     C_PEER_FRAME_MAX,
     C_PEER_WINDOW,
     C_QUEUE_FIRST,
@@ -70,6 +73,14 @@ from serving.wire.layout import (
     H_LIST_BYTES_MAX,
     H_STREAM_WINDOW,
     H_STREAMS_MAX,
+    REFUSED_COMPRESSION_ERROR,
+    REFUSED_CONTROL_FLOOD,
+    REFUSED_FLOW_CONTROL_ERROR,
+    REFUSED_FRAME_SIZE_ERROR,
+    REFUSED_NOT_HTTP2,
+    REFUSED_PING_FLOOD,
+    REFUSED_PROTOCOL_ERROR,
+    REFUSED_SETTINGS_FLOOD,
     S_NEXT,
     S_SEND_WINDOW,
     TABLE_BYTES_MAX,
@@ -116,7 +127,7 @@ def open_connection(
     row[C_SEND_WINDOW] = row[C_PEER_WINDOW] = WINDOW_BYTES_INITIAL
     row[C_PEER_FRAME_MAX] = FRAME_BYTES_MAX
     row[C_BUDGET] = shared[H_BUDGET_MAX]
-    row[C_BUDGET_NS] = now_ns
+    row[C_BUDGET_NS] = row[C_OPENED_NS] = now_ns
     row[C_LAST_ACCEPTED] = WINDOW_BYTES_MAX
     row[C_TABLE_LIMIT] = TABLE_BYTES_MAX
     write_frame_header(control, 0, _OUR_SETTINGS_BYTES, SETTINGS, 0, 0)
@@ -147,8 +158,23 @@ def close_connection(
 
 @part
 def break_off(wire: Wire, slot: int, code: int) -> bool:
-    """End a connection that broke a rule, by GOAWAY; returns False: it is not open any more."""
+    """End a connection that broke a rule of HTTP/2, by GOAWAY; returns False: it is not open any more."""
+    refused = REFUSED_PROTOCOL_ERROR
+    if code == FLOW_CONTROL_ERROR:
+        refused = REFUSED_FLOW_CONTROL_ERROR
+    elif code == FRAME_SIZE_ERROR:
+        refused = REFUSED_FRAME_SIZE_ERROR
+    elif code == COMPRESSION_ERROR:
+        refused = REFUSED_COMPRESSION_ERROR
+    count(wire, refused)
     return say_goodbye(wire, slot, code, _NO_TEXT)
+
+
+@part
+def cut_off(wire: Wire, slot: int, refused: int) -> bool:
+    """End a connection that costs too much; returns False."""
+    count(wire, refused)
+    return say_goodbye(wire, slot, ENHANCE_YOUR_CALM, TOO_MANY_PINGS if refused == REFUSED_PING_FLOOD else _NO_TEXT)
 
 
 @part
@@ -162,7 +188,7 @@ def say_goodbye(wire: Wire, slot: int, code: int, text: NDArray[np.uint8]) -> bo
     return False
 
 
-@part
+@inlined
 def refill(wire: Wire, slot: int, now_ns: int) -> None:
     """Refill the budget for the time since the last refill."""
     row = wire.connections[slot]
@@ -173,17 +199,17 @@ def refill(wire: Wire, slot: int, now_ns: int) -> None:
         row[C_BUDGET_NS] = now_ns
 
 
-@part
+@inlined
 def earn(connections: NDArray[np.int64], shared: NDArray[np.int64], slot: int, frames: int) -> None:
     """Credit a connection for useful work, up to its allowance."""
     connections[slot, C_BUDGET] = min(shared[H_BUDGET_MAX], connections[slot, C_BUDGET] + frames)
 
 
 @part
-def spend(wire: Wire, slot: int) -> bool:
-    """Pay for a control frame; false when the budget is used up and the connection is over."""
+def spend(wire: Wire, slot: int, flood: int) -> bool:
+    """Pay for a control frame; false when the budget is used up and the connection is over, by a flood of them."""
     wire.connections[slot, C_BUDGET] -= 1
-    return wire.connections[slot, C_BUDGET] >= 0 or break_off(wire, slot, ENHANCE_YOUR_CALM)
+    return wire.connections[slot, C_BUDGET] >= 0 or cut_off(wire, slot, flood)
 
 
 @part
@@ -192,6 +218,7 @@ def take_preface(wire: Wire, slot: int, at: int, end: int) -> int:
     for k in range(min(PREFACE.size, end - at)):
         if wire.source[at + k] != PREFACE[k]:
             wire.connections[slot, C_STATE] = CONNECTION_CLOSED
+            count(wire, REFUSED_NOT_HTTP2)
             tell(wire, EVENT_NOT_HTTP2, -1, 0)
             return -1
     if end - at < PREFACE.size:
@@ -207,7 +234,7 @@ def take_settings(wire: Wire, slot: int, at: int, length: int, flags: int, strea
         return break_off(wire, slot, PROTOCOL_ERROR)
     if flags & ACK:
         wire.connections[slot, C_SETTINGS_ACKED] = 1
-        return spend(wire, slot) if length == 0 else break_off(wire, slot, FRAME_SIZE_ERROR)
+        return spend(wire, slot, REFUSED_SETTINGS_FLOOD) if length == 0 else break_off(wire, slot, FRAME_SIZE_ERROR)
     if length % 6:
         return break_off(wire, slot, FRAME_SIZE_ERROR)
     window = wire.connections[slot, C_PEER_WINDOW]
@@ -227,7 +254,7 @@ def take_settings(wire: Wire, slot: int, at: int, length: int, flags: int, strea
         return break_off(wire, slot, FLOW_CONTROL_ERROR)
     write_control(wire, SETTINGS, ACK, 0, 0)
     wire.connections[slot, C_STATE] = CONNECTION_OPEN
-    return spend(wire, slot)
+    return spend(wire, slot, REFUSED_SETTINGS_FLOOD)
 
 
 @part
@@ -256,10 +283,9 @@ def take_ping(wire: Wire, slot: int, at: int, length: int, flags: int, stream_id
         return break_off(wire, slot, PROTOCOL_ERROR if stream_id else FRAME_SIZE_ERROR)
     if flags & ACK:
         tell(wire, EVENT_PONG, -1, read_number(wire.source, at, 8))
-        return spend(wire, slot)
-    wire.connections[slot, C_BUDGET] -= 1
-    if wire.connections[slot, C_BUDGET] < 0:
-        return say_goodbye(wire, slot, ENHANCE_YOUR_CALM, TOO_MANY_PINGS)
+        return spend(wire, slot, REFUSED_PING_FLOOD)
+    if not spend(wire, slot, REFUSED_PING_FLOOD):
+        return False
     write_ping_ack(wire, at)
     return True
 
@@ -271,10 +297,10 @@ def take_goaway(wire: Wire, slot: int, at: int, length: int, stream_id: int) -> 
         return break_off(wire, slot, PROTOCOL_ERROR if stream_id else FRAME_SIZE_ERROR)
     wire.connections[slot, C_GOAWAY_RECEIVED] = 1
     tell(wire, EVENT_GOAWAY, -1, read_number(wire.source, at + 4, 4))
-    return spend(wire, slot)
+    return spend(wire, slot, REFUSED_CONTROL_FLOOD)
 
 
-@part
+@inlined
 def return_window(wire: Wire, slot: int) -> None:
     """Give the connection's receive window back once half of it is used: all DATA counts, wanted or not."""
     window, full = wire.connections[slot, C_RECEIVE_WINDOW], wire.shared[H_CONNECTION_WINDOW]

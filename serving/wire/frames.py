@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.wire.compiler import int64, part
+from serving.wire.compiler import inlined, int64, part
 from serving.wire.layout import (
     E_AT,
     E_DEADLINE_NS,
@@ -22,6 +22,7 @@ from serving.wire.layout import (
     E_SOURCE,
     E_STREAM,
     H_CONTROL,
+    H_COUNTS,
     H_EVENTS,
     S_DEADLINE_NS,
     S_GENERATION,
@@ -78,7 +79,7 @@ class Wire(NamedTuple):
     shared: NDArray[np.int64]
 
 
-@part
+@inlined
 def read_number(source: NDArray[np.uint8], at: int, length: int) -> int:
     """Read a big-endian number; the caller has checked that it lies inside."""
     number = 0
@@ -143,6 +144,12 @@ def write_ping_ack(wire: Wire, at: int) -> None:
 
 
 @part
+def count(wire: Wire, refused: int) -> None:
+    """Count what is refused: one of REFUSED_*."""
+    wire.shared[H_COUNTS + refused] += 1
+
+
+@inlined
 def tell(wire: Wire, kind: int, stream: int, detail: int) -> int:
     """Append an event about a stream (-1: about the connection); returns its row, for the columns of its bytes."""
     row = wire.shared[H_EVENTS]
@@ -159,7 +166,7 @@ def tell(wire: Wire, kind: int, stream: int, detail: int) -> int:
     return int64(row)
 
 
-@part
+@inlined
 def tell_bytes(
     wire: Wire, kind: int, stream: int, detail: int, source: int, at: int, length: int, encoding: int
 ) -> None:

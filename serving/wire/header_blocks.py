@@ -7,17 +7,13 @@ table and ours stay in step. (RFC 9113, sections 4.3, 5.1, 6.2, 6.10 and 8.)
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.wire.compiler import int64, part
-from serving.wire.connection import (
-    break_off,
-    spend,
-)
+from serving.wire.compiler import inlined, int64, part
+from serving.wire.connection import break_off, cut_off, spend
 from serving.wire.frames import (
     COMPRESSION_ERROR,
     CONTINUATION,
     END_HEADERS,
     END_STREAM,
-    ENHANCE_YOUR_CALM,
     FRAME_HEADER_BYTES,
     FRAME_SIZE_ERROR,
     PADDED,
@@ -26,6 +22,7 @@ from serving.wire.frames import (
     REFUSED_STREAM,
     STREAM_CLOSED,
     Wire,
+    count,
     read_number,
     tell_bytes,
     write_reset,
@@ -53,8 +50,10 @@ from serving.wire.layout import (
     FLAG_SCHEME,
     FRAME_BYTES_MAX,
     H_CONTINUATIONS_MAX,
+    H_FREE_STREAM,
     H_HEADER_BLOCK_BYTES_MAX,
     H_HEADERS,
+    H_NOW_NS,
     H_STREAMS_MAX,
     H_UNSENT_BYTES_MAX,
     HEAD_ACCEPT,
@@ -68,11 +67,23 @@ from serving.wire.layout import (
     METHOD_POST,
     NO_DEADLINE,
     PATH_MODEL_INFER,
+    REFUSED_AFTER_GOAWAY,
+    REFUSED_CLOSED_STREAM,
+    REFUSED_CONTENT_LENGTH,
+    REFUSED_CONTINUATION_FLOOD,
+    REFUSED_HEADER_BLOCK_TOO_LONG,
+    REFUSED_HEADER_LIST_BEYOND_BOUNDS,
+    REFUSED_MALFORMED_REQUEST,
+    REFUSED_NO_STREAM_ROWS,
+    REFUSED_REQUEST_FLOOD,
+    REFUSED_TOO_MANY_STREAMS,
+    REFUSED_TOO_MUCH_UNSENT,
     S_ACCEPT,
     S_BODY,
     S_CONTENT_LENGTH,
     S_DEADLINE_NS,
     S_ENCODING,
+    S_SINCE_NS,
     S_STATE,
     SOURCE_HEADERS,
     STREAM_ENDED,
@@ -92,7 +103,7 @@ HUNGRY, CLOSED = 0, -1
 _NEEDED_FLAGS = FLAG_METHOD | FLAG_PATH | FLAG_SCHEME
 
 
-@part
+@inlined
 def breaks_content_length(wire: Wire, stream: int, ended: bool) -> bool:
     """Say whether the body is longer than its content-length, or has ended shorter."""
     row = wire.streams[stream]
@@ -118,14 +129,15 @@ def block_end(wire: Wire, slot: int, at: int, end: int, stream_id: int, block_by
             return CLOSED
         block_bytes += length
         if block_bytes > wire.shared[H_HEADER_BLOCK_BYTES_MAX]:
-            break
+            cut_off(wire, slot, REFUSED_HEADER_BLOCK_TOO_LONG)
+            return CLOSED
         flags = wire.source[at + 4]
         if end - at - FRAME_HEADER_BYTES < length:
             return HUNGRY
         at += FRAME_HEADER_BYTES + length
         if flags & END_HEADERS:
             return at
-    break_off(wire, slot, ENHANCE_YOUR_CALM)
+    cut_off(wire, slot, REFUSED_CONTINUATION_FLOOD)
     return CLOSED
 
 
@@ -144,10 +156,8 @@ def join(wire: Wire, to: int, at: int, end: int) -> int:
     return to
 
 
-@part
-def take_header_block(
-    wire: Wire, slot: int, at: int, end: int, length: int, flags: int, stream_id: int, now_ns: int
-) -> int:
+@inlined
+def take_header_block(wire: Wire, slot: int, at: int, end: int, length: int, flags: int, stream_id: int) -> int:
     """Take HEADERS at source[at] and its CONTINUATIONs; returns the bytes used, HUNGRY or CLOSED."""
     begin = at + FRAME_HEADER_BYTES
     after = begin + length
@@ -169,19 +179,32 @@ def take_header_block(
         after = unit_end
     records_at = wire.shared[H_HEADERS]
     records_end = decode_block(
-        wire.source, begin, fragment_end, wire.connections, slot, wire.pool, wire.headers, records_at, wire.shared
+        wire.source,
+        begin,
+        fragment_end,
+        wire.connections,
+        slot,
+        wire.pool,
+        wire.headers,
+        records_at,
+        wire.shared,
+        False,
     )
+    if records_end == COMPRESSION_BROKEN:
+        break_off(wire, slot, COMPRESSION_ERROR)
+        return CLOSED
     if records_end < 0:
-        break_off(wire, slot, COMPRESSION_ERROR if records_end == COMPRESSION_BROKEN else ENHANCE_YOUR_CALM)
+        cut_off(wire, slot, REFUSED_HEADER_LIST_BEYOND_BOUNDS)
         return CLOSED
     ended = flags & END_STREAM != 0
     stream = find(wire.connections, wire.streams, slot, stream_id)
     if stream >= 0:
         open_still = take_trailers(wire, slot, stream, ended)
     elif stream_id <= wire.connections[slot, C_LAST_STREAM]:
-        open_still = spend(wire, slot)  # a stream that is over; its block was decoded to keep the table in step
+        # A stream that is over: its block was decoded to keep the table in step.
+        open_still = spend(wire, slot, REFUSED_REQUEST_FLOOD)
     else:
-        open_still = take_request(wire, slot, stream_id, ended, records_end, now_ns)
+        open_still = take_request(wire, slot, stream_id, ended, records_end)
     return after - at if open_still else CLOSED
 
 
@@ -190,55 +213,67 @@ def take_trailers(wire: Wire, slot: int, stream: int, ended: bool) -> bool:
     """Take a second header block of a stream: it ends the stream and has no pseudo-header."""
     row = wire.streams[stream]
     if row[S_STATE] & STREAM_RESET:
-        return spend(wire, slot)
+        return spend(wire, slot, REFUSED_REQUEST_FLOOD)
     if row[S_STATE] & STREAM_ENDED:
-        reset_stream(wire, stream, STREAM_CLOSED)
-        return spend(wire, slot)
+        reset_stream(wire, stream, STREAM_CLOSED, REFUSED_CLOSED_STREAM)
+        return spend(wire, slot, REFUSED_REQUEST_FLOOD)
     broken = wire.shared[HEAD_FLAGS] & (FLAG_MALFORMED | FLAG_PSEUDO) != 0
     if not ended or broken or breaks_content_length(wire, stream, True):
-        reset_stream(wire, stream, PROTOCOL_ERROR)
-        return spend(wire, slot)
+        refused = REFUSED_MALFORMED_REQUEST if not ended or broken else REFUSED_CONTENT_LENGTH
+        reset_stream(wire, stream, PROTOCOL_ERROR, refused)
+        return spend(wire, slot, REFUSED_REQUEST_FLOOD)
     row[S_STATE] |= STREAM_ENDED
     if not row[S_STATE] & STREAM_FAILED:
         finish(wire, stream, -1)
     return True
 
 
-@part
-def take_request(wire: Wire, slot: int, stream_id: int, ended: bool, records_end: int, now_ns: int) -> bool:
+@inlined
+def take_request(wire: Wire, slot: int, stream_id: int, ended: bool, records_end: int) -> bool:
     """Take the header block that opens a stream."""
     connection = wire.connections[slot]
     connection[C_LAST_STREAM] = stream_id
     if stream_id > connection[C_LAST_ACCEPTED]:
-        return True  # the peer has not seen our GOAWAY yet; it will try elsewhere
+        count(wire, REFUSED_AFTER_GOAWAY)  # the peer has not seen our GOAWAY yet; it will try elsewhere
+        return True
     flags = wire.shared[HEAD_FLAGS]
     # Of a list that is too long, the end is not known, so only what was seen is judged.
     if flags & FLAG_MALFORMED or (flags & _NEEDED_FLAGS != _NEEDED_FLAGS and not flags & FLAG_LIST_TOO_LONG):
+        count(wire, REFUSED_MALFORMED_REQUEST)
         write_reset(wire, stream_id, PROTOCOL_ERROR)
-        return spend(wire, slot)
-    stream = -1
-    # A peer that does not take its answers gets no more of them.
-    stalled = connection[C_UNSENT] > wire.shared[H_UNSENT_BYTES_MAX]
-    if connection[C_STREAM_COUNT] < wire.shared[H_STREAMS_MAX] and not stalled:
-        stream = open_stream(wire, slot, stream_id)
-    if stream < 0:
+        return spend(wire, slot, REFUSED_REQUEST_FLOOD)
+    refused = overload(wire, slot)
+    if refused >= 0:
+        count(wire, refused)
         write_reset(wire, stream_id, REFUSED_STREAM)
-        return spend(wire, slot)
-    note_head(wire, stream, ended, now_ns)
+        return spend(wire, slot, REFUSED_REQUEST_FLOOD)
+    stream = open_stream(wire, slot, stream_id)
+    note_head(wire, stream, ended)
     if breaks_content_length(wire, stream, ended):
-        reset_stream(wire, stream, PROTOCOL_ERROR)
-        return spend(wire, slot)
+        reset_stream(wire, stream, PROTOCOL_ERROR, REFUSED_CONTENT_LENGTH)
+        return spend(wire, slot, REFUSED_REQUEST_FLOOD)
     start(wire, stream, records_end)
     if ended and not wire.streams[stream, S_STATE] & STREAM_FAILED:
         finish(wire, stream, -1)
     return True
 
 
-@part
-def note_head(wire: Wire, stream: int, ended: bool, now_ns: int) -> None:
+@inlined
+def overload(wire: Wire, slot: int) -> int:
+    """Say what leaves no place for one more stream: REFUSED_*, or -1."""
+    if wire.connections[slot, C_STREAM_COUNT] >= wire.shared[H_STREAMS_MAX]:
+        return REFUSED_TOO_MANY_STREAMS
+    # A peer that does not take its answers gets no more of them.
+    if wire.connections[slot, C_UNSENT] > wire.shared[H_UNSENT_BYTES_MAX]:
+        return REFUSED_TOO_MUCH_UNSENT
+    return REFUSED_NO_STREAM_ROWS if wire.shared[H_FREE_STREAM] < 0 else -1
+
+
+@inlined
+def note_head(wire: Wire, stream: int, ended: bool) -> None:
     """Keep in the stream's row what its header block said."""
     row = wire.streams[stream]
-    timeout_ns = wire.shared[HEAD_TIMEOUT_NS]
+    now_ns, timeout_ns = wire.shared[H_NOW_NS], wire.shared[HEAD_TIMEOUT_NS]
     row[S_DEADLINE_NS] = NO_DEADLINE
     if 0 <= timeout_ns < NO_DEADLINE - now_ns:
         row[S_DEADLINE_NS] = now_ns + timeout_ns
@@ -249,7 +284,7 @@ def note_head(wire: Wire, stream: int, ended: bool, now_ns: int) -> None:
         row[S_STATE] |= STREAM_ENDED
 
 
-@part
+@inlined
 def start(wire: Wire, stream: int, records_end: int) -> None:
     """Hand a new stream out: as a failed one, as another call, or, for ModelInfer, not before it is complete."""
     reason = head_failure(wire.shared)
@@ -259,12 +294,13 @@ def start(wire: Wire, stream: int, records_end: int) -> None:
         wire.streams[stream, S_STATE] |= STREAM_UNARY
     else:
         wire.streams[stream, S_STATE] |= STREAM_TOLD
+        wire.streams[stream, S_SINCE_NS] = 0
         at = wire.shared[H_HEADERS]
         tell_bytes(wire, EVENT_OPENED, stream, 0, SOURCE_HEADERS, at, records_end - at, ENCODING_IDENTITY)
         wire.shared[H_HEADERS] = records_end
 
 
-@part
+@inlined
 def head_failure(shared: NDArray[np.int64]) -> int:
     """Say why a well-formed request is no gRPC call that can be served: FAIL_*, or -1."""
     if shared[HEAD_FLAGS] & FLAG_LIST_TOO_LONG:

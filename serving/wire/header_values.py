@@ -7,7 +7,7 @@ FLAG_MALFORMED there.
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.wire.compiler import int64, part
+from serving.wire.compiler import inlined, int64, part, unsigned
 from serving.wire.hpack_table import (
     KIND_AUTHORITY,
     KIND_CONNECTION_SPECIFIC,
@@ -17,12 +17,16 @@ from serving.wire.hpack_table import (
     KIND_GRPC_ENCODING,
     KIND_GRPC_TIMEOUT,
     KIND_INVALID,
+    KIND_MASK,
     KIND_METHOD,
-    KIND_OTHER,
     KIND_PATH,
     KIND_PSEUDO_UNKNOWN,
     KIND_SCHEME,
     KIND_TE,
+    SENSE_BROKEN,
+    SENSE_MASK,
+    SENSE_SHIFT,
+    value_is_valid,
 )
 from serving.wire.layout import (
     CONTENT_TYPE_GRPC,
@@ -64,7 +68,8 @@ def _constant(text: bytes) -> NDArray[np.uint8]:
 
 
 _POST = _constant(b"POST")
-_MODEL_INFER = _constant(b"/inference.GRPCInferenceService/ModelInfer")
+MODEL_INFER = b"/inference.GRPCInferenceService/ModelInfer"
+_MODEL_INFER = _constant(MODEL_INFER)
 _GRPC = _constant(b"application/grpc")
 _PROTO = _constant(b"+proto")
 _TRAILERS = _constant(b"trailers")
@@ -173,24 +178,81 @@ def timeout_ns(text: NDArray[np.uint8], at: int, length: int) -> int:
 
 
 @part
-def note_pseudo(kind: int, text: NDArray[np.uint8], at: int, length: int, shared: NDArray[np.int64]) -> None:
-    """Note a pseudo-header: known, once, before every other field."""
-    flag = 0
+def sense_of(kind: int, text: NDArray[np.uint8], at: int, length: int) -> int:
+    """Say what a value means under a name of this kind, as an entry keeps it; numbers are read at each use."""
+    sense = 0
     if kind == KIND_METHOD:
-        flag = FLAG_METHOD
-        shared[HEAD_METHOD] = METHOD_POST if is_text(text, at, length, _POST) else METHOD_OTHER
+        sense = METHOD_POST if is_text(text, at, length, _POST) else METHOD_OTHER
     elif kind == KIND_PATH:
-        flag = FLAG_PATH
-        shared[HEAD_PATH] = PATH_MODEL_INFER if is_text(text, at, length, _MODEL_INFER) else PATH_OTHER
+        sense = PATH_MODEL_INFER if is_text(text, at, length, _MODEL_INFER) else PATH_OTHER
         if length == 0:
-            shared[HEAD_FLAGS] |= FLAG_MALFORMED
-    elif kind == KIND_SCHEME:
-        flag = FLAG_SCHEME
-    elif kind == KIND_AUTHORITY:
-        flag = FLAG_AUTHORITY
-    if flag == 0 or shared[HEAD_FLAGS] & (flag | FLAG_REGULAR):
-        shared[HEAD_FLAGS] |= FLAG_MALFORMED
-    shared[HEAD_FLAGS] |= flag | FLAG_PSEUDO
+            sense |= SENSE_BROKEN
+    elif kind == KIND_CONTENT_TYPE:
+        sense = content_type(text, at, length)
+    elif kind == KIND_TE:
+        sense = 0 if is_text(text, at, length, _TRAILERS) else SENSE_BROKEN
+    elif kind == KIND_GRPC_ENCODING:
+        sense = encoding(text, at, length)
+    elif kind == KIND_GRPC_ACCEPT_ENCODING:
+        sense = accepted_encodings(text, at, length)
+    return sense if value_is_valid(text, at, length) else sense | SENSE_BROKEN
+
+
+def _per_kind(default: int, numbers: dict[int, int]) -> NDArray[np.int64]:
+    return np.array([numbers.get(kind, default) for kind in range(KIND_INVALID + 1)], np.int64)
+
+
+_SETS = _per_kind(
+    FLAG_REGULAR,
+    {
+        KIND_METHOD: FLAG_PSEUDO | FLAG_METHOD,
+        KIND_PATH: FLAG_PSEUDO | FLAG_PATH,
+        KIND_SCHEME: FLAG_PSEUDO | FLAG_SCHEME,
+        KIND_AUTHORITY: FLAG_PSEUDO | FLAG_AUTHORITY,
+        KIND_PSEUDO_UNKNOWN: FLAG_PSEUDO | FLAG_MALFORMED,
+        KIND_CONNECTION_SPECIFIC: FLAG_REGULAR | FLAG_MALFORMED,
+        KIND_INVALID: FLAG_REGULAR | FLAG_MALFORMED,
+    },
+)
+"""What a field of each kind sets in HEAD_FLAGS."""
+_FORBIDS = _per_kind(
+    0,
+    {
+        KIND_METHOD: FLAG_METHOD | FLAG_REGULAR,
+        KIND_PATH: FLAG_PATH | FLAG_REGULAR,
+        KIND_SCHEME: FLAG_SCHEME | FLAG_REGULAR,
+        KIND_AUTHORITY: FLAG_AUTHORITY | FLAG_REGULAR,
+    },
+)
+"""What must not be set before it: a pseudo-header comes once, before every other field."""
+_COLUMNS = _per_kind(
+    0,
+    {
+        KIND_METHOD: HEAD_METHOD,
+        KIND_PATH: HEAD_PATH,
+        KIND_CONTENT_TYPE: HEAD_CONTENT_TYPE,
+        KIND_GRPC_ENCODING: HEAD_ENCODING,
+    },
+)
+"""Where the sense of its value goes; 0 for nowhere."""
+
+
+@inlined
+def note(meaning: int, text: NDArray[np.uint8], at: int, length: int, shared: NDArray[np.int64]) -> None:
+    """Note a field of a header list, whose value lies at text[at:at + length]."""
+    kind, sense = unsigned(meaning & KIND_MASK), meaning >> SENSE_SHIFT
+    flags = shared[HEAD_FLAGS]
+    broken = flags & _FORBIDS[kind] or sense & SENSE_BROKEN
+    shared[HEAD_FLAGS] = flags | _SETS[kind] | (FLAG_MALFORMED if broken else 0)
+    column = _COLUMNS[kind]
+    if column:
+        shared[column] = sense & SENSE_MASK
+    elif kind == KIND_GRPC_ACCEPT_ENCODING:
+        shared[HEAD_ACCEPT] |= sense & SENSE_MASK
+    elif kind == KIND_GRPC_TIMEOUT:
+        shared[HEAD_TIMEOUT_NS] = timeout_ns(text, at, length)
+    elif kind == KIND_CONTENT_LENGTH:
+        note_content_length(text, at, length, shared)
 
 
 @part
@@ -200,29 +262,3 @@ def note_content_length(text: NDArray[np.uint8], at: int, length: int, shared: N
     if number < 0 or (shared[HEAD_CONTENT_LENGTH] != -1 and shared[HEAD_CONTENT_LENGTH] != number):
         shared[HEAD_FLAGS] |= FLAG_MALFORMED
     shared[HEAD_CONTENT_LENGTH] = number
-
-
-@part
-def note(kind: int, valid: bool, text: NDArray[np.uint8], at: int, length: int, shared: NDArray[np.int64]) -> None:
-    """Note a field of a header list: a name that means `kind`, and its value at text[at:at + length]."""
-    if not valid or kind == KIND_INVALID or kind == KIND_CONNECTION_SPECIFIC:
-        shared[HEAD_FLAGS] |= FLAG_MALFORMED
-    if KIND_METHOD <= kind <= KIND_PSEUDO_UNKNOWN:
-        note_pseudo(kind, text, at, length, shared)
-        return
-    shared[HEAD_FLAGS] |= FLAG_REGULAR
-    if kind == KIND_OTHER:
-        return
-    if kind == KIND_CONTENT_TYPE:
-        shared[HEAD_CONTENT_TYPE] = content_type(text, at, length)
-    elif kind == KIND_TE:
-        if not is_text(text, at, length, _TRAILERS):
-            shared[HEAD_FLAGS] |= FLAG_MALFORMED
-    elif kind == KIND_GRPC_TIMEOUT:
-        shared[HEAD_TIMEOUT_NS] = timeout_ns(text, at, length)
-    elif kind == KIND_GRPC_ENCODING:
-        shared[HEAD_ENCODING] = encoding(text, at, length)
-    elif kind == KIND_GRPC_ACCEPT_ENCODING:
-        shared[HEAD_ACCEPT] |= accepted_encodings(text, at, length)
-    elif kind == KIND_CONTENT_LENGTH:
-        note_content_length(text, at, length, shared)

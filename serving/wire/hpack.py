@@ -1,42 +1,45 @@
 """Header blocks: decoding a complete one against a connection's table, and the few fields that answers are made of.
 
 A block decodes to records in the header output (name length and value length as 4 bytes each, little-endian, then
-both texts), and what the server itself must know is noted in the HEAD_ columns of the shared row, so that a request
-on the fast path needs no Python object. A list over the limit is decoded to its end without keeping it, to stay in
-step with the peer's table. Encoding uses static and literal fields only: our table size is 0 from the first block on,
-so encoding has no state. (RFC 7541.)
+both texts), and what the server itself must know is noted in the HEAD_ columns of the shared row, so that a ModelInfer
+needs no Python object, and no records behind its path. A list over the limit is decoded to its end without keeping it,
+to stay in step with the peer's table. Encoding uses static and literal fields only: our table size is 0 from the first
+block on, so encoding has no state. (RFC 7541.)
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.wire.compiler import int64, kernel, part
-from serving.wire.header_values import clear, note
+from serving.wire.compiler import inlined, int64, kernel, part
+from serving.wire.header_values import MODEL_INFER, clear, note, sense_of
 from serving.wire.hpack_table import (
     ENTRY_OVERHEAD_BYTES,
-    STATIC_AT,
+    KIND_MASK,
+    KIND_PATH,
+    SENSE_SHIFT,
     STATIC_COUNT,
+    STATIC_ENTRIES,
     STATIC_FIELDS,
-    STATIC_KINDS,
     STATIC_TEXT,
     entry_at,
     insert,
     name_kind,
     resize,
     unpack,
-    value_is_valid,
 )
-from serving.wire.huffman import huffman_decode
+from serving.wire.huffman import huffman_decode, huffman_encode
 from serving.wire.layout import (
     FLAG_LIST_TOO_LONG,
     H_LIST_BYTES_HARD,
     H_LIST_BYTES_MAX,
     HEAD_FLAGS,
     HEAD_LIST_BYTES,
+    HEAD_PATH,
+    PATH_MODEL_INFER,
     TABLE_BYTES_MAX,
     TABLE_POOL_BYTES,
 )
-from serving.wire.octets import copy
+from serving.wire.octets import copy, equal
 
 COMPRESSION_BROKEN = -1
 LIST_BEYOND_BOUNDS = -2
@@ -44,11 +47,15 @@ RECORD_BYTES = 8
 """The two lengths before the texts of a header record."""
 OUTPUT_SLACK_BYTES = TABLE_BYTES_MAX + RECORD_BYTES
 """What the header output needs beside a full list: room for the field that is being decoded."""
+_CODED_PATH = np.frombuffer(b"\x04\x9f" + huffman_encode(MODEL_INFER), np.uint8).copy()
+"""The path of a ModelInfer as nghttp2 sends it with every request: the static name, a coded value, never indexed. As
+every text has one coded form, whoever compares the 31 bytes of the value has compared the text."""
+_PATH_NAME_BYTES = len(b":path")
 _INTEGER_MAX = 1 << 28
 _SIZE_UPDATES_MAX = 2
 
 
-@part
+@inlined
 def integer(source: NDArray[np.uint8], at: int, end: int, prefix_bits: int) -> tuple[int, int]:
     """Read an integer (section 5.1); returns (number, where it ends), the number -1 when cut off or above 2^28."""
     mask = (1 << prefix_bits) - 1
@@ -87,78 +94,14 @@ def string(
     return length, at + length
 
 
-@part
-def copy_static(index: int, whole: bool, out: NDArray[np.uint8], out_at: int) -> tuple[int, int, int, bool]:
-    """Copy a static field, or its name alone; returns (name length, value length, kind, whether the value is valid)."""
-    begin, middle, end = STATIC_AT[2 * index - 2], STATIC_AT[2 * index - 1], STATIC_AT[2 * index]
-    copy(STATIC_TEXT, begin, out, out_at, (end if whole else middle) - begin)
-    return middle - begin, (end - middle if whole else 0), STATIC_KINDS[index - 1], True
-
-
-@part
-def copy_indexed(
-    index: int,
-    whole: bool,
-    connections: NDArray[np.int64],
-    slot: int,
-    pool: NDArray[np.uint8],
-    out: NDArray[np.uint8],
-    out_at: int,
-) -> tuple[int, int, int, bool]:
-    """Copy what an index stands for, as `copy_static` does; the name's length is -1 when it stands for nothing."""
-    if index <= 0:
-        return -1, 0, 0, False
-    if index <= STATIC_COUNT:
-        return copy_static(index, whole, out, out_at)
-    entry = entry_at(connections, slot, index - STATIC_COUNT)
-    if entry < 0:
-        return -1, 0, 0, False
-    offset, name_bytes, value_bytes, kind, valid = unpack(entry)
-    base = slot * TABLE_POOL_BYTES + offset
-    copy(pool, base, out, out_at, name_bytes + value_bytes if whole else name_bytes)
-    return name_bytes, (value_bytes if whole else 0), kind, valid
-
-
-@part
-def literal(
-    source: NDArray[np.uint8],
-    at: int,
-    end: int,
-    connections: NDArray[np.int64],
-    slot: int,
-    pool: NDArray[np.uint8],
-    out: NDArray[np.uint8],
-    out_at: int,
-    out_end: int,
-) -> tuple[int, int, int, bool, int]:
-    """Read a literal field to out[out_at:out_end] and insert it where it says so.
-
-    Returns (name length, value length, kind, whether the value is valid, where the field ends); the name's length is
-    -1 when the field is malformed.
-    """
-    indexed = source[at] & 0x40
-    index, at = integer(source, at, end, 6 if indexed else 4)
-    if index < 0:
-        return -1, 0, 0, False, at
-    kind = -1
-    if index > 0:
-        name_bytes, _, kind, _ = copy_indexed(index, False, connections, slot, pool, out, out_at)
-    else:
-        name_bytes, at = string(source, at, end, out, out_at, out_end)
-    if name_bytes < 0:
-        return -1, 0, 0, False, at
-    value_bytes, at = string(source, at, end, out, min(out_at + name_bytes, out_end), out_end)
-    if value_bytes < 0:
-        return -1, 0, 0, False, at
-    stored = name_bytes + value_bytes <= out_end - out_at
-    valid = False
-    if stored:
-        kind = kind if kind >= 0 else name_kind(out, out_at, name_bytes)
-        valid = value_is_valid(out, out_at + name_bytes, value_bytes)
-    if indexed:
-        # A field that was not stored is larger than any table, so inserting it reads none of its bytes.
-        insert(connections, slot, pool, out, out_at, name_bytes, value_bytes, kind * 2 + int64(valid))
-    return name_bytes, value_bytes, kind, valid, at
+@inlined
+def counts(name_bytes: int, value_bytes: int, shared: NDArray[np.int64]) -> bool:
+    """Count a field; false when the list is too long by now, and the field is to be forgotten."""
+    shared[HEAD_LIST_BYTES] += name_bytes + value_bytes + ENTRY_OVERHEAD_BYTES
+    if shared[HEAD_LIST_BYTES] <= shared[H_LIST_BYTES_MAX]:
+        return True
+    shared[HEAD_FLAGS] |= FLAG_LIST_TOO_LONG
+    return False
 
 
 @part
@@ -169,25 +112,108 @@ def write_lengths(out: NDArray[np.uint8], at: int, name_bytes: int, value_bytes:
         out[at + 4 + k] = value_bytes >> (8 * k) & 255
 
 
-@part
-def keep(
-    name_bytes: int,
-    value_bytes: int,
-    kind: int,
-    valid: bool,
-    out: NDArray[np.uint8],
-    out_at: int,
+@inlined
+def take_entry(
+    entry: int, text: NDArray[np.uint8], base: int, keeps: bool, out: NDArray[np.uint8], out_at: int,
     shared: NDArray[np.int64],
-) -> int:
-    """Count a field whose texts lie at out[out_at + RECORD_BYTES]; keep and note it while the list is short enough."""
-    shared[HEAD_LIST_BYTES] += name_bytes + value_bytes + ENTRY_OVERHEAD_BYTES
-    if shared[HEAD_LIST_BYTES] > shared[H_LIST_BYTES_MAX]:
-        shared[HEAD_FLAGS] |= FLAG_LIST_TOO_LONG
+) -> int:  # fmt: skip
+    """Take the field of a table's entry, whose texts count from text[base]; returns where its record ends."""
+    offset, name_bytes, value_bytes, meaning = unpack(entry)
+    if not counts(name_bytes, value_bytes, shared):
+        return out_at
+    at = base + offset
+    note(meaning, text, at + name_bytes, value_bytes, shared)
+    if not keeps:
         return out_at
     write_lengths(out, out_at, name_bytes, value_bytes)
+    copy(text, at, out, out_at + RECORD_BYTES, name_bytes + value_bytes)
+    return out_at + RECORD_BYTES + name_bytes + value_bytes
+
+
+@part
+def copy_name(
+    index: int, connections: NDArray[np.int64], slot: int, pool: NDArray[np.uint8], out: NDArray[np.uint8], out_at: int
+) -> tuple[int, int]:
+    """Copy the name that an index stands for; returns (its length, its kind), the length -1 when there is none."""
+    if index <= STATIC_COUNT:
+        offset, name_bytes, _, meaning = unpack(STATIC_ENTRIES[index - 1])
+        copy(STATIC_TEXT, offset, out, out_at, name_bytes)
+        return name_bytes, meaning & KIND_MASK
+    entry = entry_at(connections, slot, index - STATIC_COUNT)
+    if entry < 0:
+        return -1, 0
+    offset, name_bytes, _, meaning = unpack(entry)
+    copy(pool, slot * TABLE_POOL_BYTES + offset, out, out_at, name_bytes)
+    return name_bytes, meaning & KIND_MASK
+
+
+@part
+def take_literal(
+    source: NDArray[np.uint8],
+    at: int,
+    end: int,
+    connections: NDArray[np.int64],
+    slot: int,
+    pool: NDArray[np.uint8],
+    keeps: bool,
+    out: NDArray[np.uint8],
+    out_at: int,
+    out_end: int,
+    shared: NDArray[np.int64],
+) -> tuple[int, int]:
+    """Take a literal field, and insert it where it says so; its record needs out[out_at:out_end].
+
+    Returns (where the field ends, where its record ends), the first -1 when the field is malformed.
+    """
     texts = out_at + RECORD_BYTES
-    note(kind, valid, out, texts + name_bytes, value_bytes, shared)
-    return texts + name_bytes + value_bytes
+    inserts = source[at] & 0x40
+    index, at = integer(source, at, end, 6 if inserts else 4)
+    kind = -1
+    if index > 0:
+        name_bytes, kind = copy_name(index, connections, slot, pool, out, texts)
+    elif index == 0:
+        name_bytes, at = string(source, at, end, out, texts, out_end)
+    else:
+        name_bytes = -1
+    if name_bytes < 0:
+        return -1, out_at
+    value_at = min(texts + name_bytes, out_end)
+    value_bytes, at = string(source, at, end, out, value_at, out_end)
+    if value_bytes < 0:
+        return -1, out_at
+    meaning = 0
+    if name_bytes + value_bytes <= out_end - texts:
+        kind = kind if kind >= 0 else name_kind(out, texts, name_bytes)
+        meaning = kind | sense_of(kind, out, value_at, value_bytes) << SENSE_SHIFT
+    if inserts:
+        # A field that has no room here is larger than any table, so inserting it reads none of its bytes.
+        insert(connections, slot, pool, out, texts, name_bytes, value_bytes, meaning)
+    if counts(name_bytes, value_bytes, shared):
+        note(meaning, out, value_at, value_bytes, shared)
+        if keeps:
+            write_lengths(out, out_at, name_bytes, value_bytes)
+            out_at = value_at + value_bytes
+    return at, out_at
+
+
+@inlined
+def take_indexed(
+    index: int, connections: NDArray[np.int64], slot: int, pool: NDArray[np.uint8], keeps: bool,
+    out: NDArray[np.uint8], out_at: int, shared: NDArray[np.int64],
+) -> int:  # fmt: skip
+    """Take the field that an index stands for; returns where its record ends, COMPRESSION_BROKEN when there is none."""
+    if 0 < index <= STATIC_COUNT:
+        return take_entry(STATIC_ENTRIES[index - 1], STATIC_TEXT, 0, keeps, out, out_at, shared)
+    entry = entry_at(connections, slot, index - STATIC_COUNT)
+    if index <= 0 or entry < 0:
+        return COMPRESSION_BROKEN
+    return take_entry(entry, pool, slot * TABLE_POOL_BYTES, keeps, out, out_at, shared)
+
+
+@inlined
+def is_coded_path(source: NDArray[np.uint8], at: int, end: int) -> bool:
+    """Say whether _CODED_PATH lies at source[at]."""
+    return end - at >= _CODED_PATH.size and equal(source, at, _CODED_PATH, 0, _CODED_PATH.size)
 
 
 @part
@@ -201,11 +227,13 @@ def decode_block(
     out: NDArray[np.uint8],
     out_at: int,
     shared: NDArray[np.int64],
+    keeps_all: bool,
 ) -> int:
-    """Decode the header block source[at:end] to records at out[out_at]; returns where they end, or what broke.
+    """Decode source[at:end]; the records go to `out` from `out_at` on, what they mean to the HEAD_ columns.
 
-    The caller leaves room for a full list and OUTPUT_SLACK_BYTES at out[out_at]. COMPRESSION_BROKEN and
-    LIST_BEYOND_BOUNDS end the connection.
+    Records of a ModelInfer end at its path, because nobody reads them, unless the caller `keeps_all`. Returns where the
+    records end, COMPRESSION_BROKEN, or LIST_BEYOND_BOUNDS. `out` must have room for the list limit and
+    OUTPUT_SLACK_BYTES.
     """
     clear(shared)
     out_end = out_at + shared[H_LIST_BYTES_MAX] + OUTPUT_SLACK_BYTES
@@ -221,24 +249,24 @@ def decode_block(
                 return COMPRESSION_BROKEN
             continue
         fields += 1
+        keeps = keeps_all or shared[HEAD_PATH] != PATH_MODEL_INFER
         if first & 0x80:
             index, at = integer(source, at, end, 7)
-            name_bytes, value_bytes, kind, valid = copy_indexed(
-                index, True, connections, slot, pool, out, out_at + RECORD_BYTES
-            )
+            out_at = take_indexed(index, connections, slot, pool, keeps, out, out_at, shared)
+        elif not keeps_all and is_coded_path(source, at, end):
+            at += _CODED_PATH.size
+            if counts(_PATH_NAME_BYTES, len(MODEL_INFER), shared):
+                note(KIND_PATH | PATH_MODEL_INFER << SENSE_SHIFT, source, at, 0, shared)
         else:
-            name_bytes, value_bytes, kind, valid, at = literal(
-                source, at, end, connections, slot, pool, out, out_at + RECORD_BYTES, out_end
-            )
-        if name_bytes < 0:
+            at, out_at = take_literal(source, at, end, connections, slot, pool, keeps, out, out_at, out_end, shared)
+        if at < 0 or out_at < 0:
             return COMPRESSION_BROKEN
-        out_at = keep(name_bytes, value_bytes, kind, valid, out, out_at, shared)
         if shared[HEAD_LIST_BYTES] > shared[H_LIST_BYTES_HARD]:
             return LIST_BEYOND_BOUNDS
     return out_at
 
 
-@kernel("int64(uint8[::1], int64, int64, int64[:, ::1], int64, uint8[::1], uint8[::1], int64[::1])")
+@kernel("int64(uint8[::1], int64, int64, int64[:, ::1], int64, uint8[::1], uint8[::1], int64[::1], b1)")
 def decode_headers(
     source: NDArray[np.uint8],
     at: int,
@@ -248,13 +276,17 @@ def decode_headers(
     pool: NDArray[np.uint8],
     out: NDArray[np.uint8],
     shared: NDArray[np.int64],
+    keeps_all: bool,
 ) -> int:
-    """Decode one header block by itself, as a client of this server or a test wants it; see `decode_block`."""
+    """Decode one header block by itself, as a client of this server or a test wants it; see `decode_block`.
+
+    The row in `slot` needs no more of an open connection than its C_TABLE_LIMIT.
+    """
     room = shared[H_LIST_BYTES_MAX] + OUTPUT_SLACK_BYTES
     assert 0 <= at <= end <= source.size, "bug: the block lies outside of its buffer"
     assert 0 <= slot < connections.shape[0], "bug: no such connection"
     assert out.size >= room, "bug: the header output has no room for a list"
-    return decode_block(source, at, end, connections, slot, pool, out, 0, shared)
+    return decode_block(source, at, end, connections, slot, pool, out, 0, shared, keeps_all)
 
 
 def encode_field(name: bytes, value: bytes) -> bytes:

@@ -2,14 +2,14 @@
 
 A connection's dynamic table is a ring of packed entries in its row and a stretch of the byte pool that is twice as
 long as the table may be, so that every name and value lies in one piece: when the end is reached, what is left moves
-to the front. An entry keeps what its name means (a KIND), so that a name is compared once, when it is inserted.
-(RFC 7541, sections 2.3, 4 and appendix A.)
+to the front. An entry keeps what its field means, so that name and value are compared once, when it is inserted, and
+an index costs no comparison. (RFC 7541, sections 2.3, 4 and appendix A.)
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.wire.compiler import int64, part
+from serving.wire.compiler import inlined, int64, part
 from serving.wire.layout import (
     C_TABLE_BYTES,
     C_TABLE_COUNT,
@@ -17,6 +17,8 @@ from serving.wire.layout import (
     C_TABLE_FIRST,
     C_TABLE_LIMIT,
     C_TABLE_TAIL,
+    CONTENT_TYPE_OTHER,
+    METHOD_POST,
     TABLE_BYTES_MAX,
     TABLE_ENTRIES_MAX,
     TABLE_POOL_BYTES,
@@ -40,6 +42,9 @@ from serving.wire.octets import copy, equal
     KIND_INVALID,
 ) = range(14)
 """What a header's name means to the server."""
+KIND_MASK, SENSE_SHIFT, SENSE_MASK, SENSE_BROKEN = 31, 5, 15, 16
+"""A field's meaning is the kind of its name, and above it the sense of its value: a number of a few bits (such as
+METHOD_*), and SENSE_BROKEN for one that makes a request malformed."""
 
 ENTRY_OVERHEAD_BYTES = 32
 
@@ -87,13 +92,17 @@ _NAMES, _NAMES_AT = _joined([name for name, _ in _KNOWN_NAMES])
 _NAME_KINDS = np.array([kind for _, kind in _KNOWN_NAMES], np.int64)
 STATIC_TEXT, STATIC_AT = _joined([piece for field in STATIC_FIELDS for piece in field])
 """Name and value of static field i lie at STATIC_AT[2 i - 2], [2 i - 1] and end at [2 i]."""
-STATIC_KINDS = np.array(
-    [
-        dict(_KNOWN_NAMES).get(name, KIND_OTHER if name[:1] != b":" else KIND_PSEUDO_UNKNOWN)
-        for name, _ in STATIC_FIELDS
-    ],
-    np.int64,
-)
+_STATIC_SENSES = {(b":method", b"POST"): METHOD_POST, (b"content-type", b""): CONTENT_TYPE_OTHER}
+
+
+def _static_entry(index: int, name: bytes, value: bytes) -> int:
+    """Return what `pack` would, for a field that begins at STATIC_AT[2 * index]."""
+    kind = dict(_KNOWN_NAMES).get(name, KIND_OTHER if name[:1] != b":" else KIND_PSEUDO_UNKNOWN)
+    meaning = kind | _STATIC_SENSES.get((name, value), 0) << SENSE_SHIFT
+    return int(STATIC_AT[2 * index]) | len(name) << 13 | len(value) << 26 | meaning << 39
+
+
+STATIC_ENTRIES = np.array([_static_entry(k, *field) for k, field in enumerate(STATIC_FIELDS)], np.int64)
 
 
 @part
@@ -126,18 +135,18 @@ def value_is_valid(text: NDArray[np.uint8], at: int, length: int) -> bool:
 
 
 @part
-def pack(offset: int, name_bytes: int, value_bytes: int, kind: int, valid: bool) -> int:
+def pack(offset: int, name_bytes: int, value_bytes: int, meaning: int) -> int:
     """Put an entry into one word."""
-    return offset | name_bytes << 13 | value_bytes << 26 | kind << 39 | int64(valid) << 44
+    return offset | name_bytes << 13 | value_bytes << 26 | meaning << 39
 
 
-@part
-def unpack(entry: int) -> tuple[int, int, int, int, bool]:
-    """Take (offset, name_bytes, value_bytes, kind, valid) out of an entry's word."""
-    return entry & 8191, entry >> 13 & 8191, entry >> 26 & 8191, entry >> 39 & 31, (entry >> 44 & 1) == 1
+@inlined
+def unpack(entry: int) -> tuple[int, int, int, int]:
+    """Take (offset, name_bytes, value_bytes, meaning) out of an entry's word."""
+    return entry & 8191, entry >> 13 & 8191, entry >> 26 & 8191, entry >> 39
 
 
-@part
+@inlined
 def entry_at(connections: NDArray[np.int64], slot: int, index: int) -> int:
     """Return the dynamic entry of a 1-based index, the newest being 1; -1 when there is none."""
     count = connections[slot, C_TABLE_COUNT]
@@ -152,7 +161,7 @@ def evict(connections: NDArray[np.int64], slot: int, bytes_max: int) -> None:
     """Drop the oldest entries until the table holds at most `bytes_max`."""
     row = connections[slot]
     while row[C_TABLE_BYTES] > bytes_max:
-        _, name_bytes, value_bytes, _, _ = unpack(row[C_TABLE_ENTRIES + row[C_TABLE_FIRST]])
+        _, name_bytes, value_bytes, _ = unpack(row[C_TABLE_ENTRIES + row[C_TABLE_FIRST]])
         row[C_TABLE_BYTES] -= name_bytes + value_bytes + ENTRY_OVERHEAD_BYTES
         row[C_TABLE_FIRST] = (row[C_TABLE_FIRST] + 1) & (TABLE_ENTRIES_MAX - 1)
         row[C_TABLE_COUNT] -= 1
@@ -183,7 +192,7 @@ def insert(
     value_bytes: int,
     meaning: int,
 ) -> None:
-    """Insert the field whose name and value lie in one piece at text[at]; `meaning` is kind * 2 + valid.
+    """Insert the field whose name and value lie in one piece at text[at].
 
     A field that is larger than the table empties it, and is no error.
     """
@@ -199,7 +208,7 @@ def insert(
     base = slot * TABLE_POOL_BYTES + offset
     copy(text, at, pool, base, name_bytes + value_bytes)
     place = (row[C_TABLE_FIRST] + row[C_TABLE_COUNT]) & (TABLE_ENTRIES_MAX - 1)
-    row[C_TABLE_ENTRIES + place] = pack(offset, name_bytes, value_bytes, meaning >> 1, (meaning & 1) == 1)
+    row[C_TABLE_ENTRIES + place] = pack(offset, name_bytes, value_bytes, meaning)
     row[C_TABLE_COUNT] += 1
     row[C_TABLE_BYTES] += field_bytes
     row[C_TABLE_TAIL] += name_bytes + value_bytes

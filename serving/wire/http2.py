@@ -13,7 +13,7 @@ socket, no protobuf and no model.
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.wire.compiler import int64, kernel, part
+from serving.wire.compiler import inlined, int64, kernel, part
 from serving.wire.connection import (
     break_off,
     earn,
@@ -46,6 +46,7 @@ from serving.wire.frames import (
     STREAM_CLOSED,
     WINDOW_UPDATE,
     Wire,
+    count,
     read_number,
     tell,
     write_reset,
@@ -69,8 +70,16 @@ from serving.wire.layout import (
     H_EVENTS,
     H_HEADERS,
     H_LIST_BYTES_MAX,
+    H_NOW_NS,
     H_STREAM_WINDOW,
     PREFIX_BYTES,
+    REFUSED_CLOSED_STREAM,
+    REFUSED_CONTENT_LENGTH,
+    REFUSED_CONTROL_FLOOD,
+    REFUSED_EMPTY_DATA_FLOOD,
+    REFUSED_FRAME_SIZE_ERROR,
+    REFUSED_RESET_FLOOD,
+    REFUSED_STREAM_FLOW_CONTROL,
     S_BODY,
     S_ID,
     S_RECEIVE_WINDOW,
@@ -81,6 +90,7 @@ from serving.wire.layout import (
     STATUS_HUNGRY,
     STREAM_ENDED,
     STREAM_FAILED,
+    STREAM_PAUSED,
     STREAM_RESET,
     WINDOW_BYTES_MAX,
 )
@@ -93,13 +103,13 @@ FREE_WINDOW_UPDATE_BYTES = 1024
 """A window update that gives at least this much is part of useful work; smaller ones are paid for."""
 
 
-@part
+@inlined
 def is_idle(wire: Wire, slot: int, stream_id: int) -> bool:
     """Say whether a stream was never opened: its id is above all, or one that only a server could use."""
     return stream_id & 1 == 0 or stream_id > wire.connections[slot, C_LAST_STREAM]
 
 
-@part
+@inlined
 def take_data(wire: Wire, slot: int, at: int, length: int, flags: int, stream_id: int) -> bool:
     """Take DATA. Its whole payload, padding included, counts for both windows, whatever becomes of the stream."""
     if is_idle(wire, slot, stream_id):
@@ -114,7 +124,7 @@ def take_data(wire: Wire, slot: int, at: int, length: int, flags: int, stream_id
             return break_off(wire, slot, PROTOCOL_ERROR)
         end -= int64(wire.source[at])
     ended = flags & END_STREAM != 0
-    if begin == end and not ended and not spend(wire, slot):
+    if begin == end and not ended and not spend(wire, slot, REFUSED_EMPTY_DATA_FLOOD):
         return False
     earn(wire.connections, wire.shared, slot, length >> 10)
     return_window(wire, slot)
@@ -122,26 +132,29 @@ def take_data(wire: Wire, slot: int, at: int, length: int, flags: int, stream_id
     if stream < 0 or wire.streams[stream, S_STATE] & STREAM_RESET:
         return True
     if wire.streams[stream, S_STATE] & STREAM_ENDED:
-        reset_stream(wire, stream, STREAM_CLOSED)
-        return spend(wire, slot)
+        reset_stream(wire, stream, STREAM_CLOSED, REFUSED_CLOSED_STREAM)
+        return spend(wire, slot, REFUSED_CONTROL_FLOOD)
     wire.streams[stream, S_RECEIVE_WINDOW] -= length
     if wire.streams[stream, S_RECEIVE_WINDOW] < 0:
-        reset_stream(wire, stream, FLOW_CONTROL_ERROR)
-        return spend(wire, slot)
+        reset_stream(wire, stream, FLOW_CONTROL_ERROR, REFUSED_STREAM_FLOW_CONTROL)
+        return spend(wire, slot, REFUSED_CONTROL_FLOOD)
     return take_body(wire, slot, stream, begin, end, ended)
 
 
-@part
+@inlined
 def take_body(wire: Wire, slot: int, stream: int, at: int, end: int, ended: bool) -> bool:
-    """Take what DATA carries, against the content-length, and give the stream's window back while more may come."""
+    """Take what DATA carries, against the content-length, and give the stream's window back while more may come.
+
+    A stream that is paused keeps what it has used of its window, so that its peer stops by itself.
+    """
     row = wire.streams[stream]
     row[S_BODY] += end - at
     if breaks_content_length(wire, stream, ended):
-        reset_stream(wire, stream, PROTOCOL_ERROR)
-        return spend(wire, slot)
+        reset_stream(wire, stream, PROTOCOL_ERROR, REFUSED_CONTENT_LENGTH)
+        return spend(wire, slot, REFUSED_CONTROL_FLOOD)
     if ended:
         row[S_STATE] |= STREAM_ENDED
-    elif row[S_RECEIVE_WINDOW] <= wire.shared[H_STREAM_WINDOW] // 2:
+    elif row[S_RECEIVE_WINDOW] <= wire.shared[H_STREAM_WINDOW] // 2 and not row[S_STATE] & STREAM_PAUSED:
         write_window_update(wire, row[S_ID], wire.shared[H_STREAM_WINDOW] - row[S_RECEIVE_WINDOW])
         row[S_RECEIVE_WINDOW] = wire.shared[H_STREAM_WINDOW]
     if not row[S_STATE] & STREAM_FAILED:
@@ -159,7 +172,7 @@ def take_reset(wire: Wire, slot: int, at: int, length: int, stream_id: int) -> b
     stream = find(wire.connections, wire.streams, slot, stream_id)
     if stream >= 0 and not wire.streams[stream, S_STATE] & STREAM_RESET:
         kill_stream(wire, stream, read_number(wire.source, at, 4))
-    return spend(wire, slot)
+    return spend(wire, slot, REFUSED_RESET_FLOOD)
 
 
 @part
@@ -175,20 +188,21 @@ def take_window_update(wire: Wire, slot: int, at: int, length: int, stream_id: i
         wire.connections[slot, C_SEND_WINDOW] = window
         if wire.connections[slot, C_BLOCKED]:
             tell(wire, EVENT_WRITABLE, -1, 0)
-        return increment >= FREE_WINDOW_UPDATE_BYTES or spend(wire, slot)
+        return increment >= FREE_WINDOW_UPDATE_BYTES or spend(wire, slot, REFUSED_CONTROL_FLOOD)
     if is_idle(wire, slot, stream_id):
         return break_off(wire, slot, PROTOCOL_ERROR)
     stream = find(wire.connections, wire.streams, slot, stream_id)
     if stream < 0 or wire.streams[stream, S_STATE] & STREAM_RESET:
-        return spend(wire, slot)
+        return spend(wire, slot, REFUSED_CONTROL_FLOOD)
     window = wire.streams[stream, S_SEND_WINDOW] + increment
     if increment == 0 or window > WINDOW_BYTES_MAX:
-        reset_stream(wire, stream, FLOW_CONTROL_ERROR if increment else PROTOCOL_ERROR)
-        return spend(wire, slot)
+        code = FLOW_CONTROL_ERROR if increment else PROTOCOL_ERROR
+        reset_stream(wire, stream, code, REFUSED_STREAM_FLOW_CONTROL)
+        return spend(wire, slot, REFUSED_CONTROL_FLOOD)
     wire.streams[stream, S_SEND_WINDOW] = window
     if wire.connections[slot, C_BLOCKED]:
         tell(wire, EVENT_WRITABLE, stream, 0)
-    return increment >= FREE_WINDOW_UPDATE_BYTES or spend(wire, slot)
+    return increment >= FREE_WINDOW_UPDATE_BYTES or spend(wire, slot, REFUSED_CONTROL_FLOOD)
 
 
 @part
@@ -199,13 +213,14 @@ def take_priority(wire: Wire, slot: int, length: int, stream_id: int) -> bool:
     if length != 5:
         stream = find(wire.connections, wire.streams, slot, stream_id)
         if stream >= 0 and not wire.streams[stream, S_STATE] & STREAM_RESET:
-            reset_stream(wire, stream, FRAME_SIZE_ERROR)
+            reset_stream(wire, stream, FRAME_SIZE_ERROR, REFUSED_FRAME_SIZE_ERROR)
         else:
+            count(wire, REFUSED_FRAME_SIZE_ERROR)
             write_reset(wire, stream_id, FRAME_SIZE_ERROR)
-    return spend(wire, slot)
+    return spend(wire, slot, REFUSED_CONTROL_FLOOD)
 
 
-@part
+@inlined
 def take_other(wire: Wire, slot: int, kind: int, at: int, length: int, flags: int, stream_id: int) -> bool:
     """Take a whole frame that is no HEADERS."""
     if kind == DATA:
@@ -224,10 +239,10 @@ def take_other(wire: Wire, slot: int, kind: int, at: int, length: int, flags: in
         return take_priority(wire, slot, length, stream_id)
     if kind == CONTINUATION or kind == PUSH_PROMISE:
         return break_off(wire, slot, PROTOCOL_ERROR)
-    return spend(wire, slot)  # an unknown type is ignored (section 5.5)
+    return spend(wire, slot, REFUSED_CONTROL_FLOOD)  # an unknown type is ignored (section 5.5)
 
 
-@part
+@inlined
 def has_room(wire: Wire, kind: int, length: int) -> bool:
     """Say whether the outputs hold all that a frame may put out.
 
@@ -243,8 +258,8 @@ def has_room(wire: Wire, kind: int, length: int) -> bool:
     )
 
 
-@part
-def take_frame(wire: Wire, slot: int, at: int, end: int, now_ns: int) -> int:
+@inlined
+def take_frame(wire: Wire, slot: int, at: int, end: int) -> int:
     """Take one frame at source[at]; returns the bytes used, HUNGRY or CLOSED."""
     length = read_number(wire.source, at, 3)
     kind, flags = int64(wire.source[at + 3]), int64(wire.source[at + 4])
@@ -258,14 +273,14 @@ def take_frame(wire: Wire, slot: int, at: int, end: int, now_ns: int) -> int:
     if end - at - FRAME_HEADER_BYTES < length:
         return HUNGRY
     if kind == HEADERS:
-        return take_header_block(wire, slot, at, end, length, flags, stream_id, now_ns)
+        return take_header_block(wire, slot, at, end, length, flags, stream_id)
     if take_other(wire, slot, kind, at + FRAME_HEADER_BYTES, length, flags, stream_id):
         return FRAME_HEADER_BYTES + length
     return CLOSED
 
 
-@part
-def take_all(wire: Wire, slot: int, at: int, end: int, now_ns: int) -> tuple[int, int]:
+@inlined
+def take_all(wire: Wire, slot: int, at: int, end: int) -> tuple[int, int]:
     """Take frames until the bytes or the outputs are used up; returns (STATUS_*, where it stopped)."""
     while True:
         state = wire.connections[slot, C_STATE]
@@ -278,7 +293,7 @@ def take_all(wire: Wire, slot: int, at: int, end: int, now_ns: int) -> tuple[int
         elif not has_room(wire, int64(wire.source[at + 3]), read_number(wire.source, at, 3)):
             return STATUS_FULL, at
         else:
-            used = take_frame(wire, slot, at, end, now_ns)
+            used = take_frame(wire, slot, at, end)
         if used == HUNGRY:
             return STATUS_HUNGRY, at
         at += max(used, 0)
@@ -313,10 +328,11 @@ def decode(
     shared[H_EVENTS] = 0
     shared[H_CONTROL] = 0
     shared[H_HEADERS] = 0
+    shared[H_NOW_NS] = now_ns
     wire = Wire(source, connections, streams, pool, events, control, headers, shared)
     assert has_room(wire, DATA, FRAME_BYTES_MAX), "bug: the outputs do not hold what one frame may put out"
     assert has_room(wire, HEADERS, 0), "bug: the header output does not hold a list"
     free_retired_blocks(shared)
     refill(wire, slot, now_ns)
-    status, stopped = take_all(wire, slot, at, end, now_ns)
+    status, stopped = take_all(wire, slot, at, end)
     return status, stopped, shared[H_EVENTS], shared[H_CONTROL], shared[H_HEADERS]

@@ -59,6 +59,21 @@ def _tables() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], 
     return lookup, first, place, np.array([*count.tolist(), *symbols], np.int64)
 
 
+def huffman_encode(text: bytes) -> bytes:
+    """Encode a constant. Every text has one coded form, so a kernel may compare this instead of decoding."""
+    coded, bits, code = 0, 0, 0
+    codes: dict[int, tuple[int, int]] = {}
+    for length in range(1, CODE_BITS_MAX + 1):
+        code <<= 1
+        for symbol in _SYMBOLS.get(length, ()):
+            codes[symbol] = code, length
+            code += 1
+    for byte in text:
+        coded, bits = coded << codes[byte][1] | codes[byte][0], bits + codes[byte][1]
+    padding = -bits % 8
+    return (coded << padding | (1 << padding) - 1).to_bytes((bits + padding) // 8, "big")
+
+
 _LOOKUP, _FIRST, _PLACE, _COUNT_AND_SYMBOLS = _tables()
 _COUNT = _COUNT_AND_SYMBOLS[: CODE_BITS_MAX + 1].copy()
 _SYMBOL = _COUNT_AND_SYMBOLS[CODE_BITS_MAX + 1 :].copy()

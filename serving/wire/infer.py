@@ -13,7 +13,7 @@ import numpy as np
 from numba import uint8
 from numpy.typing import NDArray
 
-from serving.wire.compiler import int64, kernel, part
+from serving.wire.compiler import inlined, int64, kernel, part, unsigned
 from serving.wire.plan import (
     S_COMPILED,
     S_INPUT_COUNT,
@@ -32,7 +32,7 @@ from serving.wire.plan import (
     find_tensor,
     is_text_of,
 )
-from serving.wire.protobuf import WIRE_LENGTH, WIRE_VARINT, delimited, is_text, key, unsigned, varint
+from serving.wire.protobuf import WIRE_LENGTH, WIRE_VARINT, delimited, is_text, key, varint
 from serving.wire.records import (
     ACCEPTED,
     ID_BYTES_MAX,
@@ -62,8 +62,10 @@ DIM = key(3, WIRE_VARINT)
 
 _MISSING, _MATCHED = -1, -2
 
+SLOTS_DIFFER = -1
 
-@part
+
+@inlined
 def outline(buffer: NDArray[np.uint8], at: int, end: int, record: NDArray[np.int64]) -> bool:
     """Walk over the fields: note the strings, the last of each counting, and how many of the others there are."""
     for column in range(R_TEXT, R_OUTPUTS_FOUND + 1):
@@ -90,7 +92,7 @@ def outline(buffer: NDArray[np.uint8], at: int, end: int, record: NDArray[np.int
     return True
 
 
-@part
+@inlined
 def name_and_datatype(buffer: NDArray[np.uint8], at: int, end: int) -> tuple[bool, tuple[int, int], tuple[int, int]]:
     """Walk over a tensor's fields; returns whether they are the usual ones, and where name and datatype lie."""
     name_at, name_end, datatype_at, datatype_end = 0, 0, 0, 0
@@ -113,7 +115,7 @@ def name_and_datatype(buffer: NDArray[np.uint8], at: int, end: int) -> tuple[boo
     return usual, (name_at, name_end), (datatype_at, datatype_end)
 
 
-@part
+@inlined
 def fit_dims(
     buffer: NDArray[np.uint8], at: int, end: int, numbers: NDArray[np.int64], tensor: int, rank: int, rows: int
 ) -> tuple[int, int]:
@@ -131,7 +133,7 @@ def fit_dims(
     return rank, rows
 
 
-@part
+@inlined
 def shape_rows(buffer: NDArray[np.uint8], at: int, end: int, numbers: NDArray[np.int64], tensor: int) -> int:
     """Compare a tensor's shape, packed or not, with the model's; returns its rows, 1 without any, -1 for a misfit."""
     rank, rows = 0, 1
@@ -147,7 +149,7 @@ def shape_rows(buffer: NDArray[np.uint8], at: int, end: int, numbers: NDArray[np
     return rows if rank == numbers[tensor + T_RANK] else -1
 
 
-@part
+@inlined
 def match_input(
     buffer: NDArray[np.uint8], at: int, end: int, numbers: NDArray[np.int64], text: NDArray[np.uint8],
     servable: int, wire_order: int, record: NDArray[np.int64],
@@ -184,7 +186,7 @@ def lone_name(buffer: NDArray[np.uint8], at: int, end: int) -> tuple[bool, tuple
     return True, (name_at, name_end)
 
 
-@part
+@inlined
 def note_output(numbers: NDArray[np.int64], servable: int, index: int, record: NDArray[np.int64]) -> bool:
     """Note one more asked output; False when it was asked for before or has no fixed length."""
     count = record[R_OUTPUT_COUNT]
@@ -198,7 +200,7 @@ def note_output(numbers: NDArray[np.int64], servable: int, index: int, record: N
     return True
 
 
-@part
+@inlined
 def tensors(
     buffer: NDArray[np.uint8], at: int, end: int, numbers: NDArray[np.int64], text: NDArray[np.uint8],
     servable: int, record: NDArray[np.int64],
@@ -225,7 +227,7 @@ def tensors(
     return True
 
 
-@part
+@inlined
 def only_bools(buffer: NDArray[np.uint8], at: int, end: int) -> bool:
     """Say whether every byte is 0 or 1; the ordinary path makes other ones 1."""
     seen = uint8(0)
@@ -234,7 +236,7 @@ def only_bools(buffer: NDArray[np.uint8], at: int, end: int) -> bool:
     return bool(seen <= 1)
 
 
-@part
+@inlined
 def contents(
     buffer: NDArray[np.uint8], at: int, end: int, numbers: NDArray[np.int64], servable: int, record: NDArray[np.int64]
 ) -> bool:
@@ -256,7 +258,7 @@ def contents(
     return True
 
 
-@part
+@inlined
 def start(servable: int, numbers: NDArray[np.int64], record: NDArray[np.int64]) -> bool:
     """Prepare a record for the servable that was found; False when the counts alone decline the message."""
     id_at, id_end = record[R_TEXT + 4], record[R_TEXT + 5]
@@ -272,7 +274,7 @@ def start(servable: int, numbers: NDArray[np.int64], record: NDArray[np.int64]) 
     return bool(found)
 
 
-@part
+@inlined
 def scan(
     buffer: NDArray[np.uint8], at: int, end: int, numbers: NDArray[np.int64], text: NDArray[np.uint8],
     record: NDArray[np.int64],
@@ -292,7 +294,7 @@ def scan(
     return ACCEPTED if accepted else ORDINARY
 
 
-@kernel("i8(u1[::1], i8, i8[:, ::1], i8, i8, i8[::1], u1[::1])")
+@kernel("UniTuple(i8, 2)(u1[::1], i8, i8[:, ::1], i8, i8, i8[::1], u1[::1])")
 def scan_requests(
     buffer: NDArray[np.uint8],
     source: int,
@@ -301,12 +303,13 @@ def scan_requests(
     last: int,
     numbers: NDArray[np.int64],
     text: NDArray[np.uint8],
-) -> int:
-    """Scan the messages of records[first:last] that lie in `buffer`, which is `source`; returns how many it accepted.
+) -> tuple[int, int]:
+    """Scan the messages of records[first:last] that lie in `buffer`, which is `source`.
 
-    Messages in another source keep whatever verdict they have.
+    Returns how many it accepted, and the slot of the one servable that all of these ask for, SLOTS_DIFFER when they ask
+    for several. Messages in another source keep whatever verdict they have.
     """
-    accepted = 0
+    accepted, slot = 0, SLOTS_DIFFER
     for k in range(max(first, 0), min(last, records.shape[0])):
         if records[k, R_SOURCE] != source:
             continue
@@ -315,5 +318,7 @@ def scan_requests(
         if 0 <= at <= buffer.size and 0 <= length <= buffer.size - at:
             verdict = scan(buffer, at, at + length, numbers, text, records[k])
         records[k, R_VERDICT] = verdict
-        accepted += verdict
-    return accepted
+        if verdict == ACCEPTED:
+            slot = records[k, R_SLOT] if accepted == 0 or slot == records[k, R_SLOT] else SLOTS_DIFFER
+            accepted += 1
+    return accepted, slot

@@ -50,7 +50,8 @@ NO_DEADLINE = 2**62
     C_QUEUE_FIRST,  # the streams with unsent DATA, in the order of their turns; -1 when there is none
     C_QUEUE_LAST,
     C_UNSENT,  # bytes of DATA that wait in the queue
-) = range(24)
+    C_OPENED_NS,
+) = range(25)
 C_BUCKETS = 32
 C_TABLE_ENTRIES = C_BUCKETS + BUCKETS
 CONNECTION_COLUMNS = C_TABLE_ENTRIES + TABLE_ENTRIES_MAX
@@ -79,7 +80,8 @@ CONNECTION_FREE, CONNECTION_PREFACE, CONNECTION_SETTINGS, CONNECTION_OPEN, CONNE
     S_COMPRESSED,  # the flag of the last complete message
     S_QUEUE_NEXT,  # the stream whose turn to write comes after this one's
     S_UNSENT,  # bytes of DATA that wait in the queue
-) = range(20)
+    S_SINCE_NS,  # when a ModelInfer was opened, or the unfinished message of another call began; 0 when there is none
+) = range(21)
 STREAM_COLUMNS = 24
 
 (
@@ -91,7 +93,8 @@ STREAM_COLUMNS = 24
     STREAM_TOLD,  # an event has named it, so the transport releases it
     STREAM_QUEUED,  # it has unsent DATA
     STREAM_FINISHED,  # its trailers are known, and follow the last DATA
-) = (1 << bit for bit in range(8))
+    STREAM_PAUSED,  # its receive window is not given back
+) = (1 << bit for bit in range(9))
 
 BLOCK_NONE, BLOCK_PARTS = -1, -2
 """No block, or none that is large enough or free: the message is handed out in parts."""
@@ -144,6 +147,54 @@ SOURCE_BUFFER, SOURCE_POOL, SOURCE_HEADERS, SOURCE_PARTS = range(4)
     FAIL_SECOND_MESSAGE,
 ) = range(11)
 
+REFUSALS = (
+    "method", "content_type", "header_list_too_long", "timeout", "encoding", "message_flag", "compressed_flag",
+    "message_length", "cut_off", "no_message", "second_message",
+    "malformed_request", "content_length", "closed_stream", "stream_flow_control", "too_many_streams",
+    "too_much_unsent", "no_stream_rows", "after_goaway",
+    "ping_flood", "settings_flood", "reset_flood", "empty_data_flood", "request_flood", "control_flood",
+    "continuation_flood", "header_block_too_long", "header_list_beyond_bounds",
+    "protocol_error", "flow_control_error", "frame_size_error", "compression_error", "not_http2",
+)  # fmt: skip
+"""What the decoder refuses, by REFUSED_*, as a counter's label names it. The first ones are FAIL_*: they cost a call;
+up to `after_goaway` they cost a stream; from the floods on a connection, but for a PRIORITY of a wrong size. A flood is
+named by the kind of the frame that the budget had no place for."""
+(
+    REFUSED_METHOD,
+    REFUSED_CONTENT_TYPE,
+    REFUSED_HEADER_LIST_TOO_LONG,
+    REFUSED_TIMEOUT,
+    REFUSED_ENCODING,
+    REFUSED_MESSAGE_FLAG,
+    REFUSED_COMPRESSED_FLAG,
+    REFUSED_MESSAGE_LENGTH,
+    REFUSED_CUT_OFF,
+    REFUSED_NO_MESSAGE,
+    REFUSED_SECOND_MESSAGE,
+    REFUSED_MALFORMED_REQUEST,
+    REFUSED_CONTENT_LENGTH,
+    REFUSED_CLOSED_STREAM,
+    REFUSED_STREAM_FLOW_CONTROL,
+    REFUSED_TOO_MANY_STREAMS,
+    REFUSED_TOO_MUCH_UNSENT,
+    REFUSED_NO_STREAM_ROWS,
+    REFUSED_AFTER_GOAWAY,
+    REFUSED_PING_FLOOD,
+    REFUSED_SETTINGS_FLOOD,
+    REFUSED_RESET_FLOOD,
+    REFUSED_EMPTY_DATA_FLOOD,
+    REFUSED_REQUEST_FLOOD,
+    REFUSED_CONTROL_FLOOD,
+    REFUSED_CONTINUATION_FLOOD,
+    REFUSED_HEADER_BLOCK_TOO_LONG,
+    REFUSED_HEADER_LIST_BEYOND_BOUNDS,
+    REFUSED_PROTOCOL_ERROR,
+    REFUSED_FLOW_CONTROL_ERROR,
+    REFUSED_FRAME_SIZE_ERROR,
+    REFUSED_COMPRESSION_ERROR,
+    REFUSED_NOT_HTTP2,
+) = range(len(REFUSALS))
+
 # A piece of output, as the queue of unsent DATA gives it out.
 P_STREAM, P_ID, P_COUNT, P_END = range(4)
 PIECE_COLUMNS = 4
@@ -183,8 +234,11 @@ STATUS_HUNGRY, STATUS_FULL, STATUS_CLOSED = range(3)
     HEAD_TIMEOUT_NS,
     HEAD_CONTENT_LENGTH,
     HEAD_LIST_BYTES,
-) = range(28)
-H_BLOCK_NEXT = 64
+    H_NOW_NS,  # of the current decode call
+) = range(29)
+H_COUNTS = 64
+"""From here on, one word per REFUSED_*: how often that has happened. They only ever grow."""
+H_BLOCK_NEXT = 128
 """From here on, one word per assembly block: the next one in its list."""
 
 (
@@ -232,7 +286,10 @@ class Limits:
 
 @dataclass(slots=True)
 class State:
-    """The arrays of one I/O thread."""
+    """The arrays of one I/O thread.
+
+    The rows of connections, and their stretches of the pool, take no memory before `open_connection` writes to them.
+    """
 
     limits: Limits = field(default_factory=Limits)
     connections: NDArray[np.int64] = field(init=False)
@@ -248,7 +305,6 @@ class State:
     def __post_init__(self) -> None:
         limits = self.limits
         self.connections = np.zeros((limits.connections, CONNECTION_COLUMNS), np.int64)
-        self.connections[:, C_TABLE_LIMIT] = TABLE_BYTES_MAX
         blocks_at = limits.connections * TABLE_POOL_BYTES
         self.pool = np.zeros(blocks_at + limits.blocks * limits.block_bytes, np.uint8)
         self.streams = np.zeros((limits.streams, STREAM_COLUMNS), np.int64)

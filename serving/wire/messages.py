@@ -5,7 +5,7 @@ in a block of the pool; one that is longer than a block, or finds none free, is 
 handed out once, at END_STREAM, when it is known to be complete and alone.
 """
 
-from serving.wire.compiler import int64, part
+from serving.wire.compiler import inlined, int64, part
 from serving.wire.frames import Wire, tell, tell_bytes
 from serving.wire.layout import (
     BLOCK_NONE,
@@ -24,6 +24,7 @@ from serving.wire.layout import (
     H_BLOCK_BYTES,
     H_BLOCKS_AT,
     H_MESSAGE_BYTES_MAX,
+    H_NOW_NS,
     PREFIX_BYTES,
     S_BLOCK,
     S_COMPRESSED,
@@ -32,6 +33,7 @@ from serving.wire.layout import (
     S_MESSAGES,
     S_PREFIX,
     S_PREFIX_COUNT,
+    S_SINCE_NS,
     S_STATE,
     SOURCE_BUFFER,
     SOURCE_PARTS,
@@ -45,7 +47,7 @@ from serving.wire.streams import fail_stream, retire_block, take_block
 LENGTH_MASK = 0xFFFF_FFFF
 
 
-@part
+@inlined
 def read_prefix(wire: Wire, stream: int, at: int, end: int) -> int:
     """Take bytes of the prefix from source[at:end]; returns where they end."""
     row = wire.streams[stream]
@@ -56,7 +58,7 @@ def read_prefix(wire: Wire, stream: int, at: int, end: int) -> int:
     return at
 
 
-@part
+@inlined
 def prefix_failure(wire: Wire, stream: int) -> int:
     """Say what is wrong with a complete prefix: FAIL_*, or -1."""
     row = wire.streams[stream]
@@ -83,7 +85,7 @@ def block_at(wire: Wire, stream: int) -> int:
     return int64(wire.shared[H_BLOCKS_AT] + wire.streams[stream, S_BLOCK] * wire.shared[H_BLOCK_BYTES])
 
 
-@part
+@inlined
 def encoding_of(wire: Wire, stream: int) -> int:
     """Return the encoding of the message that is complete: its flag decides whether the stream's applies."""
     row = wire.streams[stream]
@@ -102,7 +104,7 @@ def add(wire: Wire, stream: int, at: int, count: int, length: int) -> None:
     row[S_MESSAGE_GOT] += count
 
 
-@part
+@inlined
 def hand_out(wire: Wire, kind: int, stream: int, direct_at: int, length: int) -> None:
     """Tell of a complete message: at source[direct_at], or, when that is negative, where it was put together."""
     encoding = encoding_of(wire, stream)
@@ -117,7 +119,7 @@ def hand_out(wire: Wire, kind: int, stream: int, direct_at: int, length: int) ->
     retire_block(wire.streams, wire.shared, stream)
 
 
-@part
+@inlined
 def feed(wire: Wire, stream: int, at: int, end: int, ended: bool) -> None:
     """Take the DATA in source[at:end], the last of the stream when `ended`."""
     row = wire.streams[stream]
@@ -128,6 +130,8 @@ def feed(wire: Wire, stream: int, at: int, end: int, ended: bool) -> None:
             fail_stream(wire, stream, FAIL_SECOND_MESSAGE)
             return
         if row[S_PREFIX_COUNT] < PREFIX_BYTES:
+            if row[S_PREFIX_COUNT] == 0 and not unary:
+                row[S_SINCE_NS] = wire.shared[H_NOW_NS]
             at = read_prefix(wire, stream, at, end)
             if row[S_PREFIX_COUNT] < PREFIX_BYTES:
                 break
@@ -152,13 +156,14 @@ def feed(wire: Wire, stream: int, at: int, end: int, ended: bool) -> None:
             hand_out(wire, EVENT_MESSAGE, stream, direct_at, length)
             direct_at = -1
             row[S_PREFIX] = 0
+            row[S_SINCE_NS] = 0
         row[S_PREFIX_COUNT] = 0
         row[S_MESSAGE_GOT] = 0
     if ended:
         finish(wire, stream, direct_at)
 
 
-@part
+@inlined
 def finish(wire: Wire, stream: int, direct_at: int) -> None:
     """Take END_STREAM."""
     row = wire.streams[stream]

@@ -7,20 +7,20 @@ question in it is neither unrolled nor vectorised.
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.wire.compiler import part
+from serving.wire.compiler import part, unsigned
 
 
 @part
 def copy(source: NDArray[np.uint8], at: int, out: NDArray[np.uint8], to: int, count: int) -> None:
     """Copy source[at:at + count] to out[to:]; within one array only towards the front."""
     for k in range(count):
-        out[np.uint64(to + k)] = source[np.uint64(at + k)]
+        out[unsigned(to + k)] = source[unsigned(at + k)]
 
 
 @part
 def equal(a: NDArray[np.uint8], at: int, b: NDArray[np.uint8], b_at: int, length: int) -> bool:
     """Compare two stretches of the same length."""
     for k in range(length):  # noqa: SIM110 (numba compiles no generator expression)
-        if a[np.uint64(at + k)] != b[np.uint64(b_at + k)]:
+        if a[unsigned(at + k)] != b[unsigned(b_at + k)]:
             return False
     return True

@@ -6,7 +6,7 @@ frames, streams and the queue (`unsent`); it knows no socket and no reason for a
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from serving.wire.frames import (
     NO_ERROR,
     PING,
     RST_STREAM,
+    WINDOW_UPDATE,
 )
 from serving.wire.hpack import TABLE_SIZE_ZERO
 from serving.wire.layout import (
@@ -37,10 +38,12 @@ from serving.wire.layout import (
     PIECE_MORE,
     S_GENERATION,
     S_ID,
+    S_RECEIVE_WINDOW,
     S_STATE,
     STATUS_FULL,
     STREAM_ENDED,
     STREAM_FINISHED,
+    STREAM_PAUSED,
     STREAM_QUEUED,
     STREAM_RESET,
     WINDOW_BYTES_MAX,
@@ -53,6 +56,7 @@ from serving.wire.streams import release_stream
 from serving.wire.unsent import cut, enqueue
 
 Words = NDArray[np.int64]
+Chunk = bytes | Sequence[bytes | memoryview]
 
 _TRAILERS = trailers(OK)
 _DRAIN_PING = b"draining"
@@ -123,6 +127,7 @@ class Outbox:
         self._ready: list[bytes | memoryview] = []
         self._answers: dict[int, _Answer] = {}
         self.is_paused = False
+        self.moved_bytes = 0  # of DATA that has waited, in all: it grows as long as the peer takes any
 
     @property
     def is_full(self) -> bool:
@@ -132,14 +137,20 @@ class Outbox:
     @property
     def is_waiting(self) -> bool:
         """Whether DATA is unsent."""
-        return bool(self._state.connections[self._slot, C_UNSENT] > 0)
+        return bool(self._answers) and bool(self._state.connections[self._slot, C_UNSENT] > 0)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is something to write, whatever the windows are."""
+        return bool(self._ready)
 
     def write(self, chunk: bytes) -> None:
         """Write the control output of a decode call, directly after it and before anything else.
 
         The order matters: the acknowledgement of smaller windows must follow the DATA that was cut for larger ones.
         """
-        self._ready.append(chunk)
+        if chunk:
+            self._ready.append(chunk)
 
     def settle(
         self, requests: Words, chosen: NDArray[np.int64], answers: Words, out: NDArray[np.uint8], first: int, last: int
@@ -171,10 +182,10 @@ class Outbox:
             *(requests, chosen, block, state.connections, state.streams, state.shared, out),
             *(0, self._slot, first, last),
         )
-        self._ready.append(out[:end].tobytes())
+        self.write(out[:end].tobytes())
 
-    def answer(self, stream: int, generation: int, message: bytes) -> None:
-        """Answer a unary call by one message, given behind gRPC's prefix; it must not change any more."""
+    def answer(self, stream: int, generation: int, message: Chunk) -> None:
+        """Answer a unary call by one message, given behind gRPC's prefix, in one piece or in several."""
         if self.is_full and not self.is_paused:
             self._cut(WINDOW_BYTES_MAX)  # many large answers in one turn may find open windows
         if self.is_full:
@@ -198,11 +209,19 @@ class Outbox:
             block = START if self._has_started() else FIRST_START
             self._ready.append(header_frames(int(self._state.streams[stream, S_ID]), block, 0))
 
-    def send(self, stream: int, generation: int, chunk: bytes) -> None:
-        """Add to the DATA of an answer that was begun. A stream of messages sends none while the outbox is full."""
-        if chunk and self._awaits(stream, generation):
-            self._answers[stream].pieces.append(memoryview(chunk))
-            enqueue(self._state.connections, self._state.streams, stream, len(chunk))
+    def send(self, stream: int, generation: int, chunk: Chunk) -> None:
+        """Add to the DATA of an answer that was begun. A stream of messages sends none while the outbox is full.
+
+        Pieces are kept as they are until they are written, so they must not change any more, and a view keeps all of
+        what it is a view of.
+        """
+        if not self._awaits(stream, generation):
+            return
+        pieces = [memoryview(piece) for piece in ([chunk] if isinstance(chunk, bytes) else chunk)]
+        pieces = [piece.cast("B") for piece in pieces if piece.nbytes]
+        if pieces:
+            self._answers[stream].pieces += pieces
+            enqueue(self._state.connections, self._state.streams, stream, sum(map(len, pieces)))
 
     def finish(self, stream: int, generation: int, block: bytes) -> None:
         """End an answer that was begun, by its trailers, when all of its DATA is written."""
@@ -220,10 +239,29 @@ class Outbox:
 
         Call it when something was handed in, and after each decode call for a connection that is waiting.
         """
-        is_cut_off = self._cut(bytes_max)
+        is_cut_off = self.is_waiting and self._cut(bytes_max)
         chunk = b"".join(self._ready)
         self._ready.clear()
         return chunk, is_cut_off
+
+    def pause(self, stream: int, generation: int) -> None:
+        """Let a stream's peer send no more than its window still allows, because its handler does not keep up.
+
+        Other streams are not disturbed: the connection's window is given back as before.
+        """
+        if self._awaits(stream, generation):
+            self._state.streams[stream, S_STATE] |= STREAM_PAUSED
+
+    def resume(self, stream: int, generation: int) -> None:
+        """Let a stream's peer go on, and give back what is owed of its window."""
+        row = self._state.streams[stream]
+        if not self._awaits(stream, generation) or not row[S_STATE] & STREAM_PAUSED:
+            return
+        row[S_STATE] &= ~STREAM_PAUSED
+        window, full = int(row[S_RECEIVE_WINDOW]), self._state.limits.stream_window_bytes
+        if window <= full // 2 and not row[S_STATE] & STREAM_ENDED:
+            row[S_RECEIVE_WINDOW] = full
+            self._ready.append(frame(WINDOW_UPDATE, 0, int(row[S_ID]), (full - window).to_bytes(4, "big")))
 
     def begin_drain(self) -> None:
         """Tell the peer that we will go: it opens no new stream when it has seen this, and answers our PING."""
@@ -286,6 +324,7 @@ class Outbox:
             for k, (stream, stream_id, length, end) in enumerate(state.pieces[:count].tolist()):
                 self._write_piece(k, stream, stream_id, length, end)
                 bytes_max -= length
+                self.moved_bytes += length
         return status == STATUS_FULL
 
     def _write_piece(self, k: int, stream: int, stream_id: int, length: int, end: int) -> None:

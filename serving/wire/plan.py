@@ -14,16 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.types import DYNAMIC, Array, Datatype, Signature, TensorSpec
-from serving.wire.compiler import int64, part
+from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
+from serving.wire.compiler import int64, part, unsigned
 from serving.wire.octets import equal
-from serving.wire.protobuf import encoded_text, unsigned
+from serving.wire.protobuf import encoded_text
 from serving.wire.records import INPUTS_MAX, OUTPUTS_MAX
 
 RANK_MAX = 8
 ROW_BYTES_MAX = 2**32
-ARENA_ROWS_STEP = 64
-"""An arena's capacity is a multiple of this, so that every input begins on a cache line."""
 
 N_BUCKETS, N_SLOTS, N_TABLE = range(3)  # the header: counts, the first a power of two; then buckets, then directory
 
@@ -78,7 +76,13 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The tables. Immutable after they are built; any thread may read them."""
+    """The tables. Immutable after they are built; any thread may read them.
+
+    What `rows.take_rows` takes for an arena of a slot are bytes that hold a capacity of rows. The inputs lie one behind
+    the other, in the order of the signature: each is an array [capacity, ...] in C order that begins at capacity *
+    T_BYTES_BEFORE, the bytes of one row of all inputs before it. So the arena's length is capacity * S_ROW_BYTES, the
+    bytes of one row of all inputs.
+    """
 
     models: tuple[Model, ...]
     numbers: NDArray[np.int64]
@@ -87,22 +91,6 @@ class Plan:
     def is_compiled(self, slot: int) -> bool:
         """Say whether requests for this servable can be decoded here at all."""
         return is_compiled(self.models[slot].signature)
-
-    def arena(self, slot: int, rows: int) -> tuple[NDArray[np.uint8], list[Array]]:
-        """Make an arena of at least `rows` rows: its bytes, and each input as an array [rows, ...] over them."""
-        signature = self.models[slot].signature
-        assert is_compiled(signature), "bug: an arena for a servable whose requests never come here"
-        capacity = -(-rows // ARENA_ROWS_STEP) * ARENA_ROWS_STEP
-        row_bytes = [_row_bytes(spec, signature) for spec in signature.inputs]
-        arena = np.zeros(capacity * sum(row_bytes), np.uint8)
-        views: list[Array] = []
-        begin = 0
-        for spec, count in zip(signature.inputs, row_bytes, strict=True):
-            end = begin + capacity * count
-            dims = spec.shape[1:] if signature.batchable else spec.shape
-            views.append(arena[begin:end].view(spec.datatype.dtype).reshape(capacity, *dims))
-            begin = end
-        return arena, views
 
 
 def is_compiled(signature: Signature) -> bool:

@@ -5,17 +5,11 @@ and answers with -1 as the next position when it refuses. It knows no message; u
 because a kernel that meets one declines the whole message.
 """
 
-from collections.abc import Callable
-from typing import Any, cast
-
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.wire.compiler import int64, part
+from serving.wire.compiler import int64, part, unsigned
 from serving.wire.octets import copy
-
-unsigned = cast("Callable[[Any], int]", np.uint64)
-"""Makes a number that numba need not test for being negative where it is an index."""
 
 VARINT_BYTES_MAX = 10
 LENGTH_BYTES_MAX = 5

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.types import Array
-from serving.wire.compiler import int64, kernel, part
+from serving.wire.compiler import inlined, int64, kernel
 from serving.wire.layout import PREFIX_BYTES
 from serving.wire.plan import S_BATCHABLE, S_HEAD, S_OUTPUTS, T_HEAD, T_WORDS, entry_of
 from serving.wire.protobuf import MESSAGE_BYTES_MAX, WIRE_LENGTH, key, put_bytes, put_varint, varint_bytes
@@ -49,13 +49,13 @@ def output_shapes(outputs: Sequence[Array], rows: int) -> NDArray[np.int64]:
     return shapes
 
 
-@part
+@inlined
 def dimension(shape: NDArray[np.int64], index: int, rows: int) -> int:
     """Return one dimension of an answer's output; `rows` stands for the first one, unless it is 0."""
     return rows if index == 0 and rows else int64(shape[D_DIMS + index])
 
 
-@part
+@inlined
 def shape_bytes(shape: NDArray[np.int64], rows: int) -> int:
     """Return the length of a packed shape."""
     count = 0
@@ -64,27 +64,27 @@ def shape_bytes(shape: NDArray[np.int64], rows: int) -> int:
     return count
 
 
-@part
+@inlined
 def field_bytes(length: int) -> int:
     """Return the length of a field that holds `length` bytes."""
     return 1 + varint_bytes(length) + length
 
 
-@part
+@inlined
 def put_field(out: NDArray[np.uint8], at: int, field: int, length: int) -> int:
     """Write the key and the length of a field; returns where its bytes begin."""
     out[at] = field
     return put_varint(out, at + 1, length)
 
 
-@part
+@inlined
 def tensor_bytes(numbers: NDArray[np.int64], output: int, shape: NDArray[np.int64], rows: int) -> int:
     """Return the length of an InferOutputTensor; a scalar's shape is left out."""
     head = int64(numbers[output + T_HEAD + 1])
     return head + field_bytes(shape_bytes(shape, rows)) if shape[D_RANK] else head
 
 
-@part
+@inlined
 def put_tensor(
     out: NDArray[np.uint8], at: int, numbers: NDArray[np.int64], text: NDArray[np.uint8], output: int,
     shape: NDArray[np.int64], rows: int,
@@ -99,7 +99,7 @@ def put_tensor(
     return at
 
 
-@part
+@inlined
 def message_bytes(request: NDArray[np.int64], numbers: NDArray[np.int64], shapes: NDArray[np.int64]) -> int:
     """Return the length of a request's answer, without the prefix."""
     servable = entry_of(numbers, request[R_SLOT])
@@ -115,7 +115,7 @@ def message_bytes(request: NDArray[np.int64], numbers: NDArray[np.int64], shapes
     return count
 
 
-@part
+@inlined
 def put_message(
     out: NDArray[np.uint8], at: int, request: NDArray[np.int64], ids: NDArray[np.uint8], numbers: NDArray[np.int64],
     text: NDArray[np.uint8], shapes: NDArray[np.int64], answer: NDArray[np.int64],
@@ -140,7 +140,7 @@ def put_message(
     return at
 
 
-@part
+@inlined
 def put_prefix(out: NDArray[np.uint8], at: int, length: int) -> None:
     """Write gRPC's prefix: a zero, for a message that is not compressed, and its length."""
     out[at] = 0
@@ -148,7 +148,7 @@ def put_prefix(out: NDArray[np.uint8], at: int, length: int) -> None:
         out[at + k] = length >> (8 * (PREFIX_BYTES - 1 - k)) & 0xFF
 
 
-@part
+@inlined
 def needed_bytes(
     requests: NDArray[np.int64], chosen: NDArray[np.int64], numbers: NDArray[np.int64], shapes: NDArray[np.int64],
     gap: int,

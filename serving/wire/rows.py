@@ -7,12 +7,14 @@ the plan and the columns of records, and no wire format.
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.wire.compiler import kernel, part
+from serving.wire.compiler import kernel, part, unsigned
+from serving.wire.layout import NO_DEADLINE
 from serving.wire.plan import S_INPUT_COUNT, S_INPUTS, S_ROW_BYTES, T_BYTES_BEFORE, T_ROW_BYTES, T_WORDS, entry_of
-from serving.wire.protobuf import put_bytes, unsigned
+from serving.wire.protobuf import put_bytes
 from serving.wire.records import (
     ACCEPTED,
     ID_BYTES_MAX,
+    R_DEADLINE_NS,
     R_ID_AT,
     R_ID_LENGTH,
     R_INPUT,
@@ -20,6 +22,7 @@ from serving.wire.records import (
     R_ROWS,
     R_SLOT,
     R_SOURCE,
+    R_STREAM,
     R_VERDICT,
     REQUEST_COLUMNS,
 )
@@ -52,7 +55,10 @@ def copy_request(
     put_bytes(ids, at * ID_BYTES_MAX, buffer, record[R_ID_AT], record[R_ID_LENGTH])
 
 
-@kernel("UniTuple(i8, 3)(u1[::1], i8, i8[:, ::1], i8, i8, i8[::1], i8, u1[::1], i8, i8, i8[:, ::1], i8, u1[::1])")
+@kernel(
+    "UniTuple(i8, 4)(u1[::1], i8, i8[:, ::1], i8, i8, i8[::1], i8, u1[::1], i8, i8, i8[:, ::1], i8, u1[::1],"
+    " i8[::1], i8)"
+)
 def take_rows(
     buffer: NDArray[np.uint8],
     source: int,
@@ -67,17 +73,21 @@ def take_rows(
     requests: NDArray[np.int64],
     request: int,
     ids: NDArray[np.uint8],
-) -> tuple[int, int, int]:
+    groups: NDArray[np.int64],
+    group: int,
+) -> tuple[int, int, int, int]:
     """Take the accepted requests of servable `slot` from records[record:last], in order, until one finds no room.
 
     Only those that lie in `buffer`, which is `source`, are looked at; so another buffer's are taken by another call.
     Their rows go to the arena from `row` to `row_end`, their columns to `requests` from `request` on; `ids` has
-    ID_BYTES_MAX bytes for each row of `requests`. Returns the first record that was not taken care of, the first row
-    that is still free, and the first request that is.
+    ID_BYTES_MAX bytes for each row of `requests`, and `groups` a word for each stream, where `group` is noted. Returns
+    the first record that was not taken care of, the first row that is still free, the first request that is, and the
+    earliest deadline of those that were taken.
     """
     servable = entry_of(numbers, slot)
     last, row_end = min(last, records.shape[0]), min(row_end, arena.size // numbers[servable + S_ROW_BYTES])
     room = min(requests.shape[0], ids.size // ID_BYTES_MAX)
+    deadline_ns = NO_DEADLINE
     while record < last:
         accepted = records[record, R_VERDICT] == ACCEPTED and records[record, R_SOURCE] == source
         if accepted and records[record, R_SLOT] == slot:
@@ -85,7 +95,11 @@ def take_rows(
                 break
             copy_tensors(buffer, records[record], numbers, servable, row, arena)
             copy_request(buffer, records[record], row, request, requests, ids)
+            stream = records[record, R_STREAM]
+            if 0 <= stream < groups.size:
+                groups[stream] = group
+            deadline_ns = min(deadline_ns, records[record, R_DEADLINE_NS])
             row += records[record, R_ROWS]
             request += 1
         record += 1
-    return record, row, request
+    return record, row, request, deadline_ns

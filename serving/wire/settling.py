@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.wire.answer_blocks import FIRST_START, OK, START, as_array, trailers
-from serving.wire.compiler import kernel, part
+from serving.wire.compiler import inlined, kernel, part
 from serving.wire.frames import (
     DATA,
     END_HEADERS,
@@ -56,7 +56,7 @@ REFUSAL_BYTES = FRAME_HEADER_BYTES + len(TABLE_SIZE_ZERO) + RESET_BYTES
 _TABLE_SIZE_ZERO = TABLE_SIZE_ZERO[0]
 
 
-@part
+@inlined
 def awaits(
     connections: NDArray[np.int64], streams: NDArray[np.int64], shared: NDArray[np.int64], slot: int, stream: int,
     generation: int,
@@ -72,7 +72,7 @@ def awaits(
     return True
 
 
-@part
+@inlined
 def fits(connections: NDArray[np.int64], streams: NDArray[np.int64], slot: int, stream: int, length: int) -> bool:
     """Say whether an answer can go out as a whole, in one frame, and be the last of its stream."""
     connection, row = connections[slot], streams[stream]
@@ -81,7 +81,7 @@ def fits(connections: NDArray[np.int64], streams: NDArray[np.int64], slot: int, 
     return not unfinished and length <= min(window, connection[C_PEER_FRAME_MAX])
 
 
-@part
+@inlined
 def write_frames(out: NDArray[np.uint8], at: int, length: int, stream_id: int, is_first: bool) -> int:
     """Write the frames of an answer around its bytes, which lie at out[at + BEFORE_BYTES]; returns where they end."""
     write_frame_header(out, at, _START.size, HEADERS, END_HEADERS, stream_id)

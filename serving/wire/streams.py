@@ -8,8 +8,8 @@ reset keeps counting against the connection's limit until its work is really gon
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.wire.compiler import int64, kernel, part
-from serving.wire.frames import Wire, tell, write_reset
+from serving.wire.compiler import inlined, int64, kernel, part
+from serving.wire.frames import Wire, count, tell, write_reset
 from serving.wire.layout import (
     BLOCK_NONE,
     BUCKETS,
@@ -23,6 +23,7 @@ from serving.wire.layout import (
     H_BUDGET_MAX,
     H_FREE_BLOCK,
     H_FREE_STREAM,
+    H_NOW_NS,
     H_RETIRED_BLOCK,
     H_STREAM_WINDOW,
     S_BLOCK,
@@ -33,6 +34,7 @@ from serving.wire.layout import (
     S_NEXT,
     S_RECEIVE_WINDOW,
     S_SEND_WINDOW,
+    S_SINCE_NS,
     S_STATE,
     STREAM_FAILED,
     STREAM_OPEN,
@@ -45,13 +47,13 @@ CREDIT_PER_ANSWER = 8
 """Control frames that an answer pays for: window updates of its stream and connection, a ping, and as many again."""
 
 
-@part
+@inlined
 def bucket_of(stream_id: int) -> int:
     """Return the column of the chain that a stream id hangs in."""
     return C_BUCKETS + ((stream_id >> 1) & (BUCKETS - 1))
 
 
-@part
+@inlined
 def find(connections: NDArray[np.int64], streams: NDArray[np.int64], slot: int, stream_id: int) -> int:
     """Return the slot of a connection's stream, -1 when it has no row (any more)."""
     stream = connections[slot, bucket_of(stream_id)]
@@ -60,12 +62,10 @@ def find(connections: NDArray[np.int64], streams: NDArray[np.int64], slot: int, 
     return int64(stream)
 
 
-@part
+@inlined
 def open_stream(wire: Wire, slot: int, stream_id: int) -> int:
-    """Take a free row for a stream; -1 when there is none."""
+    """Take a free row for a stream; the caller has seen that there is one."""
     stream = wire.shared[H_FREE_STREAM]
-    if stream < 0:
-        return -1
     row = wire.streams[stream]
     wire.shared[H_FREE_STREAM] = row[S_NEXT]
     generation = row[S_GENERATION]
@@ -78,6 +78,7 @@ def open_stream(wire: Wire, slot: int, stream_id: int) -> int:
     row[S_CONTENT_LENGTH] = -1
     row[S_SEND_WINDOW] = wire.connections[slot, C_PEER_WINDOW]
     row[S_RECEIVE_WINDOW] = wire.shared[H_STREAM_WINDOW]
+    row[S_SINCE_NS] = wire.shared[H_NOW_NS]
     bucket = bucket_of(stream_id)
     row[S_NEXT] = wire.connections[slot, bucket]
     wire.connections[slot, bucket] = stream
@@ -94,7 +95,7 @@ def take_block(shared: NDArray[np.int64]) -> int:
     return int64(block)
 
 
-@part
+@inlined
 def retire_block(streams: NDArray[np.int64], shared: NDArray[np.int64], stream: int) -> None:
     """Give up the stream's block; what an event says about it stays true until the next decode call."""
     block = streams[stream, S_BLOCK]
@@ -148,15 +149,17 @@ def kill_stream(wire: Wire, stream: int, code: int) -> None:
 
 
 @part
-def reset_stream(wire: Wire, stream: int, code: int) -> None:
-    """Answer a breach of HTTP/2 by RST_STREAM."""
+def reset_stream(wire: Wire, stream: int, code: int, refused: int) -> None:
+    """Answer a breach of HTTP/2, counted as REFUSED_*, by RST_STREAM."""
+    count(wire, refused)
     write_reset(wire, wire.streams[stream, S_ID], code)
     kill_stream(wire, stream, code)
 
 
 @part
 def fail_stream(wire: Wire, stream: int, reason: int) -> None:
-    """Hand a stream out to be answered with an error; what still comes on it is dropped."""
+    """Hand a stream out to be answered with an error, FAIL_*; what still comes on it is dropped."""
+    count(wire, reason)
     wire.streams[stream, S_STATE] |= STREAM_FAILED | STREAM_TOLD
     retire_block(wire.streams, wire.shared, stream)
     tell(wire, EVENT_FAILED, stream, reason)

@@ -17,7 +17,7 @@ NAMES = st.one_of(
     st.binary(min_size=0, max_size=40),
 )
 VALUES = st.one_of(
-    st.sampled_from([b"", b"POST", b"trailers", b"gzip"]),
+    st.sampled_from([b"", b"POST", b"trailers", b"gzip", b"/inference.GRPCInferenceService/ModelInfer", b"50m"]),
     st.binary(max_size=60),
     st.binary(min_size=900, max_size=1500),
 )

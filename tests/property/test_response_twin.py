@@ -56,7 +56,7 @@ def expected(known, request, arrays):
         OutputTensor(specs[k].name, specs[k].datatype, arrays[k][row : row + count] if batchable else arrays[k])
         for k in asked
     )
-    return encode_answer(InferAnswer(known.name, known.version, name, tensors, raw=True))
+    return b"".join(encode_answer(InferAnswer(known.name, known.version, name, tensors, raw=True)))
 
 
 def check_batch(choice):

@@ -225,7 +225,7 @@ class Story:
         chosen = self.choice.sample(self.waiting, min(len(self.waiting), 2))
         self.waiting = [stream_id for stream_id in self.waiting if stream_id not in chosen]
         self.refused.update(chosen)
-        self.session.refuse_all(chosen, answer_blocks.QUEUE_FULL)
+        self.session.refuse_all(chosen, answer_blocks.error(8, "the queue is full"))
 
     def send(self) -> None:
         if self.talking:

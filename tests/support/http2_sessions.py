@@ -117,7 +117,7 @@ def mutate(choice: random.Random, pieces: list[bytes]) -> bytes:
         elif damage == 1:
             pieces.insert(at, choice.choice(pieces[1:]))
         elif damage == 2:
-            pieces[at] = pieces[at][: choice.randrange(len(pieces[at]))]
+            pieces[at] = pieces[at][: choice.randrange(len(pieces[at]) or 1)]
         else:
             other = choice.randrange(1, len(pieces))
             pieces[at], pieces[other] = pieces[other], pieces[at]

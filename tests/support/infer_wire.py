@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from serving.batching.arena import Arena
 from serving.errors import ServingError
 from serving.transport.codec import decode_request
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
@@ -18,6 +19,7 @@ from serving.wire.records import (
     ACCEPTED,
     ID_BYTES_MAX,
     R_AT,
+    R_DEADLINE_NS,
     R_ID_AT,
     R_ID_LENGTH,
     R_LENGTH,
@@ -41,6 +43,12 @@ FOREST = Signature(
 )
 WHOLE = Signature((TensorSpec("x", FP32, (2, 2)),), (TensorSpec("y", FP32, ()),), batchable=False)
 TEXT = Signature((TensorSpec("x", Datatype.BYTES, (DYNAMIC,)),), (TensorSpec("y", FP32, (DYNAMIC,)),), batchable=True)
+
+
+def arena_of(plan, slot, rows):
+    """Return the bytes of an arena for a servable of a plan, and its inputs [capacity, ...] over them."""
+    arena = Arena(plan.models[slot].signature, rows)
+    return arena.octets, arena.arrays
 
 
 def model(name, version, signature, rows_max=8):
@@ -137,23 +145,38 @@ class Reader:
         untouched = source.copy()
         records = np.full((3, RECORD_COLUMNS), garbage * 1_000_003, np.int64)
         records[1, [R_SOURCE, R_AT, R_LENGTH]] = garbage, at, end - at
-        accepted = infer.scan_requests(source, garbage, records, 1, 2, self.plan.numbers, self.plan.text)
+        accepted, slot = infer.scan_requests(source, garbage, records, 1, 2, self.plan.numbers, self.plan.text)
         assert (source == untouched).all()
         assert (records[[0, 2]] == garbage * 1_000_003).all()
         assert (records[1, :R_VERDICT] == garbage * 1_000_003).all()
         assert accepted == (records[1, R_VERDICT] == ACCEPTED)
+        assert not accepted or slot == records[1, R_SLOT]
         return self._take(source, records, garbage) if accepted else None
 
     def _take(self, source, records, garbage):
         slot, count, row = int(records[1, R_SLOT]), int(records[1, R_ROWS]), 3 * garbage
-        arena, views = self.plan.arena(slot, row + count + 5)
+        arena, views = arena_of(self.plan, slot, row + count + 5)
         requests = np.full((4, REQUEST_COLUMNS), -garbage, np.int64)
         ids = np.full(4 * ID_BYTES_MAX, garbage, np.uint8)
         arena[:] = garbage
         taken = rows.take_rows(
-            source, garbage, records, 1, 2, self.plan.numbers, slot, arena, row, row + count, requests, garbage, ids
+            source,
+            garbage,
+            records,
+            1,
+            2,
+            self.plan.numbers,
+            slot,
+            arena,
+            row,
+            row + count,
+            requests,
+            garbage,
+            ids,
+            np.zeros(0, np.int64),
+            1,
         )
-        assert taken == (2, row + count, garbage + 1)
+        assert taken == (2, row + count, garbage + 1, records[1, R_DEADLINE_NS])
         request = requests[garbage].tolist()
         assert (np.delete(requests, garbage, axis=0) == -garbage).all()
         id_at, id_length = request[R_ID_AT], request[R_ID_LENGTH]

@@ -34,6 +34,8 @@ def test_an_error_is_one_block_with_its_metadata():
     ("message", "encoded"),
     [
         ("plain ~ text", b"plain ~ text"),
+        ("x" * 2048, b"x" * 2048),
+        ("", b""),
         ("100% naïve\n", b"100%25 na%C3%AFve%0A"),
         (" spaces at both ends  ", b"%20spaces at both ends%20%20"),
         ("   ", b"%20%20%20"),

@@ -22,7 +22,7 @@ from serving.wire.records import (
     REQUEST_COLUMNS,
     SOURCE_NONE,
 )
-from tests.support.infer_wire import Reader, request
+from tests.support.infer_wire import Reader, arena_of, request
 from tests.support.peers import INFER, OTHER, PREFACE, data, headers, message, settings
 from tests.support.peers import request as call
 
@@ -95,14 +95,19 @@ def test_requests_of_a_connection_are_answered_out_of_one_batch():
     state, source, count = decoded()
     records, end = noted(state, count)
     scanned(records, end, source, state.pool)
-    arena, (x, _) = PLAN.arena(1, 64)
+    arena, (x, _) = arena_of(PLAN, 1, 64)
     batch, ids = np.zeros((8, REQUEST_COLUMNS), np.int64), np.zeros(8 * ID_BYTES_MAX, np.uint8)
-    taken = (1, 0, 0)
+    taken = (1, 0, 0, 0)
+    groups = np.zeros(state.limits.streams, np.int64)
     for number, buffer in ((layout.SOURCE_BUFFER, source), (layout.SOURCE_POOL, state.pool)):
-        _, row, at = taken
-        taken = rows.take_rows(buffer, number, records, 1, end, PLAN.numbers, 1, arena, row, 64, batch, at, ids)
-    _, row, at = taken
+        _, row, at, _ = taken
+        taken = rows.take_rows(
+            buffer, number, records, 1, end, PLAN.numbers, 1, arena, row, 64, batch, at, ids, groups, 7
+        )
+    _, row, at, deadline_ns = taken
+    assert deadline_ns == ARRIVAL_NS + 1_000
     assert (row, at) == (6, 3)
+    assert sorted(np.flatnonzero(groups == 7)) == sorted(batch[:3, R_STREAM])
     assert sorted(batch[:3, R_STREAM]) == sorted(records[1:end, R_STREAM][[0, 1, 4]])
     outputs = [np.arange(row), x[:row, :2].copy()]
     for answer, (asked, first, rows_of) in zip(answered(batch, at, ids, outputs), taken_order(), strict=True):

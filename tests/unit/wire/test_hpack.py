@@ -2,10 +2,16 @@
 
 import hpack
 import pytest
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from bench.wire_decode import GRPCIO, H2LOAD
 from serving.wire import layout
 from serving.wire.hpack import COMPRESSION_BROKEN, LIST_BEYOND_BOUNDS, TABLE_SIZE_ZERO, encode_field
 from serving.wire.hpack_table import STATIC_FIELDS
+from serving.wire.huffman import huffman_encode
 from tests.support.wire import HeaderDecoder
 
 REQUEST = [
@@ -16,6 +22,8 @@ REQUEST = [
     (b"te", b"trailers"),
     (b"content-type", b"application/grpc"),
 ]
+WELL_FORMED = layout.FLAG_METHOD | layout.FLAG_PATH | layout.FLAG_SCHEME | layout.FLAG_AUTHORITY
+WELL_FORMED |= layout.FLAG_PSEUDO | layout.FLAG_REGULAR
 FLAGS, METHOD, PATH, CONTENT_TYPE, ENCODING, ACCEPT, TIMEOUT, LENGTH, LIST_BYTES = range(9)
 
 
@@ -62,6 +70,48 @@ def test_the_meaning_survives_the_dynamic_table():
     assert again == first
     assert again[1][TIMEOUT] == 50_000_000
     assert again[1][ENCODING] == layout.ENCODING_GZIP
+
+
+@pytest.mark.parametrize("blocks", [H2LOAD, GRPCIO], ids=["h2load", "grpcio"])
+def test_what_real_clients_send_is_a_model_infer_from_the_first_request_on(blocks):
+    decoder, twin = HeaderDecoder(), hpack.Decoder()
+    for block in [*blocks, blocks[1]]:
+        fields, facts, _ = decoder.decode(block)
+        assert fields == twin.decode(block, raw=True)
+        assert facts[FLAGS] == WELL_FORMED
+        assert facts[METHOD] == layout.METHOD_POST
+        assert facts[PATH] == layout.PATH_MODEL_INFER
+        assert facts[CONTENT_TYPE] == layout.CONTENT_TYPE_GRPC
+        assert facts[LIST_BYTES] == sum(len(name) + len(value) + 32 for name, value in fields)
+    assert (facts[TIMEOUT], facts[LENGTH]) in {(layout.TIMEOUT_NONE, 157), (5_010_000_000, -1)}
+
+
+def test_a_coded_path_that_differs_in_one_bit_is_another_one():
+    block = H2LOAD[0][3:36]
+    assert HeaderDecoder().decode(block)[1][PATH] == layout.PATH_MODEL_INFER
+    for bit in range(8 * len(block)):
+        other = bytearray(block)
+        other[bit // 8] ^= 1 << bit % 8
+        fields, facts, _ = HeaderDecoder().decode(bytes(other))
+        is_same = not isinstance(fields, int) and fields[0] == (b":path", b"/inference.GRPCInferenceService/ModelInfer")
+        assert (facts[PATH] == layout.PATH_MODEL_INFER) == is_same
+    for length in range(len(block)):
+        assert HeaderDecoder().decode(block[:length])[1][PATH] == layout.PATH_OTHER
+
+
+def test_a_static_field_means_what_its_text_means():
+    for index, field in enumerate(STATIC_FIELDS, 1):
+        (fields, facts, _), (same, as_text, _) = (
+            HeaderDecoder().decode(block) for block in (bytes([0x80 | index]), literal(*field))
+        )
+        assert fields == same == [field]
+        assert facts == as_text
+
+
+@given(st.binary(max_size=80))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_constants_are_coded_as_the_twin_codes_them(text):
+    assert huffman_encode(text) == HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH).encode(text)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import struct
 import hpack
 import pytest
 
+from bench.wire_decode import grpcio_reads, h2load_reads
 from serving.wire import connection, frames, layout
 from serving.wire.frames import ACK, END_HEADERS, END_STREAM, PADDED, PRIORITY_FLAG
 from tests.support.peers import (
@@ -92,6 +93,17 @@ def test_the_first_frame_must_be_settings(first):
 
 def test_a_request_in_one_read_is_handed_out_once():
     assert Peer().send(request(1, b"tensors")) == [Event(MODEL_INFER, 1, content=b"tensors")]
+
+
+@pytest.mark.parametrize("client", [h2load_reads, grpcio_reads])
+def test_reads_of_real_clients_are_requests(client):
+    peer = Peer(control_frames=20)
+    for k, chunk in enumerate(client(6, 4)):
+        ids = range(1 + 12 * k, 13 + 12 * k, 2)
+        events = [event._replace(deadline_ns=layout.NO_DEADLINE) for event in peer.send(chunk)]
+        assert events == [Event(MODEL_INFER, stream_id, content=bytes(152)) for stream_id in ids]
+        assert [peer.release(stream_id) for stream_id in ids] == [1] * 6
+    assert peer.refusals() == {}
 
 
 def test_a_message_may_span_frames_and_reads_and_end_in_an_empty_frame():
@@ -466,6 +478,70 @@ def test_a_blocked_writer_is_woken_by_each_kind_of_window():
         (layout.EVENT_WRITABLE, 0),
         (layout.EVENT_WRITABLE, 0),
     ]
+
+
+def test_the_window_of_a_paused_stream_is_not_given_back_and_the_connection_is_not_disturbed():
+    peer = Peer(stream_window_bytes=1000, connection_window_bytes=66_000)
+    peer.send(headers(1, OTHER) + headers(3, OTHER))
+    for side in peer.sides:
+        side.state.streams[side.rows[1][0], layout.S_STATE] |= layout.STREAM_PAUSED
+    peer.send(data(1, message(b"x" * 900)) + data(3, message(b"x" * 900)))
+    assert peer.answers() == [(frames.WINDOW_UPDATE, 0, 3, struct.pack(">I", 905))]
+    for side in peer.sides:
+        side.state.connections[SLOT, layout.C_RECEIVE_WINDOW] -= 32_000
+    peer.send(data(1, message(b"x" * 80)))
+    assert [(stream_id, kind) for kind, _, stream_id, _ in peer.answers()] == [(0, frames.WINDOW_UPDATE)]
+    assert reset_by_second(peer) == frames.FLOW_CONTROL_ERROR
+
+
+def reset_by_second(peer: Peer) -> int:
+    peer.send(data(1, b"x" * 20))
+    ((_, code),) = resets_of(peer)
+    return code
+
+
+# When a request or a message began
+
+
+def since(peer: Peer, stream_id: int) -> int:
+    rows = [side.state.streams[list(side._chain(layout.C_BUCKETS + (stream_id >> 1)))] for side in peer.sides]
+    (when,) = {int(row[layout.S_SINCE_NS]) for held in rows for row in held}
+    return when
+
+
+def test_a_request_is_owed_since_its_stream_was_opened():
+    peer = Peer()
+    peer.send(headers(1) + data(1, message(b"mm")[:6]), now_ns=70)
+    peer.send(data(1, message(b"mm")[6:], END_STREAM), now_ns=90)
+    assert since(peer, 1) == 70
+    assert [side.state.shared[layout.H_NOW_NS] for side in peer.sides] == [90, 90]
+
+
+def test_a_message_of_another_call_is_owed_since_its_prefix_began():
+    peer = Peer()
+    peer.send(headers(1, OTHER), now_ns=70)
+    assert since(peer, 1) == 0
+    for at, now_ns in ((0, 80), (1, 90), (5, 100)):
+        peer.send(data(1, message(b"mm")[at : at + 1]), now_ns=now_ns)
+    assert since(peer, 1) == 80
+    peer.send(data(1, message(b"mm")[2:4]), now_ns=110)
+    assert since(peer, 1) == 80
+
+
+def test_no_message_is_owed_between_two_and_each_counts_anew():
+    peer = Peer()
+    peer.send(headers(1, OTHER) + data(1, message(b"one") + message(b"")), now_ns=70)
+    assert since(peer, 1) == 0
+    peer.send(data(1, message(b"two") + message(b"three")[:2]), now_ns=80)
+    assert since(peer, 1) == 80
+    peer.send(data(1, message(b"three")[2:]), now_ns=90)
+    assert since(peer, 1) == 0
+
+
+def test_a_connection_knows_when_it_was_opened():
+    state = layout.State(layout.Limits(connections=1, blocks=0))
+    connection.open_connection(state.connections, state.shared, state.control, 0, 1234)
+    assert state.connections[0, layout.C_OPENED_NS] == 1234
 
 
 def test_output_that_is_full_is_emptied_and_decoding_goes_on():

@@ -7,6 +7,8 @@ import pytest
 
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 from serving.wire import infer, rows
+from serving.wire.infer import SLOTS_DIFFER
+from serving.wire.layout import NO_DEADLINE
 from serving.wire.records import (
     ACCEPTED,
     ID_BYTES_MAX,
@@ -14,14 +16,16 @@ from serving.wire.records import (
     ORDINARY,
     OUTPUTS_MAX,
     R_AT,
+    R_DEADLINE_NS,
     R_LENGTH,
     R_ROWS,
+    R_SLOT,
     R_SOURCE,
     R_VERDICT,
     RECORD_COLUMNS,
     REQUEST_COLUMNS,
 )
-from tests.support.infer_wire import BOOL, FOREST, FP32, Reader, field, model, ordinary, request, tensor
+from tests.support.infer_wire import BOOL, FOREST, FP32, Reader, arena_of, field, model, ordinary, request, tensor
 
 READER = Reader()
 PLAIN = request()
@@ -247,7 +251,7 @@ def test_a_span_outside_the_buffer_is_ordinary(span):
     records = np.full((1, RECORD_COLUMNS), 5, np.int64)
     records[0, [R_SOURCE, R_AT, R_LENGTH]] = 0, *span
     source = np.frombuffer(MESSAGE, np.uint8).copy()
-    assert infer.scan_requests(source, 0, records, 0, 1, READER.plan.numbers, READER.plan.text) == 0
+    assert infer.scan_requests(source, 0, records, 0, 1, READER.plan.numbers, READER.plan.text)[0] == 0
     assert records[0, R_VERDICT] == ORDINARY
 
 
@@ -338,15 +342,30 @@ def scanned(*messages):
     records = np.zeros((len(messages), RECORD_COLUMNS), np.int64)
     records[:, R_LENGTH] = [len(message) for message in messages]
     records[1:, R_AT] = np.cumsum(records[:-1, R_LENGTH])
+    records[:, R_DEADLINE_NS] = np.resize([999, 997, 1000, 998], len(messages))
     infer.scan_requests(source, 0, records, 0, len(messages), READER.plan.numbers, READER.plan.text)
     return source, records
 
 
 def take(source, records, slot, *, row=0, row_end=64, first=0, requests=8):
-    arena, views = READER.plan.arena(slot, 64)
+    arena, views = arena_of(READER.plan, slot, 64)
     batch, ids = np.zeros((requests, REQUEST_COLUMNS), np.int64), np.zeros(requests * ID_BYTES_MAX, np.uint8)
     taken = rows.take_rows(
-        source, 0, records, first, len(records), READER.plan.numbers, slot, arena, row, row_end, batch, 0, ids
+        source,
+        0,
+        records,
+        first,
+        len(records),
+        READER.plan.numbers,
+        slot,
+        arena,
+        row,
+        row_end,
+        batch,
+        0,
+        ids,
+        np.zeros(8, np.int64),
+        1,
     )
     return taken, batch, views
 
@@ -354,7 +373,7 @@ def take(source, records, slot, *, row=0, row_end=64, first=0, requests=8):
 def test_requests_lie_side_by_side_and_those_of_other_servables_are_passed_over():
     source, records = scanned(*(b"".join(request(count=n, version=v)) for n, v in ((1, ""), (2, "1"), (3, ""))), b"no")
     taken, batch, views = take(source, records, 1)
-    assert taken == (4, 4, 2)
+    assert taken == (4, 4, 2, 999)
     assert batch[:2, R_ROWS].tolist() == [1, 3]
     expected = [np.frombuffer(ordinary(b"".join(request(count=n))).inputs[0][1], np.float32) for n in (1, 3)]
     assert views[0][:4].ravel().tolist() == np.concatenate(expected).tolist()
@@ -362,16 +381,32 @@ def test_requests_lie_side_by_side_and_those_of_other_servables_are_passed_over(
 
 def test_taking_stops_at_the_first_request_without_room_and_goes_on_in_the_next_batch():
     source, records = scanned(*(b"".join(request(count=n)) for n in (2, 3, 1)))
-    assert take(source, records, 1, row_end=4)[0] == (1, 2, 1)
-    assert take(source, records, 1, first=1)[0] == (3, 4, 2)
-    assert take(source, records, 1, requests=2)[0] == (2, 5, 2)
-    assert take(source, records, 1, row=62, row_end=1000)[0] == (1, 64, 1)
+    assert take(source, records, 1, row_end=4)[0] == (1, 2, 1, 999)
+    assert take(source, records, 1, first=1)[0] == (3, 4, 2, 997)
+    assert take(source, records, 1, requests=2)[0] == (2, 5, 2, 997)
+    assert take(source, records, 1, row=62, row_end=1000)[0] == (1, 64, 1, 999)
+    assert take(source, records, 1, row=63)[0] == (0, 63, 0, NO_DEADLINE)
 
 
 def test_requests_that_lie_in_another_buffer_are_left_alone():
     source, records = scanned(*[MESSAGE] * 3)
     records[1, [R_SOURCE, R_VERDICT]] = 1, 77
-    assert infer.scan_requests(source, 0, records, 0, 3, READER.plan.numbers, READER.plan.text) == 2
+    assert infer.scan_requests(source, 0, records, 0, 3, READER.plan.numbers, READER.plan.text)[0] == 2
     assert records[1, R_VERDICT] == 77
     records[1, R_VERDICT] = ACCEPTED
-    assert take(source, records, 1)[0] == (3, 4, 2)
+    assert take(source, records, 1)[0] == (3, 4, 2, 999)
+
+
+def test_a_scan_tells_the_one_servable_that_is_asked_for():
+    newest, first = b"".join(request()), b"".join(request(version="1"))
+    for messages, slots in (
+        ([newest, b"no", newest], {1}),
+        ([b"no", first], {0}),
+        ([newest, first, newest], {SLOTS_DIFFER}),
+        ([first, newest, b"no"], {SLOTS_DIFFER}),
+    ):
+        source, records = scanned(*messages)
+        _, slot = infer.scan_requests(source, 0, records, 0, len(messages), READER.plan.numbers, READER.plan.text)
+        accepted = set(records[records[:, R_VERDICT] == ACCEPTED, R_SLOT].tolist())
+        assert {slot} == slots
+        assert slot == SLOTS_DIFFER or accepted == slots

@@ -12,6 +12,7 @@ from tests.support.answering import Session, batch, prefixed
 from tests.support.peers import OTHER, SLOT, Peer, frame, request, settings, split_frames
 
 OK = [(b"grpc-status", b"0")]
+REFUSAL = answer_blocks.error(answer_blocks.RESOURCE_EXHAUSTED, "the queue of this model is full; retry later")
 
 
 def kinds(chunk: bytes) -> list[tuple[int, int, int]]:
@@ -45,9 +46,9 @@ def test_small_answers_of_a_batch_are_one_stretch_of_bytes_that_was_never_copied
 def test_only_the_first_block_of_a_connection_sets_the_table_size():
     for first in ("answer", "refuse"):
         session = Session()
-        session.do(first, session.call(), answer_blocks.QUEUE_FULL if first == "refuse" else prefixed(b""))
+        session.do(first, session.call(), REFUSAL if first == "refuse" else prefixed(b""))
         session.settle({session.call(): b"second"})
-        session.refuse_all([session.call()], answer_blocks.DRAINING)
+        session.refuse_all([session.call()], REFUSAL)
         session.flush()
         blocks = [payload for kind, _, _, payload in split_frames(session.written) if kind == frames.HEADERS]
         assert len(blocks) > 3
@@ -80,7 +81,7 @@ def test_an_answer_is_never_delivered_to_the_next_owner_of_its_slot_and_stream()
     outbox = Outbox(state, SLOT)
     outbox.settle(requests, np.arange(1), answers, out, 0, 1)
     outbox.answer(side.rows[1][0], side.rows[1][1] - 1, prefixed(b"secret"))
-    outbox.refuse(side.rows[1][0], side.rows[1][1] - 1, answer_blocks.DRAINING)
+    outbox.refuse(side.rows[1][0], side.rows[1][1] - 1, REFUSAL)
     assert outbox.flush(2**20) == (b"", False)
     assert state.connections[SLOT, layout.C_STREAM_COUNT] == 1
 
@@ -286,7 +287,7 @@ def test_an_answer_before_the_peer_has_ended_is_followed_by_a_reset_without_erro
     session = Session(window=window)
     answered, refused = session.call(OTHER, end=False), session.call(OTHER, end=False)
     session.do("answer", answered, prefixed(b"early"))
-    session.refuse_all([refused], answer_blocks.DEADLINE_PASSED)
+    session.refuse_all([refused], REFUSAL)
     session.flush()
     session.finish()
     for stream_id in (answered, refused):
@@ -312,6 +313,90 @@ def test_a_long_header_block_goes_on_in_continuations():
     session.do("refuse", stream_id, answer_blocks.error(3, "long", metadata))
     assert [kind for _, kind, _ in kinds(written(session))] == [frames.HEADERS] + [frames.CONTINUATION] * 2
     assert session.seen[stream_id].headers[-5:] == metadata
+
+
+def test_an_answer_in_pieces_is_written_as_one_and_never_joined_before():
+    session = Session(window=100_000)
+    stream_id = session.call()
+    tensor = np.arange(7000, dtype=np.float32)
+    pieces = [prefixed(bytes(4 + tensor.nbytes))[:9], memoryview(tensor).toreadonly(), b"", memoryview(b"")]
+    session.do("answer", stream_id, pieces)
+    held = session.outboxes[0]._answers[session.peer.sides[0].rows[stream_id][0]].pieces
+    assert [piece.obj for piece in held] == [pieces[0], tensor]
+    session.flush()
+    assert session.seen[stream_id].body == pieces[0] + tensor.tobytes()
+    assert session.seen[stream_id].trailers == OK
+
+
+def test_pieces_that_hold_nothing_are_no_data():
+    session = Session()
+    stream_id = session.call(OTHER)
+    session.do("open", stream_id)
+    for nothing in ([], b"", [b"", b""]):
+        session.do("send", stream_id, nothing)
+    assert session.column(layout.C_QUEUE_FIRST) == -1
+    session.do("finish", stream_id, answer_blocks.trailers(0))
+    session.flush()
+    assert session.seen[stream_id].body == b""
+
+
+def test_an_outbox_is_ready_when_something_is_to_be_written_whatever_the_windows_are():
+    session = Session(window=0)
+    session.flush()
+    (outbox, _) = session.outboxes
+    assert not outbox.is_ready
+    outbox.write(b"")
+    assert not outbox.is_ready
+    session.do("answer", session.call(), prefixed(b"late"))
+    assert outbox.is_ready
+    session.flush()
+    assert (outbox.is_ready, outbox.is_waiting) == (False, True)
+
+
+def test_a_flush_without_unsent_data_counts_no_windows(monkeypatch):
+    session = Session(window=100)
+    session.do("open", session.call(OTHER))
+    session.settle({session.call(): b"small"})
+    monkeypatch.setattr("serving.wire.outbox.cut", None)
+    session.flush()
+    session.do("answer", session.call(), prefixed(b"queued"))
+    with pytest.raises(TypeError):
+        session.outboxes[0].flush(100)
+
+
+# Back-pressure: a call whose handler does not keep up
+
+
+def test_a_paused_call_gets_its_window_back_when_it_goes_on():
+    session = Session(stream_window_bytes=1000)
+    stream_id, other = session.call(OTHER, end=False), session.call(OTHER, end=False)
+    session.do("pause", stream_id)
+    for call in (stream_id, other):
+        session.client.send_data(call, prefixed(bytes(800)))
+    session.talk()
+    assert session.client.local_flow_control_window(stream_id) < 200
+    assert session.client.local_flow_control_window(other) == 1000
+    session.do("resume", stream_id)
+    session.flush()
+    assert session.client.local_flow_control_window(stream_id) == 1000
+    for _ in range(2):
+        session.client.send_data(stream_id, prefixed(bytes(800)))
+        session.talk()
+        assert session.client.local_flow_control_window(stream_id) == 1000
+
+
+def test_going_on_gives_nothing_back_that_is_not_owed():
+    session = Session(stream_window_bytes=1000)
+    ended, little, dead = session.call(OTHER), session.call(OTHER, end=False), session.call(OTHER, end=False)
+    used = session.call(OTHER, content=bytes(900))
+    session.client.reset_stream(dead)
+    session.talk()
+    session.flush()
+    for stream_id in (ended, little, dead, used):
+        session.do("resume", stream_id)
+        session.do("pause", stream_id)
+        session.do("resume", stream_id)
+    assert written(session) == b""
 
 
 # Drain

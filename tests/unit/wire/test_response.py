@@ -18,7 +18,7 @@ WRITER = Writer(model("forest", 3, FOREST))
 def answer(name, first, count, asked):
     arrays = [("label", Datatype.INT64, LABELS), ("scores", Datatype.FP32, SCORES)]
     outputs = tuple(OutputTensor(arrays[k][0], arrays[k][1], arrays[k][2][first : first + count]) for k in asked)
-    return encode_answer(InferAnswer("forest", 3, name, outputs, raw=True))
+    return b"".join(encode_answer(InferAnswer("forest", 3, name, outputs, raw=True)))
 
 
 def write(chosen, **places):
@@ -40,7 +40,7 @@ def test_frames_find_their_room_around_each_answer():
 
 def test_a_scalar_has_no_shape():
     scalar = np.array(7, np.float32)
-    expected = encode_answer(InferAnswer("m", 1, "i", (OutputTensor("y", Datatype.FP32, scalar),), raw=True))
+    expected = b"".join(encode_answer(InferAnswer("m", 1, "i", (OutputTensor("y", Datatype.FP32, scalar),), raw=True)))
     writer = Writer(model("m", 1, WHOLE))
     assert writer.write([("i", 0, 1, [0])], [scalar], [0], row=5, before=1, after=2) == [expected]
 
@@ -48,7 +48,9 @@ def test_a_scalar_has_no_shape():
 def test_an_output_with_open_dimensions_has_those_of_the_batch():
     signature = Signature(FOREST.inputs, (TensorSpec("y", Datatype.UINT8, (DYNAMIC, DYNAMIC, 2)),), batchable=True)
     array = np.arange(12, dtype=np.uint8).reshape(2, 3, 2)
-    expected = encode_answer(InferAnswer("m", 1, "", (OutputTensor("y", Datatype.UINT8, array[1:]),), raw=True))
+    expected = b"".join(
+        encode_answer(InferAnswer("m", 1, "", (OutputTensor("y", Datatype.UINT8, array[1:]),), raw=True))
+    )
     writer = Writer(model("m", 1, signature))
     assert writer.write([("", 1, 1, [0]), ("", 0, 1, [0])], [array], [0], row=0, before=0, after=0) == [expected]
 
