@@ -18,6 +18,9 @@ class Clock(Protocol):
     def wall_ns(self) -> int:
         """Ns since the Unix epoch."""
 
+    def thread_ns(self) -> int:
+        """CPU time of the calling thread in ns; only differences mean anything."""
+
 
 class TimerHandle(Protocol):
     """A timer that has been set."""
@@ -43,6 +46,10 @@ class MonotonicClock:
     def wall_ns(self) -> int:
         """See `Clock`."""
         return time.time_ns()
+
+    def thread_ns(self) -> int:
+        """See `Clock`."""
+        return time.thread_time_ns()
 
 
 class LoopTimers:

@@ -2,7 +2,8 @@
 
     gather -> run -> scatter -> settle
 
-The first three run on an instance thread, for the whole batch; settling happens on the I/O thread, once per batch.
+The first three run for the whole batch, on an instance thread or, while batches are cheap, on the I/O thread; settling
+happens there, once per batch.
 A batch that fails is split by halves between requests, so that a request the model cannot compute takes no batchmate
 with it. 2 log2(requests) + 2 extra runs find one such request; when they find more, what is left runs one by one.
 """
@@ -11,21 +12,25 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-
-from serving.batching.batcher import Batch, Batcher, Progress, QueuedRequest
+from serving.batching.arena import Staging
+from serving.batching.batcher import Batcher
+from serving.batching.entries import Batch, Entry, Over, Progress, Result
+from serving.batching.inline import InlineRuns, Left
+from serving.batching.pace import CHEAP_RUNS, Pace
 from serving.clock import Clock
 from serving.config import ModelConfig
-from serving.errors import DeadlineExceeded, InternalError, ModelFailed, ServingError
+from serving.errors import InternalError, ModelFailed
 from serving.execution.instances import InstanceGroup
-from serving.execution.probe import probed
+from serving.execution.probe import probed, zeros
 from serving.execution.session import Session
 from serving.statistics.latency import Answered, BatchTimes, ServableStatistics
-from serving.types import DYNAMIC, Array, Datatype, Signature
+from serving.types import Array
 
 _FAILURE_LOG_INTERVAL_NS = 1_000_000_000
+_ASLEEP_NS = 20_000_000
 _log = logging.getLogger(__name__)
 
 Post = Callable[[Callable[[], None]], object]
@@ -37,14 +42,16 @@ class OutputsDoNotFollowRowsError(Exception):
 
 
 class Servable:
-    """One loaded version of a model: its session, its queue and the instance threads between them.
+    """One loaded version of a model: its session, its queue and the instances that run its batches.
 
-    `submit` and `drop` belong to the I/O thread. Every submitted request is settled exactly once, there.
+    Batches run on instance threads, or, while they are cheap, on the I/O thread itself (`inline`). `submit` and `drop`
+    belong to the I/O thread. Every submitted request is settled exactly once, there.
     """
 
     def __init__(
-        self, name: str, version: int, session: Session, config: ModelConfig, *, clock: Clock, post: Post
-    ) -> None:
+        self, name: str, version: int, session: Session, config: ModelConfig, *,
+        clock: Clock, post: Post, inline: InlineRuns | None = None,
+    ) -> None:  # fmt: skip
         self.name = name
         self.version = version
         self.config = config
@@ -53,26 +60,57 @@ class Servable:
         self._session = session
         self._clock = clock
         self._post = post
+        self._inline = inline
+        self._pace = Pace()
         self._failure_logged_ns = -_FAILURE_LOG_INTERVAL_NS
         self._warm_up()
         batchable = self.signature.batchable
         self.batch_rows_max = config.batching.batch_rows_max if batchable else 1
         self.batcher = Batcher(config.batching, clock, instances=config.instances.count, batchable=batchable)
+        self._inline_staging = Staging(self.signature)
         self._instances = InstanceGroup(f"{name}/{version}", config.instances.count, self._serve)
 
     @classmethod
-    def load(cls, name: str, version: int, path: Path, config: ModelConfig, *, clock: Clock, post: Post) -> "Servable":
+    def load(
+        cls, name: str, version: int, path: Path, config: ModelConfig, *,
+        clock: Clock, post: Post, inline: InlineRuns | None = None,
+    ) -> "Servable":  # fmt: skip
         """Load `model.onnx` at `path`. Raises LoadError."""
         session = Session(path, config.session, config.instances)
-        return cls(name, version, session, config, clock=clock, post=post)
+        return cls(name, version, session, config, clock=clock, post=post, inline=inline)
 
-    def submit(self, request: QueuedRequest) -> None:
-        """Queue a request. Raises Overloaded or Draining."""
-        self.batcher.submit(request)
+    def submit(self, entry: Entry) -> None:
+        """Queue a request, or many. Raises Overloaded or Draining."""
+        inline = self._inline
+        is_inline = inline is not None and self._is_cheap(inline)
+        self.batcher.set_inline(is_inline)
+        self.batcher.submit(entry)
+        if inline is not None and is_inline:
+            inline.add(self)
 
-    def drop(self, request: QueuedRequest) -> None:
+    def run_inline(self, budget_ns: int) -> Left:
+        """Run one batch on the I/O thread, see `CheapWork`; what turns out to be dear is left to instance threads."""
+        assert self._inline is not None, "bug: a servable without a place on the I/O thread was run there"
+        waiting_rows = min(self.batcher.queued_rows, self.batch_rows_max)
+        rows = self._pace.rows_within(waiting_rows, budget_ns)
+        if waiting_rows and not rows and self._is_cheap(self._inline):
+            return Left.MORE_THAN_FITS
+        if (rows or not waiting_rows) and (batch := self.batcher.take_now(max(rows, 1))) is not None:
+            if batch.entries:
+                self._compute(batch, self._inline_staging)
+            self._settle(batch)
+            if self._pace.is_cheap:
+                return Left.NOTHING if self.batcher.is_empty else Left.MORE
+        self.batcher.set_inline(False)
+        return Left.NOTHING
+
+    def drop(self, entry: Entry) -> None:
         """Stop caring about a request; its `settle` will not be called."""
-        self.batcher.drop(request)
+        self.batcher.drop(entry)
+
+    def expire(self, entry: Entry) -> None:
+        """Settle what is over in an entry that waits."""
+        self._settle_over(self.batcher.sift(entry))
 
     def hurry(self) -> None:
         """Let no request wait for batchmates any more; the servable is about to close."""
@@ -84,40 +122,63 @@ class Servable:
         self._instances.join()
         self._session.close()
 
+    def _is_cheap(self, inline: InlineRuns) -> bool:
+        """Say whether batches should run on the I/O thread: none that should wait for more rows do."""
+        if self.batcher.has_window or self.config.instances.kind != "cpu" or not self._pace.is_cheap:
+            return False
+        return self._pace.rows_within(1, inline.budget_ns) > 0
+
     def _warm_up(self) -> None:
         """Run a few times before anybody waits: the first run of a graph is slow, and its outputs tell the truth."""
         try:
             self.signature = probed(self.signature, self._session.run)
+            self._time_one_row()
         except Exception as error:  # noqa: BLE001 - zeros may be nothing that this model can take; it can still serve
             _log.info("%s/%d: no warm-up, the model does not take zeros: %s", self.name, self.version, error)
             return
         if self._session.signature.batchable and not self.signature.batchable:
             _log.warning("%s/%d: rows do not stand alone, so batching is off", self.name, self.version)
 
+    def _time_one_row(self) -> None:
+        """Learn how long one row takes, so that a cheap model is known to be one from its first request on."""
+        row = zeros(self.signature)
+        times_ns = [self._clock.now_ns()]
+        for _ in range(CHEAP_RUNS):
+            self._session.run(row)
+            times_ns.append(self._clock.now_ns())
+        shortest_ns = min(end_ns - begin_ns for begin_ns, end_ns in pairwise(times_ns))
+        for _ in range(CHEAP_RUNS):
+            self._pace.observe(1, shortest_ns)
+
     def _serve(self) -> None:
         """Run batches until the batcher is closed and empty. The loop of one instance thread."""
         staging = Staging(self.signature)
         while (batch := self.batcher.take()) is not None:
-            if batch.requests:
+            if batch.entries:
                 self._compute(batch, staging)
             self._post(functools.partial(self._settle, batch))
             del batch  # the last reference to outputs must not wait here for the next batch
 
-    def _compute(self, batch: Batch, staging: "Staging") -> None:
+    def _compute(self, batch: Batch, staging: Staging) -> None:
         """Execute a batch; a mistake of ours in doing so costs this batch and not the thread."""
+        began_ns, cpu_began_ns = self._clock.now_ns(), self._clock.thread_ns()
         try:
             self._execute(batch, staging)
             self.batcher.observe(batch)
+            cpu_ns, wall_ns = self._clock.thread_ns() - cpu_began_ns, self._clock.now_ns() - began_ns
+            # What passed beyond the thread's own work is mostly waiting for a core or for the interpreter, if it is
+            # not so much that the model must have slept.
+            batch.cost_ns = cpu_ns if wall_ns - cpu_ns < _ASLEEP_NS else wall_ns
         except Exception:  # noqa: BLE001 - logged, and answered
             _log.exception("%s/%d: a batch could not be executed", self.name, self.version)
-            for request in batch.requests:
-                if request.outputs is None:
-                    request.outputs = InternalError()
+            for entry in batch.entries:
+                if entry.outputs is None:
+                    entry.outputs = InternalError()
 
-    def _execute(self, batch: Batch, staging: "Staging") -> None:
-        """Fill in the outputs, or the error, of every request of the batch."""
-        reruns_left = 2 * math.ceil(math.log2(len(batch.requests))) + 2
-        parts = [batch.requests]
+    def _execute(self, batch: Batch, staging: Staging) -> None:
+        """Fill in the outputs, or the error, of every entry of the batch."""
+        reruns_left = 2 * math.ceil(math.log2(batch.requests)) + 2
+        parts: list[Sequence[Entry]] = [batch.entries]
         while parts:
             part = parts.pop()
             try:
@@ -126,49 +187,53 @@ class Servable:
             except OutputsDoNotFollowRowsError:
                 _log.warning("%s/%d: outputs do not follow rows; batching is off", self.name, self.version)
                 self.batcher.stop_grouping()
-                parts.extend([request] for request in reversed(part))
-                batch.reruns += len(part)
+                halving = False
             except Exception:  # noqa: BLE001 - whatever the graph raises, this request alone must fail
                 self._log_failure(part)
-                if len(part) == 1:
-                    part[0].outputs = ModelFailed(f"model '{self.name}' failed to compute this request")
-                    continue
-                pieces = _halves(part) if reruns_left >= 2 else [[request] for request in part]
-                parts += reversed(pieces)
-                reruns_left -= len(pieces)
-                batch.reruns += len(pieces)
+                halving = reruns_left >= 2
+            if part is batch.entries:  # the first failure: from now on every request is an entry of its own
+                part = batch.entries = [single for entry in part for single in entry.singles()]
+            if len(part) == 1:
+                part[0].outputs = ModelFailed(f"model '{self.name}' failed to compute this request")
+                continue
+            pieces = _halves(part) if halving else [[entry] for entry in part]
+            parts += reversed(pieces)
+            reruns_left -= len(pieces)
+            batch.reruns += len(pieces)
         batch.scattered_ns = self._clock.now_ns()
 
-    def _run(self, requests: Sequence[QueuedRequest], batch: Batch, staging: "Staging") -> None:
+    def _run(self, entries: Sequence[Entry], batch: Batch, staging: Staging) -> None:
         started_ns = self._clock.now_ns()
-        inputs = staging.gather(requests)
+        inputs = staging.gather(entries)
         gathered_ns = self._clock.now_ns()
         outputs = self._session.run(inputs)
         ran_ns = self._clock.now_ns()
-        _scatter(requests, outputs)
+        _scatter(entries, outputs)
         batch.input_ns += gathered_ns - started_ns
         batch.infer_ns += ran_ns - gathered_ns
         batch.output_ns += self._clock.now_ns() - ran_ns
 
     def _settle(self, batch: Batch) -> None:
         """Give every request of a finished batch its answer. On the I/O thread."""
-        alive = [request for request in batch.requests if request.progress is not Progress.SETTLED]
+        alive = [entry for entry in batch.entries if entry.progress is not Progress.SETTLED]
         try:
-            self._count(batch, [request for request in alive if isinstance(request.outputs, list)])
+            self._learn(batch, [entry for entry in alive if isinstance(entry.outputs, list)])
         except Exception:  # noqa: BLE001 - counting must not cost anybody an answer
             _log.exception("%s/%d: a batch could not be counted", self.name, self.version)
-        for request in alive:
-            assert request.outputs is not None, "bug: a request left its batch without outputs or an error"
-            request.progress = Progress.SETTLED
-            self._give(request, request.outputs)
-        for request in batch.expired:
-            if request.progress is not Progress.SETTLED:
-                request.progress = Progress.SETTLED
-                self._give(request, DeadlineExceeded("the deadline passed while the request waited for an instance"))
+        for entry in alive:
+            self._give(entry, entry.outputs if entry.outputs is not None else InternalError())
+        self._settle_over(batch.over)
 
-    def _count(self, batch: Batch, answered: Sequence[QueuedRequest]) -> None:
+    def _settle_over(self, over: Sequence[Over]) -> None:
+        for entry, error in over:
+            self._give(entry, error)
+
+    def _learn(self, batch: Batch, answered: Sequence[Entry]) -> None:
+        """Count a batch, and how long it took."""
         if not answered:
             return
+        if not batch.reruns:
+            self._pace.observe(batch.rows, batch.cost_ns)
         times = BatchTimes(
             rows=batch.rows,
             taken_ns=batch.taken_ns,
@@ -177,72 +242,41 @@ class Servable:
             output_ns=batch.output_ns,
             reruns=batch.reruns,
         )
-        facts = Answered([request.arrival_ns for request in answered], sum(request.rows for request in answered))
+        arrivals = [arrival for entry in answered for arrival in entry.arrivals]
+        facts = Answered(arrivals, sum(entry.rows for entry in answered))
         self.statistics.batch_done(times, facts, now_ns=self._clock.now_ns(), wall_ns=self._clock.wall_ns())
 
-    def _give(self, request: QueuedRequest, result: list[Array] | ServingError) -> None:
-        """Settle one request; a mistake of ours in doing so must not cost its batchmates their answers."""
+    def _give(self, entry: Entry, result: Result) -> None:
+        """Settle an entry; a mistake of ours in doing so must not cost its batchmates their answers."""
         try:
-            request.settle(result)
+            entry.settle(result)
         except Exception:  # noqa: BLE001 - logged, and answered
             _log.exception("%s/%d: a request could not be settled", self.name, self.version)
 
-    def _log_failure(self, requests: Sequence[QueuedRequest]) -> None:
+    def _log_failure(self, entries: Sequence[Entry]) -> None:
         """Log the exception at hand, at most once per second, so that a hostile client cannot fill the disk."""
         now_ns = self._clock.now_ns()
         if now_ns - self._failure_logged_ns >= _FAILURE_LOG_INTERVAL_NS:
             self._failure_logged_ns = now_ns
-            _log.exception("%s/%d: a batch of %d requests failed", self.name, self.version, len(requests))
+            requests = sum(entry.requests for entry in entries)
+            _log.exception("%s/%d: a batch of %d requests failed", self.name, self.version, requests)
 
 
-class Staging:
-    """The input buffers of one instance, grown to the largest batch it has seen. Lives on the instance thread.
-
-    Strings are gathered into a new array each time: a kept one would keep the texts of past requests alive.
-    """
-
-    def __init__(self, signature: Signature) -> None:
-        self._fixed = [
-            DYNAMIC not in spec.shape[1:] and spec.datatype is not Datatype.BYTES for spec in signature.inputs
-        ]
-        self._buffers = [np.empty((0, *spec.shape[1:]), spec.datatype.dtype) if fixed else None
-                         for spec, fixed in zip(signature.inputs, self._fixed, strict=True)]  # fmt: skip
-
-    def gather(self, requests: Sequence[QueuedRequest]) -> list[Array]:
-        """Return the inputs of a batch: those of a lone request as they are, otherwise copied side by side."""
-        if len(requests) == 1:
-            return requests[0].inputs
-        rows = sum(request.rows for request in requests)
-        return [
-            self._concatenate(index, rows, [request.inputs[index] for request in requests])
-            for index in range(len(self._fixed))
-        ]
-
-    def _concatenate(self, index: int, rows: int, arrays: list[Array]) -> Array:
-        buffer = self._buffers[index]
-        if buffer is None:
-            return np.concatenate(arrays)
-        if len(buffer) < rows:
-            capacity = 1 << (rows - 1).bit_length()
-            buffer = self._buffers[index] = np.empty((capacity, *buffer.shape[1:]), buffer.dtype)
-        return np.concatenate(arrays, out=buffer[:rows])
-
-
-def _scatter(requests: Sequence[QueuedRequest], outputs: list[Array]) -> None:
-    """Give each request its rows of the outputs, as views."""
-    if len(requests) == 1:
-        requests[0].outputs = outputs
+def _scatter(entries: Sequence[Entry], outputs: list[Array]) -> None:
+    """Give each entry its rows of the outputs, as views."""
+    if len(entries) == 1 and entries[0].requests == 1:
+        entries[0].outputs = outputs
         return
-    rows = sum(request.rows for request in requests)
+    rows = sum(entry.rows for entry in entries)
     if any(output.ndim == 0 or len(output) != rows for output in outputs):
         raise OutputsDoNotFollowRowsError
     start = 0
-    for request in requests:
-        stop = start + request.rows
-        request.outputs = [output[start:stop] for output in outputs]
+    for entry in entries:
+        stop = start + entry.rows
+        entry.outputs = outputs if entry.rows == rows else [output[start:stop] for output in outputs]
         start = stop
 
 
-def _halves(requests: list[QueuedRequest]) -> list[list[QueuedRequest]]:
-    middle = len(requests) // 2
-    return [requests[:middle], requests[middle:]]
+def _halves(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
+    middle = len(entries) // 2
+    return [entries[:middle], entries[middle:]]

@@ -38,18 +38,18 @@ def element_count(name: str, shape: Sequence[int]) -> int:
     return 0 if 0 in shape else spanned
 
 
-def from_raw(name: str, datatype: Datatype, shape: tuple[int, ...], raw: bytes) -> Array:
-    """Read the raw form; fixed-size elements are not copied, so the array is read-only and keeps `raw` alive."""
+def from_raw(name: str, datatype: Datatype, shape: tuple[int, ...], raw: bytes | memoryview) -> Array:
+    """Read the raw form; fixed-size elements are not copied, so the array keeps `raw` alive and may lie unaligned."""
     count = element_count(name, shape)
     if datatype is Datatype.BYTES:
-        return _strings(name, _split(name, raw, count), shape)
+        return _strings(name, _split(name, bytes(raw), count), shape)
     expected = count * datatype.item_bytes
     if len(raw) != expected:
         raise InvalidRequest(
             f"tensor '{name}': raw contents hold {len(raw)} bytes, expected {expected} "
             f"for {datatype.wire_name} of shape {list(shape)}"
         )
-    if datatype is Datatype.BOOL and raw.strip(b"\x00\x01"):
+    if datatype is Datatype.BOOL and bytes(raw).strip(b"\x00\x01"):
         # Bytes other than 0 and 1 are true by C's rule; onnxruntime computes with the byte itself, so make it 1.
         return np.frombuffer(raw, np.uint8).astype(np.bool_).reshape(shape)
     return np.frombuffer(raw, datatype.dtype).reshape(shape)
@@ -80,6 +80,19 @@ def to_raw(datatype: Datatype, array: Array) -> bytes:
     if datatype is Datatype.BYTES:
         return b"".join(_LENGTH.pack(len(element)) + element for element in to_typed(datatype, array))
     return array.tobytes()
+
+
+def raw_view(datatype: Datatype, array: Array) -> bytes | memoryview:
+    """Return the raw form of an array, without a copy where its memory has that form already.
+
+    A small part of a large array is copied: the view would keep all of it alive for as long as a client takes to read.
+    """
+    if datatype is Datatype.BYTES:
+        return to_raw(datatype, array)
+    if isinstance(array.base, np.ndarray) and array.base.nbytes > 2 * array.nbytes:
+        array = array.copy()
+    view: memoryview = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    return view
 
 
 def to_typed(datatype: Datatype, array: Array) -> list[Any]:

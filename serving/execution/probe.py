@@ -60,6 +60,11 @@ def _agree(some: Sequence[Array], others: Sequence[Array]) -> bool:
     )
 
 
+def zeros(signature: Signature) -> list[Array]:
+    """Return inputs of one row of zeros, whose other open dimensions are 1."""
+    return [_zeros(spec, 1) for spec in signature.inputs]
+
+
 def _zeros(spec: TensorSpec, rows: int) -> Array:
     """Make an input of `rows` rows whose other open dimensions are 1."""
     shape = [1 if dimension == DYNAMIC else dimension for dimension in spec.shape]
@@ -72,7 +77,5 @@ def _zeros(spec: TensorSpec, rows: int) -> Array:
 
 def _random(spec: TensorSpec, random: np.random.Generator) -> Array:
     """Make one row of numbers between 0 and 1 where the datatype has them, and of zeros elsewhere."""
-    zeros = _zeros(spec, 1)
-    if np.issubdtype(zeros.dtype, np.floating):
-        return random.random(zeros.shape).astype(zeros.dtype)
-    return zeros
+    row = _zeros(spec, 1)
+    return random.random(row.shape).astype(row.dtype) if np.issubdtype(row.dtype, np.floating) else row

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batching.batcher import QueuedRequest
+from serving.batching.entries import QueuedRequest
 from serving.clock import MonotonicClock
 from tests.support import graphs
 from tests.support.sessions import HeldGraph, Posts, model_config, servable

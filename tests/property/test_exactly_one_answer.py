@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from serving.admission import Admission
-from serving.batching.batcher import Batcher, Progress
+from serving.batching.batcher import Batcher
+from serving.batching.entries import Progress
+from serving.batching.pace import Pace
 from serving.config import BatchingConfig
 from serving.dataplane import DataPlane
 from serving.errors import Cancelled, DeadlineExceeded, ModelFailed, Overloaded
@@ -33,7 +35,7 @@ class ThreadlessServable(Servable):
         self.name, self.version, self.signature, self.statistics = "m", 1, AFFINE, ServableStatistics()
         self.batch_rows_max = CONFIG.batch_rows_max
         self.batcher = Batcher(CONFIG, clock, instances=1, batchable=True)
-        self._clock = clock
+        self._clock, self._inline, self._pace = clock, None, Pace()
 
 
 class Machine(RuleBasedStateMachine):
@@ -81,15 +83,15 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def take(self):
         batch = self.servable.batcher.take()
-        assert batch.rows == sum(request.rows for request in batch.requests) <= CONFIG.batch_rows_max
-        assert all(request.progress is Progress.RUNNING for request in batch.requests)
+        assert batch.rows == sum(request.rows for request in batch.entries) <= CONFIG.batch_rows_max
+        assert all(request.progress is Progress.RUNNING for request in batch.entries)
         self.running.append(batch)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), fails=st.booleans())
     def finish(self, data, fails):
         batch = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
-        for request in batch.requests:
+        for request in batch.entries:
             request.outputs = ModelFailed("it failed") if fails else [2 * request.inputs[0] + 1]
         self.servable._settle(batch)
 
@@ -123,7 +125,7 @@ class Machine(RuleBasedStateMachine):
             self.take()
         while self.running:
             batch = self.running.pop()
-            for request in batch.requests:
+            for request in batch.entries:
                 request.outputs = [2 * request.inputs[0] + 1]
             self.servable._settle(batch)
         assert all(len(answers) == 1 for _, answers, _ in self.requests)
@@ -144,7 +146,7 @@ def test_the_machine_reaches_every_kind_of_answer():
     machine.requests[1][2].cancel()
     machine.take()
     batch = machine.running.pop()
-    for request in batch.requests:
+    for request in batch.entries:
         request.outputs = ModelFailed("it failed")
     machine.servable._settle(batch)
     machine.teardown()

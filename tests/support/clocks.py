@@ -18,6 +18,9 @@ class FakeClock:
     def wall_ns(self) -> int:
         return self.time_ns + 1_700_000_000_000_000_000
 
+    def thread_ns(self) -> int:
+        return self.time_ns
+
     def call_at_ns(self, when_ns, callback):
         timer = FakeTimer(callback)
         heapq.heappush(self._timers, (when_ns, next(self._order), timer))

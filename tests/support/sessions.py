@@ -5,14 +5,14 @@ import threading
 
 import numpy as np
 
-from serving.batching.batcher import QueuedRequest
+from serving.batching.entries import QueuedRequest
 from serving.config import BatchingConfig, InstancesConfig, ModelConfig, SessionConfig
 from serving.execution.session import Session
 from serving.model import Servable
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 
 DEADLINE_S = 30
-WARM_UP = [1, 2, 2, 2, 1, 1]
+WARM_UP = [1, 2, 2, 2, 1, 1, 1, 1, 1]
 """The rows of the runs that a batchable servable makes when it is loaded."""
 
 AFFINE = Signature(
@@ -88,9 +88,10 @@ class HeldSession(FakeSession):
 
 
 class HeldGraph(HeldSession):
-    """A real graph whose runs a test can hold up."""
+    """A real graph whose runs a test can hold up; `model` is the name it is served by."""
 
     def __init__(self, path, config=None, instances=None) -> None:
+        self.model = path.parents[1].name
         self._graph = Session(path, config or SessionConfig(intra_op_threads=1), instances or InstancesConfig())
         super().__init__(lambda *inputs: self._graph.run(inputs), self._graph.signature)
 

@@ -2,7 +2,8 @@ import threading
 
 import pytest
 
-from serving.batching.batcher import RETRY_AFTER_MS_MAX, Batch, Batcher, Progress
+from serving.batching.batcher import RETRY_AFTER_MS_MAX, Batcher
+from serving.batching.entries import Batch, Progress
 from serving.config import BatchingConfig
 from serving.errors import Draining, InvalidRequest, Overloaded
 from tests.support.clocks import FakeClock
@@ -23,7 +24,7 @@ def make(clock):
 
 
 def rows_of(batch):
-    return [request.rows for request in batch.requests]
+    return [request.rows for request in batch.entries]
 
 
 class Taking:
@@ -49,7 +50,7 @@ def test_what_waits_is_taken_together_in_order_of_arrival(make):
     for request in requests:
         batcher.submit(request)
     batch = batcher.take()
-    assert batch.requests == requests
+    assert batch.entries == requests
     assert batch.rows == 6
     assert {request.progress for request in requests} == {Progress.RUNNING}
 
@@ -80,7 +81,7 @@ def test_requests_of_other_shapes_wait_in_a_lane_of_their_own(make):
     short, long = ((3,),), ((5,),)
     for lane in (short, long, short, long):
         batcher.submit(queued(1, lane=lane))
-    lanes = [{request.lane for request in batcher.take().requests} for _ in range(2)]
+    lanes = [{request.lane for request in batcher.take().entries} for _ in range(2)]
     assert lanes == [{short}, {long}]
     assert batcher.queued_rows == 0
 
@@ -90,8 +91,8 @@ def test_the_lane_with_the_oldest_request_is_served_first(make):
     old, young = queued(1, lane=((5,),)), queued(1, lane=((3,),))
     for request in (old, young, queued(1, lane=((3,),))):
         batcher.submit(request)
-    assert batcher.take().requests == [old]
-    assert batcher.take().requests == [young]
+    assert batcher.take().entries == [old]
+    assert batcher.take().entries == [young]
 
 
 def test_requests_without_rows_ride_along(make):
@@ -117,7 +118,7 @@ def test_take_waits_for_the_first_request(make):
     taking = Taking(batcher)
     request = queued()
     batcher.submit(request)
-    assert taking.result().requests == [request]
+    assert taking.result().entries == [request]
 
 
 def test_the_window_ends_when_its_time_is_over(make, clock):
@@ -172,6 +173,20 @@ def test_the_queue_is_bounded_in_bytes(make):
     assert batcher.queued_bytes == 100
 
 
+def test_what_is_reserved_counts_as_if_it_waited(make):
+    batcher = make(queue_rows_max=4, batch_rows_max=4, queue_bytes_max=100)
+    batcher.submit(queued(1, input_bytes=20))
+    batcher.reserve(2, 40)
+    assert batcher.room_rows(20) == 1
+    assert batcher.room_rows(41) == 0
+    with pytest.raises(Overloaded, match="holds 3 of queue_rows_max = 4 rows"):
+        batcher.submit(queued(2, input_bytes=1))
+    with pytest.raises(Overloaded, match="holds 60 of queue_bytes_max = 100 bytes"):
+        batcher.submit(queued(1, input_bytes=41))
+    batcher.reserve(0, 0)
+    batcher.submit(queued(2, input_bytes=41))
+
+
 def test_what_is_taken_makes_room(make):
     batcher = make(queue_rows_max=4, batch_rows_max=4)
     batcher.submit(queued(4))
@@ -213,7 +228,7 @@ def test_a_dropped_request_leaves_at_once_and_gives_its_rows_back(make):
     batcher.submit(stays)
     batcher.drop(gone)
     assert (batcher.queued_rows, batcher.queued_bytes) == (3, stays.input_bytes)
-    assert batcher.take().requests == [stays]
+    assert batcher.take().entries == [stays]
     assert gone.progress is Progress.SETTLED
 
 
@@ -223,7 +238,7 @@ def test_a_request_dropped_while_it_runs_stays_in_its_batch(make):
     batcher.submit(request)
     batch = batcher.take()
     batcher.drop(request)
-    assert batch.requests == [request]
+    assert batch.entries == [request]
     assert request.progress is Progress.SETTLED
     assert batcher.queued_rows == 0
 
@@ -235,7 +250,7 @@ def test_expired_requests_are_handed_over_unrun(make, clock):
     batcher.submit(late)
     batcher.submit(timely)
     batch = batcher.take()
-    assert (batch.expired, batch.requests, batch.rows) == ([late], [timely], 3)
+    assert ([entry for entry, _ in batch.over], batch.entries, batch.rows) == ([late], [timely], 3)
     assert batcher.queued_rows == 0
 
 
@@ -243,7 +258,7 @@ def test_a_batch_may_hold_expired_requests_only(make, clock):
     batcher = make()
     batcher.submit(queued(deadline_ns=clock.now_ns() - 1))
     batch = batcher.take()
-    assert (len(batch.expired), batch.requests) == (1, [])
+    assert (len(batch.over), batch.entries) == (1, [])
 
 
 def test_expired_requests_take_no_place_in_a_full_batch(make, clock):
@@ -280,7 +295,7 @@ def test_a_full_lane_does_not_wait_for_the_window_of_an_older_one(make, clock):
     older, *full = [queued(lane=lane, arrival_ns=clock.now_ns()) for lane in (((3,),), ((4,),), ((4,),))]
     for request in (older, *full):
         batcher.submit(request)
-    assert batcher.take().requests == full
+    assert batcher.take().entries == full
     assert batcher.queued_rows == 1
 
 
@@ -290,7 +305,7 @@ def test_a_lane_whose_window_is_over_goes_before_a_full_one(make, clock):
     for request in (older, *full):
         batcher.submit(request)
     clock.advance(1_000_000)
-    assert batcher.take().requests == [older]
+    assert batcher.take().entries == [older]
 
 
 def test_a_window_that_is_ended_lets_what_waits_go_at_once(make, clock):
@@ -299,7 +314,7 @@ def test_a_window_that_is_ended_lets_what_waits_go_at_once(make, clock):
     batcher.submit(waiting)
     taking = Taking(batcher)
     batcher.end_windows()
-    assert taking.result().requests == [waiting]
+    assert taking.result().entries == [waiting]
 
 
 def test_requests_of_zero_rows_are_bounded_too(make):
@@ -315,7 +330,7 @@ def test_a_window_ends_before_the_deadline_of_its_first_request(make, clock):
     request = queued(arrival_ns=clock.now_ns(), deadline_ns=clock.now_ns() + 1_000_000_000)
     batcher.submit(request)
     clock.advance(999_000_000)
-    assert batcher.take().requests == [request]
+    assert batcher.take().entries == [request]
 
 
 def test_a_request_that_can_never_fit_is_not_told_to_try_again(make):

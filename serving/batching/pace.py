@@ -1,0 +1,64 @@
+"""How long a batch of so many rows is going to take, learnt from those that ran. Pure.
+
+Per power of two of rows an estimate follows the upper part of the durations: a longer one moves it up quickly, a
+shorter one down slowly, which settles near the nine-tenths expectile (Newey and Powell, 1987). An estimate that has not
+been tried for a while is forgotten. A servable is cheap while its batches are; one that took long is cheap again after
+a few that did not.
+"""
+
+LONG_NS = 1_000_000
+CHEAP_RUNS = 3
+"""So many batches below LONG_NS in a row make a servable cheap."""
+
+_UP, _DOWN = 0.3, 0.03
+_REMEMBERED_RUNS = 64
+
+
+class Pace:
+    """Durations of one servable's batches. Lives on the I/O thread."""
+
+    def __init__(self) -> None:
+        self._estimates_ns: dict[int, float] = {}  # by the bit length of the rows: upper estimate for that many rows
+        self._last_runs: dict[int, int] = {}  # by the same: which run was the last one
+        self._runs = 0
+        self._cheap_runs = 0
+
+    def observe(self, rows: int, duration_ns: int) -> None:
+        """Learn from a batch that ran."""
+        self._cheap_runs = self._cheap_runs + 1 if duration_ns < LONG_NS else 0
+        level = rows.bit_length()
+        scaled_ns = duration_ns * _rows_of(level) / max(rows, 1)
+        known_ns = self._estimates_ns.get(level, scaled_ns)
+        step = _UP if scaled_ns > known_ns else _DOWN
+        self._estimates_ns[level] = known_ns + step * (scaled_ns - known_ns)
+        self._last_runs[level] = self._runs = self._runs + 1
+        if self._runs % _REMEMBERED_RUNS == 0:
+            self._forget()
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether the last few batches were short."""
+        return self._cheap_runs >= CHEAP_RUNS
+
+    def predicted_ns(self, rows: int) -> float:
+        """Return how long `rows` rows are likely to take; of a size not seen yet, in proportion to the nearest one."""
+        level = rows.bit_length()
+        nearest = min(self._estimates_ns, key=lambda known: abs(known - level))
+        return self._estimates_ns[nearest] * rows / _rows_of(nearest)
+
+    def rows_within(self, rows: int, budget_ns: float) -> int:
+        """Return how many of `rows` rows are likely to run within a budget; 0 only when not even one is."""
+        while rows > 0 and (predicted_ns := self.predicted_ns(rows)) > budget_ns:
+            # The estimate of one size may be far off, so a smaller one is always tried before giving up.
+            rows = max(1, min(rows - 1, int(rows * budget_ns / predicted_ns))) if rows > 1 else 0
+        return rows
+
+    def _forget(self) -> None:
+        for level, last_run in list(self._last_runs.items()):
+            if self._runs - last_run >= _REMEMBERED_RUNS:
+                del self._last_runs[level], self._estimates_ns[level]
+
+
+def _rows_of(level: int) -> int:
+    """Return the number of rows that stands for those of one bit length: the largest."""
+    return max(1, (1 << level) - 1)

@@ -1,0 +1,52 @@
+import pytest
+
+from serving.batching.pace import CHEAP_RUNS, LONG_NS, Pace
+
+US = 1_000
+
+
+def paced(*runs):
+    pace = Pace()
+    for rows, duration_ns in runs:
+        pace.observe(rows, duration_ns)
+    return pace
+
+
+def test_a_servable_is_cheap_after_a_few_short_runs_and_no_more_after_a_long_one():
+    pace = Pace()
+    for _ in range(CHEAP_RUNS):
+        assert not pace.is_cheap
+        pace.observe(1, 10 * US)
+    assert pace.is_cheap
+    pace.observe(1, LONG_NS)
+    assert not pace.is_cheap
+
+
+def test_a_size_not_seen_is_predicted_in_proportion_to_the_nearest_one():
+    pace = paced((3, 30 * US))
+    assert pace.predicted_ns(1) == pytest.approx(10 * US)
+    assert pace.predicted_ns(12) == pytest.approx(120 * US)
+
+
+def test_the_estimate_follows_the_upper_part_of_the_durations():
+    pace = paced(*[(1, (100 if k % 10 == 0 else 20) * US) for k in range(500)])
+    assert 28 * US < pace.predicted_ns(1) < 100 * US
+
+
+def test_rows_within_a_budget_are_as_many_as_fit_it():
+    pace = paced((255, 255 * US))
+    assert pace.rows_within(255, 1_000 * US) == 255
+    rows = pace.rows_within(255, 100 * US)
+    assert pace.predicted_ns(rows) <= 100 * US < pace.predicted_ns(rows + 1)
+    assert pace.rows_within(1, 0.5 * US) == 0
+
+
+def test_an_estimate_that_is_not_tried_any_more_is_forgotten():
+    pace = paced((1, 900 * US), *[(200, 200 * US)] * 130)
+    assert pace.predicted_ns(1) < 10 * US
+
+
+def test_one_row_is_tried_however_far_off_the_estimate_of_more_is():
+    pace = paced((1, 10 * US), (5, 9_000 * US))
+    assert pace.rows_within(5, 100 * US) >= 1
+    assert pace.predicted_ns(pace.rows_within(5, 100 * US)) <= 100 * US

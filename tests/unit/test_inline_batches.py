@@ -1,0 +1,64 @@
+"""Batches that a servable runs on the I/O thread."""
+
+import numpy as np
+
+from serving.batching.inline import InlineRuns
+from serving.model import Servable
+from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
+from tests.support.clocks import FakeClock
+from tests.support.sessions import FakeSession, Posts, model_config, queued
+
+OPEN = Signature(
+    (TensorSpec("x", Datatype.FP32, (DYNAMIC, DYNAMIC)),),
+    (TensorSpec("y", Datatype.FP32, (DYNAMIC, DYNAMIC)),),
+    batchable=True,
+)
+
+
+def inline_servable(session, **batching):
+    """A servable whose runs take no time, and the inline runs that it adds itself to."""
+    clock = FakeClock()
+    inline = InlineRuns(clock, budget_us=200, wake=lambda: None)
+    one = Servable("m", 1, session, model_config(**batching), clock=clock, post=Posts(), inline=inline)
+    return one, inline
+
+
+def run_all(inline):
+    while inline.run():
+        pass
+
+
+def test_requests_without_rows_are_all_answered_whatever_their_lane():
+    one, inline = inline_servable(FakeSession(lambda x: [x], OPEN))
+    answers = []
+    for width in (3, 5, 7):
+        entry = queued(0, lane=((width,),), settle=answers)
+        entry.inputs = [np.zeros((0, width), np.float32)]
+        one.submit(entry)
+    run_all(inline)
+    one.close()
+    assert [outputs[0].shape for outputs in answers] == [(0, 3), (0, 5), (0, 7)]
+
+
+def test_requests_without_rows_are_all_answered_one_by_one():
+    one, inline = inline_servable(FakeSession())
+    one.batcher.stop_grouping()
+    answers = []
+    for _ in range(3):
+        one.submit(queued(0, settle=answers))
+    run_all(inline)
+    one.close()
+    assert len(answers) == 3
+
+
+def test_all_that_waits_is_run_within_one_call_of_a_cheap_servable():
+    session = FakeSession()
+    one, inline = inline_servable(session, batch_rows_max=4)
+    answers = []
+    for value in range(6):
+        one.submit(queued(2, settle=answers, value=value))
+    del session.runs[:]
+    run_all(inline)
+    one.close()
+    assert session.runs == [4, 4, 4]
+    assert [outputs[0][0, 0] for outputs in answers] == [1, 3, 5, 7, 9, 11]
