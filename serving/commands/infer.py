@@ -9,12 +9,19 @@ from typing import Any
 import click
 import numpy as np
 
-from serving.commands.options import client_options, json_option, model_option, show
-from serving.transport.client import Client, as_datatype
+from serving.commands.options import Connect, client_options, json_option, model_option, show
+from serving.transport.client import as_datatype
 from serving.types import DATATYPES, Array, Datatype
 
+_EXAMPLES = """\b
+Examples:
+  echo '{"x": [[5.1, 3.5, 1.4, 0.2]]}' | penstock infer --model iris --input -
+  penstock infer --model iris --input rows.npz --output probabilities
+"""
+"""The first character tells click to keep the lines."""
 
-@click.command("infer")
+
+@click.command("infer", epilog=_EXAMPLES)
 @model_option(required=True)
 @click.option("--version", default="", metavar="N", help="The version; the server picks by its policy without one.")
 @click.option("--input", "source", required=True, metavar="FILE|-", type=click.Path(allow_dash=True, dir_okay=False),
@@ -25,16 +32,11 @@ from serving.types import DATATYPES, Array, Datatype
 @client_options
 @json_option
 def command(
-    model: str, version: str, source: str, outputs: tuple[str, ...], address: str, json_file: Path | None
+    model: str, version: str, source: str, outputs: tuple[str, ...], connect: Connect, json_file: Path | None
 ) -> None:
-    r"""Ask a running server for one prediction and print the outputs as JSON.
-
-    \b
-      echo '{"x": [[5.1, 3.5, 1.4, 0.2]]}' | penstock infer --model iris --input -
-      penstock infer --model iris --input rows.npz --output probabilities
-    """
+    """Ask a running server for one prediction and print the outputs as JSON."""
     values = _read(source)
-    with Client(address) as client:
+    with connect() as client:
         metadata = client.metadata(model, version)
         inputs = {tensor.name: DATATYPES[tensor.datatype] for tensor in metadata.inputs}
         response, arrays = client.infer(model, _convert(values, inputs), version=version, outputs=outputs)

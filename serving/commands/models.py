@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from serving.commands.options import client_options, json_option, model_option, show
+from serving.commands.options import Connect, client_options, json_option, model_option, show
 from serving.pb import open_inference_pb2 as pb
-from serving.transport.client import Client
 
 _LOAD_TIMEOUT_S = 3600.0
 
@@ -22,9 +21,9 @@ def group() -> None:
 @model_option(required=False)
 @client_options
 @json_option
-def list_models(model: str, address: str, json_file: Path | None) -> None:
+def list_models(model: str, connect: Connect, json_file: Path | None) -> None:
     """List every version and its state, of all models or of one."""
-    with Client(address) as client:
+    with connect() as client:
         index = client.call("RepositoryIndex", pb.RepositoryIndexRequest(), pb.RepositoryIndexResponse)
     entries = [entry for entry in index.models if model in {"", entry.name}]
     rows = [(entry.name, entry.version or "-", entry.state, entry.reason) for entry in entries]
@@ -36,9 +35,9 @@ def list_models(model: str, address: str, json_file: Path | None) -> None:
 @model_option(required=True)
 @client_options
 @json_option
-def load(model: str, address: str, json_file: Path | None) -> None:
+def load(model: str, connect: Connect, json_file: Path | None) -> None:
     """Load a model as its folder is now, also when it was unloaded."""
-    with Client(address, timeout_s=_LOAD_TIMEOUT_S) as client:
+    with connect(timeout_s=_LOAD_TIMEOUT_S) as client:
         request = pb.RepositoryModelLoadRequest(model_name=model)
         client.call("RepositoryModelLoad", request, pb.RepositoryModelLoadResponse)
     show(f"{model} is loaded", {"model": model, "loaded": True}, json_file)
@@ -48,9 +47,9 @@ def load(model: str, address: str, json_file: Path | None) -> None:
 @model_option(required=True)
 @client_options
 @json_option
-def unload(model: str, address: str, json_file: Path | None) -> None:
+def unload(model: str, connect: Connect, json_file: Path | None) -> None:
     """Unload a model once its requests in flight are answered; it stays so until the next `load`."""
-    with Client(address, timeout_s=_LOAD_TIMEOUT_S) as client:
+    with connect(timeout_s=_LOAD_TIMEOUT_S) as client:
         request = pb.RepositoryModelUnloadRequest(model_name=model)
         client.call("RepositoryModelUnload", request, pb.RepositoryModelUnloadResponse)
     show(f"{model} is unloaded", {"model": model, "loaded": False}, json_file)
@@ -60,9 +59,9 @@ def unload(model: str, address: str, json_file: Path | None) -> None:
 @model_option(required=False)
 @client_options
 @json_option
-def ready(model: str, address: str, json_file: Path | None) -> None:
+def ready(model: str, connect: Connect, json_file: Path | None) -> None:
     """Say whether a model, or the whole server, is ready; exit status 1 when it is not."""
-    with Client(address) as client:
+    with connect() as client:
         if model:
             is_ready = client.call("ModelReady", pb.ModelReadyRequest(name=model), pb.ModelReadyResponse).ready
         else:
@@ -78,9 +77,9 @@ def ready(model: str, address: str, json_file: Path | None) -> None:
 @model_option(required=False)
 @client_options
 @json_option
-def stats(model: str, address: str, json_file: Path | None) -> None:
+def stats(model: str, connect: Connect, json_file: Path | None) -> None:
     """Show requests, rows, batches and mean times since each version was loaded."""
-    with Client(address) as client:
+    with connect() as client:
         request = pb.ModelStatisticsRequest(name=model)
         answer = client.call("ModelStatistics", request, pb.ModelStatisticsResponse)
     header = ("MODEL", "VERSION", "OK", "FAILED", "ROWS", "BATCHES", "ROWS/BATCH", "QUEUE us", "INFER us", "REQUEST us")

@@ -2,18 +2,21 @@
 
 import dataclasses
 import difflib
+import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import click
 
 from serving.config import ENVIRONMENT_PREFIX, ServerConfig, build, nearest, read_toml
 from serving.errors import ConfigError
+from serving.transport.client import Client, ClientTls
 
 _Command = Callable[..., Any]
+Connect = Callable[..., Client]
 
 
 def server_options(command: _Command) -> _Command:
@@ -23,12 +26,35 @@ def server_options(command: _Command) -> _Command:
     return command
 
 
+_TLS_FILE = click.Path(dir_okay=False, path_type=Path)
+_CLIENT_OPTIONS = (
+    click.option("--address", default="127.0.0.1:8001", show_default=True, metavar="HOST:PORT",
+                 envvar=f"{ENVIRONMENT_PREFIX}ADDRESS", help="The server's gRPC address."),
+    click.option("--tls", is_flag=True, help="Speak TLS, and trust the CAs that this machine trusts."),
+    click.option("--tls-ca", type=_TLS_FILE, metavar="FILE", envvar=f"{ENVIRONMENT_PREFIX}TLS_CA",
+                 help="Speak TLS, and trust the CAs in this PEM file, which may be the server's own certificate."),
+    click.option("--tls-cert", type=_TLS_FILE, metavar="FILE",
+                 help="PEM file of the certificate to show to a server that asks for one (mTLS)."),
+    click.option("--tls-key", type=_TLS_FILE, metavar="FILE", help="PEM file of that certificate's private key."),
+)  # fmt: skip
+
+
 def client_options(command: _Command) -> _Command:
-    """Add the option that every client command takes."""
-    return click.option(
-        "--address", default="127.0.0.1:8001", show_default=True, metavar="HOST:PORT",
-        envvar=f"{ENVIRONMENT_PREFIX}ADDRESS", help="The server's gRPC address.",
-    )(command)  # fmt: skip
+    """Add the options that every client command takes; the command gets `connect`, which makes a client of them."""
+
+    @functools.wraps(command)
+    def connected(
+        *, address: str, tls: bool, tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, **others: Any
+    ) -> Any:
+        if (tls_cert is None) != (tls_key is None):
+            raise click.UsageError("--tls-cert and --tls-key go together; one of them is missing")
+        speaks_tls = tls or tls_ca is not None or tls_cert is not None
+        connect = functools.partial(Client, address, tls=ClientTls(tls_ca, tls_cert, tls_key) if speaks_tls else None)
+        return command(connect=connect, **others)
+
+    for option in reversed(_CLIENT_OPTIONS):
+        connected = option(connected)
+    return connected
 
 
 def model_option(*, required: bool) -> Callable[[_Command], _Command]:
@@ -72,7 +98,7 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     PENSTOCK_PORT, PENSTOCK_PORT_8001_TCP and the like.
     """
     known = {environment_name(item.name) for item in dataclasses.fields(ServerConfig)}
-    known |= {environment_name("address"), environment_name("config")}
+    known |= {environment_name(name) for name in ("address", "config", "tls_ca")}
     orchestrators = tuple(ENVIRONMENT_PREFIX + word for word in ("SERVICE_", "PORT"))
     strangers = sorted(
         name
@@ -99,7 +125,9 @@ def _is_near(name: str, known: Iterable[str]) -> bool:
 def _flag(item: dataclasses.Field[Any]) -> Callable[[_Command], _Command]:
     rules = item.metadata
     kind: Any = str  # `build` converts and checks, so that flags, variables and files get the same errors
-    if rules.get("choices"):
+    if get_origin(item.type) is tuple:
+        kind = _comma_separated
+    elif rules.get("choices"):
         kind = click.Choice(rules["choices"])
     return click.option(
         f"--{item.name.replace('_', '-')}",
@@ -109,9 +137,21 @@ def _flag(item: dataclasses.Field[Any]) -> Callable[[_Command], _Command]:
         envvar=environment_name(item.name),
         show_envvar=True,
         default=None,
-        help=f"{rules['help']}  [default: {item.default}]",
+        help=f"{rules['help']}  [default: {shown_default(item)}]",
     )
 
 
+def shown_default(item: dataclasses.Field[Any]) -> str:
+    """Return an option's default as `--help` and the README show it."""
+    return "none" if item.default in {"", ()} else str(item.default)
+
+
+def _comma_separated(text: str) -> list[str]:
+    """Read a list as it is written in one flag or variable; a file has lists of its own."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def _metavar(item: dataclasses.Field[Any]) -> str:
-    return {int: "N", float: "SECONDS", Path: "DIR", str: "TEXT"}[item.type]  # type: ignore[index]
+    if get_origin(item.type) is tuple:
+        return "NAME,..."
+    return item.metadata.get("metavar") or {int: "N", float: "SECONDS", Path: "DIR", str: "TEXT"}[item.type]  # type: ignore[index]

@@ -1,6 +1,9 @@
 """The other end of the wire: a small synchronous client for the commands, with tensors as numpy arrays."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -12,24 +15,53 @@ from serving.pb import open_inference_pb2 as pb
 from serving.tensors import from_raw, from_typed, to_raw
 from serving.transport.calls import SERVICE
 from serving.transport.codec import M
+from serving.transport.pem import read_authorities, read_key_pair, read_system_authorities
 from serving.types import DATATYPES, Array, Datatype
 
 _MESSAGE_BYTES_MAX = 2**31 - 1
+_CLOSED = r"Socket closed|[Cc]onnection reset|End of TCP stream|FD [Ss]hutdown|Broken pipe"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """How to speak TLS with a server.
+
+    `ca` is the PEM file of the CAs to trust; without one, those that this machine trusts. `cert` and `key` are what to
+    show to a server that asks for a client certificate (mTLS).
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Read the files. Raises ConfigError."""
+        authorities = read_authorities(self.ca) if self.ca else read_system_authorities()
+        if self.cert is None or self.key is None:
+            return grpc.ssl_channel_credentials(authorities)
+        pair = read_key_pair(self.cert, self.key)
+        return grpc.ssl_channel_credentials(authorities, pair.key, pair.chain)
 
 
 class Client:
-    """A connection to an Open Inference Protocol server. Not thread-safe; close it, or use it in a `with`."""
+    """A connection to an Open Inference Protocol server. Not thread-safe; close it, or use it in a `with`.
 
-    def __init__(self, address: str, *, timeout_s: float = 60.0) -> None:
+    Without `tls` it is not encrypted.
+    """
+
+    def __init__(self, address: str, *, timeout_s: float = 60.0, tls: ClientTls | None = None) -> None:
         self._address = address
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(
-            address,
-            options=[
-                ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
-                ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
-                ("grpc.enable_http_proxy", 0),
-            ],
+        self._tls = tls
+        options = [
+            ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+            ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX),
+            ("grpc.enable_http_proxy", 0),
+        ]
+        self._channel = (
+            grpc.insecure_channel(address, options)
+            if tls is None
+            else grpc.secure_channel(address, tls.credentials(), options)
         )
 
     def __enter__(self) -> Self:
@@ -53,7 +85,7 @@ class Client:
             status = cast("grpc.Call", error)
             message = status.details() or ""
             if status.code() is grpc.StatusCode.UNAVAILABLE and "failed to connect" in message:
-                message = f"no server answers at {self._address}; start one with `penstock serve`, or name --address"
+                message = _why_not_connected(message, self._address, self._tls)
             raise RemoteError(status.code().name, message) from None
         return answer.FromString(data)
 
@@ -74,6 +106,24 @@ class Client:
         request = infer_message(model, inputs, version=version, outputs=outputs)
         response = self.call("ModelInfer", request, pb.ModelInferResponse)
         return response, read_outputs(response)
+
+
+def _why_not_connected(details: str, address: str, tls: ClientTls | None) -> str:
+    """Say in a person's words why there is no connection, and what to do. `details` are grpcio's."""
+    if refusal := re.search(r"CERTIFICATE_VERIFY_FAILED(?:: ([^:]+))?", details):
+        reason = f" ({refusal[1]})" if refusal[1] else ""
+        return f"the certificate of {address} is not to be trusted{reason}; name the PEM file of its CA with --tls-ca"
+    if "Hostname Verification" in details:
+        return f"the certificate of {address} is for another name; name in --address one that the certificate holds"
+    if "WRONG_VERSION_NUMBER" in details:
+        return f"{address} answers without TLS; leave out --tls and its kin, or name the port that speaks it"
+    if tls is None and re.search(_CLOSED, details):
+        return f"{address} closed the connection at once; if it speaks TLS, add --tls-ca FILE, or --tls"
+    if re.search(_CLOSED, details):
+        shown = "the certificate in --tls-cert" if tls and tls.cert else "a client without a certificate"
+        remedy = "one of a CA that the server trusts" if tls and tls.cert else "--tls-cert FILE --tls-key FILE"
+        return f"{address} closed the connection; it may refuse {shown}: give {remedy}"
+    return f"no server answers at {address}; start one with `penstock serve`, or name --address"
 
 
 def infer_message(
