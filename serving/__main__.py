@@ -12,6 +12,11 @@ _LAZY = {
     "serve": ("serving.commands.serve", "command", "Serve the models of a folder over gRPC."),
     "models": ("serving.commands.models", "group", "List, load and unload the models of a running server."),
     "infer": ("serving.commands.infer", "command", "Ask a running server for one prediction."),
+    "kernels": (
+        "serving.commands.kernels",
+        "command",
+        "Compile the native transport's kernels before the first start.",
+    ),
     "quickstart": (
         "serving.commands.quickstart",
         "command",

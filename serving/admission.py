@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from serving.errors import Draining, Overloaded
+from serving.errors import Draining, Overloaded, ServingError
 
 _RETRY_AFTER_MS = 100
 
@@ -18,19 +18,27 @@ class Admission:
 
     def admit(self) -> None:
         """Let one request in; `release` must follow, once."""
-        if self.draining:
-            raise Draining("the server is shutting down; send the request to another one")
-        if self.in_flight >= self._requests_in_flight_max:
-            raise Overloaded(
-                f"the server holds requests_in_flight_max = {self._requests_in_flight_max} requests; try again later",
-                retry_after_ms=_RETRY_AFTER_MS,
-            )
-        self.in_flight += 1
+        _, error = self.admit_many(1)
+        if error is not None:
+            raise error
 
-    def release(self) -> None:
-        """Let one request out."""
-        assert self.in_flight > 0, "bug: a request left that was never admitted"
-        self.in_flight -= 1
+    def admit_many(self, requests: int) -> tuple[int, ServingError | None]:
+        """Let in as many of so many requests as there is room for; return how many, and why not all."""
+        if self.draining:
+            return 0, Draining("the server is shutting down; send the request to another one")
+        admitted = min(requests, self._requests_in_flight_max - self.in_flight)
+        self.in_flight += admitted
+        if admitted == requests:
+            return admitted, None
+        return admitted, Overloaded(
+            f"the server holds requests_in_flight_max = {self._requests_in_flight_max} requests; try again later",
+            retry_after_ms=_RETRY_AFTER_MS,
+        )
+
+    def release(self, requests: int = 1) -> None:
+        """Let requests out."""
+        assert self.in_flight >= requests, "bug: a request left that was never admitted"
+        self.in_flight -= requests
         self._tell_idle()
 
     def drain(self, on_idle: Callable[[], None]) -> None:

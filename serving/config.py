@@ -22,7 +22,7 @@ CONFIG_BYTES_MAX = 1 << 20
 
 
 def option(default: Any, help_text: str, **rules: Any) -> Any:
-    """Declare an option. `rules`: `minimum` and `maximum` of a number, `choices` of a string."""
+    """Declare an option. `rules`: `minimum` and `maximum` of a number, `choices` and `metavar` of a string."""
     metadata = {"help": help_text, **rules}
     if isinstance(default, (list, dict)):
         raise TypeError("an option's default is immutable")
@@ -43,14 +43,65 @@ class ServerConfig:
         "loopback", "Who may load and unload models: peers on this machine, anyone, or nobody.",
         choices=("loopback", "on", "off"),
     )  # fmt: skip
+    control_plane_clients: tuple[str, ...] = option(
+        (), "Names in client certificates that may load and unload models from anywhere, unless control_plane is off.",
+    )  # fmt: skip
+    tls_cert: str = option(
+        "", "PEM file of the server's certificate and the chain above it. The gRPC port speaks TLS when it is given.",
+        metavar="FILE",
+    )  # fmt: skip
+    tls_key: str = option("", "PEM file of the certificate's private key.", metavar="FILE")
+    tls_client_ca: str = option(
+        "", "PEM file of CAs. When given, clients must show a certificate that one of them signed (mTLS).",
+        metavar="FILE",
+    )  # fmt: skip
+    tls_reload_interval_s: float = option(
+        60.0, "Look for changed TLS files this often; 0 never. New connections get what changed.",
+        minimum=0, maximum=86_400,
+    )  # fmt: skip
     poll_interval_s: float = option(
         0.0, "Look for new, changed and removed versions this often; 0 only when a load is asked for.",
         minimum=0, maximum=86_400,
     )  # fmt: skip
     max_message_mib: int = option(64, "The largest request message, in MiB.", minimum=1, maximum=2047)
+    transport: str = option(
+        "native", "What speaks gRPC: native (compiled, in batches) or grpcio (gRPC's own library).",
+        choices=("native", "grpcio"),
+    )  # fmt: skip
+    inline_us_max: int = option(
+        200, "How long a turn of the event loop may run cheap batches; 0 leaves all to instance threads. Native.",
+        transport="native", minimum=0, maximum=1_000_000,
+    )  # fmt: skip
     connections_max: int = option(
-        1024, "gRPC connections at a time; further ones are closed.", minimum=1, maximum=1_000_000
+        1024, "gRPC connections at a time; further ones are closed.", minimum=1, maximum=65_536
     )
+    streams_per_connection_max: int = option(256, "Calls in flight on one connection.", minimum=1, maximum=65_536)
+    header_list_bytes_max: int = option(
+        16_384, "The metadata of one call, as HTTP/2 counts it.", minimum=1024, maximum=262_144
+    )
+    unsent_bytes_max: int = option(
+        16 << 20, "Answers on one connection that wait for the peer; further ones are refused. Native.",
+        transport="native", minimum=65_536, maximum=1 << 40,
+    )  # fmt: skip
+    assembly_bytes_max: int = option(
+        256 << 20, "Bytes of messages held outside of batches, over all connections; further ones are refused. Native.",
+        transport="native", minimum=65_536, maximum=1 << 40,
+    )  # fmt: skip
+    handshake_timeout_s: float = option(
+        10.0, "A peer must complete its handshake, and a frame it has begun, within this time.",
+        minimum=0.01, maximum=86_400,
+    )  # fmt: skip
+    message_timeout_s: float = option(
+        60.0,
+        "A peer must complete a message within this time. Native.",
+        transport="native",
+        minimum=0.01,
+        maximum=86_400,
+    )
+    stall_timeout_s: float = option(
+        30.0, "A peer that takes nothing of its answers for so long is cut off. Native.",
+        transport="native", minimum=0.01, maximum=86_400,
+    )  # fmt: skip
     requests_in_flight_max: int = option(
         16_384,
         "Requests admitted at a time, over all models; further ones get RESOURCE_EXHAUSTED.",
@@ -64,6 +115,17 @@ class ServerConfig:
     log_level: str = option(
         "info", "The least severe log line to write.", choices=("debug", "info", "warning", "error")
     )
+
+    def __post_init__(self) -> None:
+        needs = [
+            ("tls_cert", "tls_key"),
+            ("tls_key", "tls_cert"),
+            ("tls_client_ca", "tls_cert"),
+            ("control_plane_clients", "tls_client_ca"),
+        ]
+        for name, needed in needs:
+            if getattr(self, name) and not getattr(self, needed):
+                raise ConfigError(f"{name} is given without {needed}; give both, or neither")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +266,16 @@ def build(cls: type[T], values: Mapping[str, Any], *, table: str = "") -> T:
             raise ConfigError(f"{where}unknown key '{key}'{nearest(key, fields)}")
         arguments[key] = _convert(fields[key], value, where)
     return cls(**arguments)
+
+
+def without_effect(config: ServerConfig) -> list[str]:
+    """Name the options that were set and that the chosen transport does not know."""
+    return [
+        item.name
+        for item in dataclasses.fields(config)
+        if item.metadata.get("transport", config.transport) != config.transport
+        and getattr(config, item.name) != item.default
+    ]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

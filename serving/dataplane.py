@@ -6,12 +6,12 @@ Everything here runs on the I/O thread.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from serving.admission import Admission
-from serving.batching.batcher import QueuedRequest
+from serving.batching.entries import QueuedRequest
 from serving.clock import Clock, TimerHandle, Timers
 from serving.errors import Cancelled, DeadlineExceeded, InternalError, NotReady, ServingError
 from serving.model import Servable
@@ -82,6 +82,40 @@ class DataPlane:
         known = isinstance(error, NotReady)  # otherwise the names are whatever the client wrote
         self._counters.count(request.model_name if known else "", request.model_version if known else "", error)
         settle(error)
+
+    # ---- many requests at a time, which a transport has found and validated itself ---------------------------------
+
+    def admit_many(self, requests: int) -> tuple[int, ServingError | None]:
+        """Admit as many of so many requests as there is room for; return how many, and why not all.
+
+        Each that is admitted leaves once: by `leave_many`, `refuse_many` or `leave_undone`.
+        """
+        return self._admission.admit_many(requests)
+
+    def leave_undone(self, requests: int) -> None:
+        """Let requests out that will be handed to `infer` instead."""
+        self._admission.release(requests)
+
+    def refuse_many(self, error: ServingError, requests: int, servable: Servable | None) -> None:
+        """Count requests that were answered by an error before they were queued.
+
+        Without a servable they were not admitted; with one they were, and are let out.
+        """
+        if servable is None:
+            self._counters.count("", "", error, requests)
+        else:
+            now_ns = self._clock.now_ns()
+            self.leave_many(servable, error, ((now_ns, requests),))
+
+    def leave_many(self, servable: Servable, error: ServingError | None, arrivals: Sequence[tuple[int, int]]) -> None:
+        """Count answers that were given, to requests that came at these times, so many each, and let them out."""
+        requests = sum(count for _, count in arrivals)
+        if error is not None:
+            now_ns = self._clock.now_ns()
+            for arrival_ns, count in arrivals:
+                servable.statistics.failed(now_ns - arrival_ns, count)
+        self._counters.count(servable.name, str(servable.version), error, requests)
+        self._admission.release(requests)
 
     # ---- what a request in flight needs of its data plane ----------------------------------------------------------
 

@@ -5,21 +5,24 @@ loader threads reads the model repository and answers the control plane.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from serving.admission import Admission
+from serving.batching.inline import InlineRuns
 from serving.clock import LoopTimers, MonotonicClock
-from serving.config import ServerConfig
+from serving.config import ServerConfig, without_effect
 from serving.controlplane import ControlPlane
 from serving.dataplane import DataPlane
 from serving.errors import ConfigError
@@ -28,13 +31,18 @@ from serving.model import Servable
 from serving.repository.manager import ModelRepository
 from serving.statistics.counters import RequestCounters
 from serving.statistics.exporter import CONTENT_TYPE, Exporter, ServableView, Snapshot
-from serving.transport.calls import SERVICE, Methods
+from serving.transport.calls import SERVICE, Methods, Transport
 from serving.transport.grpcio import GrpcioTransport
 from serving.transport.health import HEALTH_SERVICE, HealthService
 from serving.transport.http import HttpServer
 from serving.transport.large import LargeMessages
+from serving.transport.native.turn import LoopParts, Turn
 from serving.transport.reflection import ReflectionService
 from serving.transport.services import InferenceService
+from serving.transport.tls import Certificates, TlsFiles
+
+if TYPE_CHECKING:
+    from serving.transport.native.transport import NativeTransport
 
 _WORKERS = 4
 _CODEC_THREADS = 2
@@ -58,19 +66,24 @@ class Server:
         self._renderer = ThreadPoolExecutor(1, thread_name_prefix="metrics")  # of its own: loads can take minutes
         self._admission = Admission(config.requests_in_flight_max)
         counters = RequestCounters()
+        turn = Turn(loop)
+        inline = None
+        if config.transport == "native":
+            inline = InlineRuns(clock, budget_us=config.inline_us_max, wake=turn.wake_for_later_phase)
         self._repository = ModelRepository(
             config.models,
-            partial(Servable.load, clock=clock, post=self._post),
+            partial(Servable.load, clock=clock, post=self._post, inline=inline),
             clock,
             drain_timeout_s=config.drain_timeout_s,
-            changed=lambda: self._post(self._health.refresh),
+            changed=lambda: self._post(self._note_change),
         )
         self._health = HealthService(lambda: not self.why_not_ready())
-        data_plane = DataPlane(self._repository, self._admission, counters, clock=clock, timers=LoopTimers(loop, clock))
+        timers = LoopTimers(loop, clock)
+        data_plane = DataPlane(self._repository, self._admission, counters, clock=clock, timers=timers)
         inference = InferenceService(
             self._repository,
             data_plane,
-            ControlPlane(self._repository, config.control_plane),
+            ControlPlane(self._repository, config.control_plane, config.control_plane_clients),
             large=LargeMessages(self._codecs, self._post),
             worker=self._workers,
             post=self._post,
@@ -80,24 +93,44 @@ class Server:
         methods = Methods(
             {**inference.unary(), **self._health.unary()},
             {**inference.streaming(), **self._health.streaming(), **reflection.streaming()},
+            inference.infer,
         )
-        self._grpc = GrpcioTransport(
-            methods,
-            clock,
-            message_bytes_max=config.max_message_mib << 20,
-            calls_max=config.requests_in_flight_max + _OTHER_CALLS_MAX,
-            connections_max=config.connections_max,
-        )
+        files = TlsFiles.of(config)
+        self._certificates = Certificates(files) if files is not None else None
+        parts = LoopParts(loop, clock, timers, self._post, turn)
+        self._grpc = self._transport(methods, data_plane, parts, inline)
         self._counters = counters
         self._exporter = Exporter()
         self._http = HttpServer(self._render_metrics, CONTENT_TYPE, self.why_not_ready)
-        self._polling: asyncio.Task[None] | None = None
+        self._following: list[asyncio.Task[None]] = []  # what looks for changes, again and again
         self.grpc_port = 0
         self.http_port = 0
 
-    async def start(self) -> None:
-        """Open both ports, then load the models. Raises ConfigError when a port or the repository cannot be had."""
+    def _transport(
+        self, methods: Methods, data_plane: DataPlane, parts: LoopParts, inline: InlineRuns | None
+    ) -> Transport:
+        """Make the transport that the configuration chooses."""
         config = self._config
+        calls_max = config.requests_in_flight_max + _OTHER_CALLS_MAX
+        if inline is None:
+            return GrpcioTransport(methods, parts.clock, config, self._certificates, calls_max=calls_max)
+        return _native_transport()(
+            methods, data_plane, config, parts, self._certificates,
+            worker=self._codecs, calls_max=calls_max, run_cheap_batches=inline.run,
+        )  # fmt: skip
+
+    async def start(self) -> None:
+        """Open both ports, then load the models.
+
+        Raises ConfigError when a port or the repository cannot be had, or a TLS file cannot be used.
+        """
+        config = self._config
+        for name in without_effect(config):
+            _log.warning("%s has no effect with --transport %s", name, config.transport)
+        if self._certificates is not None:
+            await self._certificates.load()
+            if config.tls_reload_interval_s:
+                self._follow(self._certificates.follow(config.tls_reload_interval_s))
         self.grpc_port = await self._grpc.start(config.host, config.grpc_port)
         self.http_port = await self._http.start(config.host, config.http_port)
         _log.info("listening: grpc %s:%d http %s:%d", config.host, self.grpc_port, config.host, self.http_port)
@@ -106,7 +139,7 @@ class Server:
             _log.warning("model '%s' has no ready version", name)
         _log.info("serving %d model versions", len(list(self._repository.servables())))
         if config.poll_interval_s:
-            self._polling = asyncio.create_task(self._poll(config.poll_interval_s))
+            self._follow(self._poll(config.poll_interval_s))
 
     async def stop(self) -> None:
         """Refuse new work, answer what is in flight, close the ports and unload the models."""
@@ -117,8 +150,9 @@ class Server:
         self.stop_loading()
         self._repository.hurry()
         self._health.refresh()
-        if self._polling is not None:
-            self._polling.cancel()
+        for task in self._following:
+            task.cancel()
+        self._grpc.begin_drain()
         await self._wait_for_answers(answered)
         await self._grpc.stop(_LAST_WORDS_S)
         await self._on_loader(self._repository.close)
@@ -136,11 +170,19 @@ class Server:
         """Say why the server should get no traffic; nothing when it should."""
         return "the server is draining" if self._admission.draining else self._repository.why_not_ready()
 
+    def _note_change(self) -> None:
+        """Tell everybody who cares that what serves has changed."""
+        self._grpc.follow(self._repository.handles())
+        self._health.refresh()
+
     async def _wait_for_answers(self, answered: asyncio.Event) -> None:
         try:
             await asyncio.wait_for(answered.wait(), self._config.drain_timeout_s)
         except TimeoutError:
             _log.warning("%d requests still run after drain_timeout_s", self._admission.in_flight)
+
+    def _follow(self, changes: Coroutine[Any, Any, None]) -> None:
+        self._following.append(asyncio.create_task(changes))
 
     async def _on_loader(self, work: Callable[[], None]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._loader, work)
@@ -158,8 +200,21 @@ class Server:
             [_view(servable) for servable in self._repository.servables()],
             self._counters.outcomes.copy(),
             self._admission.in_flight,
+            self._grpc.refusals(),
+            self._grpc.connections,
+            self._grpc.streams,
         )
         return await asyncio.get_running_loop().run_in_executor(self._renderer, self._exporter.render, snapshot)
+
+
+def _native_transport() -> "type[NativeTransport]":
+    """Load the kernels, which says so when it takes long, then what calls them. Both bring numba with them."""
+    from serving.wire import kernels  # noqa: PLC0415
+
+    kernels.load()
+    from serving.transport.native.transport import NativeTransport  # noqa: PLC0415
+
+    return NativeTransport
 
 
 def _view(servable: Servable) -> ServableView:
@@ -197,6 +252,8 @@ async def _serve(config: ServerConfig) -> None:
         if not starting.done():
             server.stop_loading()
         await starting
+        gc.collect()
+        gc.freeze()  # what was made until now stays; looking through it again and again would hold up the I/O thread
         await waiting
     finally:
         waiting.cancel()

@@ -10,8 +10,15 @@ from serving.commands import logs
 from serving.commands.options import environment, environment_name, resolve, server_options, unknown_variables
 from serving.server import serve
 
+_EXAMPLES = """\b
+Examples:
+  penstock serve --models ./models
+  penstock serve --models ./models --poll-interval-s 2 --host 0.0.0.0
+"""
+"""The first character tells click to keep the lines."""
 
-@click.command("serve")
+
+@click.command("serve", epilog=_EXAMPLES)
 @server_options
 @click.option(
     "--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -19,13 +26,9 @@ from serving.server import serve
     help="A TOML file with these options, written with underscores. Variables beat it, and flags beat both.",
 )  # fmt: skip
 def command(config_file: Path | None, **flags: Any) -> None:
-    r"""Serve the models of a folder over gRPC.
+    """Serve the models of a folder over gRPC.
 
     The folder holds MODEL/VERSION/model.onnx, where VERSION is an integer, and optionally MODEL/model.toml.
-
-    \b
-      penstock serve --models ./models
-      penstock serve --models ./models --poll-interval-s 2 --host 0.0.0.0
     """
     config = resolve(flags, config_file)
     logs.set_up(config.log_format, config.log_level)

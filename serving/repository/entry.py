@@ -103,9 +103,13 @@ class ModelEntry:
             return [IndexEntry(self.name, "", State.FAILED if problem else State.LOADING, problem)]
         return [IndexEntry(self.name, str(number), record.state, record.reason) for number, record in records]
 
+    def handles(self) -> list[Handle]:
+        """Return the handles of the ready versions, oldest first; none is acquired."""
+        return [handle for _, handle in sorted(self._handles.items())]
+
     def servables(self) -> list[Servable]:
         """Return the servables of the ready versions, oldest first."""
-        return [handle.servable for _, handle in sorted(self._handles.items())]
+        return [handle.servable for handle in self.handles()]
 
     def _absence(self, version: str, number: int | None) -> UnknownModel | NotReady:
         if not version:

@@ -59,6 +59,10 @@ class ModelRepository:
         """List every version of every model."""
         return [line for _, entry in sorted(self._entries.copy().items()) for line in entry.index()]
 
+    def handles(self) -> list[Handle]:
+        """Every ready servable's handle, by name and version; none is acquired."""
+        return [handle for _, entry in sorted(self._entries.copy().items()) for handle in entry.handles()]
+
     def servables(self) -> Iterator[Servable]:
         """Every ready servable, by name and version."""
         for _, entry in sorted(self._entries.copy().items()):

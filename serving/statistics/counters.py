@@ -15,9 +15,9 @@ class RequestCounters:
     def __init__(self) -> None:
         self.outcomes: Counter[Outcome] = Counter()
 
-    def count(self, model: str, version: str, error: ServingError | None) -> None:
-        """Count one answer; `error` is None for outputs."""
+    def count(self, model: str, version: str, error: ServingError | None, requests: int = 1) -> None:
+        """Count answers; `error` is None for outputs."""
         if error is None:
-            self.outcomes[model, version, Code.OK, ""] += 1
+            self.outcomes[model, version, Code.OK, ""] += requests
         else:
-            self.outcomes[model, version, error.code, error.reason] += 1
+            self.outcomes[model, version, error.code, error.reason] += requests

@@ -5,7 +5,7 @@ another thread turns the copy into text.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -70,6 +70,9 @@ class Snapshot:
     servables: Sequence[ServableView]
     outcomes: Mapping[Outcome, int]
     in_flight: int
+    refusals: Mapping[str, int] = field(default_factory=dict)
+    connections: int | None = None
+    streams: int | None = None
 
 
 class Exporter:
@@ -103,6 +106,11 @@ class _Families(Collector):
         yield GaugeMetricFamily(
             "penstock_requests_in_flight", "Admitted and not yet answered.", value=self._snapshot.in_flight
         )
+        if self._snapshot.connections is not None:
+            yield GaugeMetricFamily("penstock_connections", "gRPC connections.", value=self._snapshot.connections)
+        if self._snapshot.streams is not None:
+            yield GaugeMetricFamily("penstock_streams", "Calls on gRPC connections.", value=self._snapshot.streams)
+        yield from self._refusals()
         for stage in STAGES:
             yield _histogram(stage, views)
         yield _batch_rows(views)
@@ -122,6 +130,16 @@ class _Families(Collector):
         for (model, version, code, reason), count in sorted(self._snapshot.outcomes.items()):
             family.add_metric((model, version, code, reason), count)
         return family
+
+    def _refusals(self) -> Iterator[Metric]:
+        """Yield what the transport has refused or cut off, if it tells: every reason it knows, also those of no use."""
+        family = CounterMetricFamily(
+            "penstock_refused", "Streams refused and connections cut off by the transport.", labels=("reason",)
+        )
+        for reason, count in sorted(self._snapshot.refusals.items()):
+            family.add_metric((reason,), count)
+        if self._snapshot.refusals:
+            yield family
 
 
 def _histogram(stage: str, views: Iterable[ServableView]) -> Metric:

@@ -102,9 +102,9 @@ class BatchTimes:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The requests of a batch that get outputs: when each came, and how many rows they hold in all."""
+    """The requests of a batch that get outputs: when they came, how many each time, and their rows in all."""
 
-    arrivals_ns: Sequence[int]
+    arrivals: Sequence[tuple[int, int]]
     rows: int
 
 
@@ -125,10 +125,11 @@ class ServableStatistics:
 
     def batch_done(self, times: BatchTimes, answered: Answered, *, now_ns: int, wall_ns: int) -> None:
         """Count one executed batch, whose `answered` requests are being given their outputs now."""
-        requests = len(answered.arrivals_ns)
-        for arrival_ns in answered.arrivals_ns:
-            self.stages["queue"].add(times.taken_ns - arrival_ns)
-            self.stages["request"].add(now_ns - arrival_ns)
+        requests = 0
+        for arrival_ns, count in answered.arrivals:
+            self.stages["queue"].add(times.taken_ns - arrival_ns, count)
+            self.stages["request"].add(now_ns - arrival_ns, count)
+            requests += count
         self.stages["compute_input"].add(times.input_ns, requests)
         self.stages["compute_infer"].add(times.infer_ns, requests)
         self.stages["compute_output"].add(times.output_ns, requests)
@@ -146,6 +147,6 @@ class ServableStatistics:
         for stage in STAGES:
             self.stages[stage].add(duration_ns if stage == "request" else 0)
 
-    def failed(self, duration_ns: int) -> None:
-        """Count a request that reached this servable and was not answered with outputs."""
-        self.fail.add(duration_ns)
+    def failed(self, duration_ns: int, requests: int = 1) -> None:
+        """Count requests that reached this servable and were not answered with outputs."""
+        self.fail.add(duration_ns, requests)

@@ -4,11 +4,13 @@ A transport receives messages as bytes, finds the method by its path, and hands 
 answers through it, now or later, on the I/O thread. Neither side knows what is behind the other.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from serving.errors import ServingError
+from serving.repository.handle import Handle
+from serving.types import InferRequest
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -16,24 +18,39 @@ STREAM_MESSAGES_MAX = 64
 """Requests of one stream in work, and answers waiting to be sent, each; beyond it the transport stops reading."""
 
 
+Message = bytes | Sequence[bytes | memoryview]
+"""An encoded message, whole or in pieces that never change any more, so that large tensors need not be copied."""
+
+
 class Call(Protocol):
     """One unary call. Lives on the I/O thread.
 
-    `peer_host` is the peer's IP address, None when it is not known. `deadline_ns` is on the monotonic clock.
+    `peer_host` is the peer's IP address, None when it is not known. `peer_names` are the common name and the DNS names
+    of the certificate that the peer has shown and the transport has verified; empty without mTLS. `deadline_ns` is on
+    the monotonic clock.
     `on_cancel` is set by the service, and called by the transport when the client goes away before the answer.
+    `takes_pieces` says that an answer in pieces is sent without joining it on the I/O thread.
     """
 
     on_cancel: Callable[[], None] | None
+
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether a large answer may come in pieces."""
 
     @property
     def peer_host(self) -> str | None:
         """The peer's IP address."""
 
     @property
+    def peer_names(self) -> Sequence[str]:
+        """The names in the peer's verified certificate."""
+
+    @property
     def deadline_ns(self) -> int | None:
         """When nobody waits for the answer any more."""
 
-    def settle(self, answer: bytes | ServingError) -> None:
+    def settle(self, answer: Message | ServingError) -> None:
         """Give the one and only answer. Harmless when the client has gone."""
 
 
@@ -80,3 +97,32 @@ class Methods:
 
     unary: Mapping[str, UnaryMethod]
     streaming: Mapping[str, StreamMethod]
+    infer: Callable[[InferRequest, Call], None]
+    """ModelInfer, for a transport that has decoded the request itself."""
+
+
+class Transport(Protocol):
+    """What receives calls for `Methods` on a port. Lives on the event loop's thread."""
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; return the port, which is a free one for 0. Raises ConfigError when it cannot be had."""
+
+    def follow(self, handles: Sequence[Handle]) -> None:
+        """Note what serves now."""
+
+    def begin_drain(self) -> None:
+        """Tell peers that the server goes, if there is a way to do so before it refuses them."""
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls, let those in flight end for `grace_s`, then cut the rest off."""
+
+    def refusals(self) -> Mapping[str, int]:
+        """Return how often a peer was cut off or refused, by reason."""
+
+    @property
+    def connections(self) -> int | None:
+        """How many connections there are, None when that is not known."""
+
+    @property
+    def streams(self) -> int | None:
+        """How many calls are open on them, None when that is not known."""

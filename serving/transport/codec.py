@@ -7,10 +7,13 @@ from google.protobuf.message import DecodeError, Message
 
 from serving.errors import InvalidRequest, ServingError
 from serving.pb import open_inference_pb2 as pb
-from serving.tensors import to_raw, to_typed
+from serving.tensors import raw_view, to_raw, to_typed
 from serving.types import InferAnswer, InferRequest, InputTensor, ParameterValue, RequestedOutput
 
 M = TypeVar("M", bound=Message)
+
+RAW_OUTPUT_CONTENTS = bytes([6 << 3 | 2])
+"""The key of this field of ModelInferResponse, its last one."""
 
 ENTRIES_MAX = 4096
 """Inputs, outputs, raw contents and parameters of one request, each."""
@@ -52,14 +55,27 @@ def decode_request(data: bytes) -> InferRequest:
     )
 
 
-def encode_answer(answer: InferAnswer) -> bytes:
-    """Write a ModelInferResponse."""
-    return _answer_message(answer).SerializeToString()
+def encode_answer(answer: InferAnswer) -> list[bytes | memoryview]:
+    """Write a ModelInferResponse, in pieces that join to what protobuf would write: raw contents are not copied."""
+    pieces: list[bytes | memoryview] = [_answer_message(answer).SerializeToString()]
+    if answer.raw:
+        for output in answer.outputs:
+            contents = raw_view(output.datatype, output.array)
+            pieces += [RAW_OUTPUT_CONTENTS + _varint(len(contents)), contents]
+    return pieces
+
+
+def encode_whole(answer: InferAnswer) -> bytes:
+    """Write a ModelInferResponse, in one piece."""
+    return b"".join(encode_answer(answer))
 
 
 def encode_stream_answer(answer: InferAnswer) -> bytes:
     """Write a ModelStreamInferResponse."""
-    return pb.ModelStreamInferResponse(infer_response=_answer_message(answer)).SerializeToString()
+    message = _answer_message(answer)
+    if answer.raw:
+        message.raw_output_contents.extend(to_raw(output.datatype, output.array) for output in answer.outputs)
+    return pb.ModelStreamInferResponse(infer_response=message).SerializeToString()
 
 
 def encode_stream_error(error: ServingError, request_id: str) -> bytes:
@@ -95,13 +111,22 @@ def _parameters(parameters: Mapping[str, Any]) -> dict[str, ParameterValue]:
     return values
 
 
+def _varint(number: int) -> bytes:
+    """Write a number as protobuf does: seven bits per byte, the lowest first."""
+    octets = bytearray()
+    while number > 0x7F:
+        octets.append(number & 0x7F | 0x80)
+        number >>= 7
+    octets.append(number)
+    return bytes(octets)
+
+
 def _answer_message(answer: InferAnswer) -> pb.ModelInferResponse:
+    """Make an answer's message but for its raw contents."""
     message = pb.ModelInferResponse(model_name=answer.model_name, model_version=str(answer.model_version), id=answer.id)
     for output in answer.outputs:
         tensor = message.outputs.add(name=output.name, datatype=output.datatype.wire_name, shape=output.array.shape)
-        if answer.raw:
-            message.raw_output_contents.append(to_raw(output.datatype, output.array))
-        else:
+        if not answer.raw:
             assert output.datatype.typed_field is not None, "bug: an answer with an untyped output is raw"
             getattr(tensor.contents, output.datatype.typed_field).extend(to_typed(output.datatype, output.array))
     return message

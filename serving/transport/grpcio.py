@@ -9,57 +9,84 @@ import ipaddress
 import logging
 import urllib.parse
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
 
 from serving.clock import Clock
+from serving.config import ServerConfig
 from serving.errors import BrokenCall, ConfigError, InternalError, ServingError
-from serving.transport.calls import STREAM_MESSAGES_MAX, Methods, StreamMethod, StreamReceiver, UnaryMethod
+from serving.repository.handle import Handle
+from serving.transport.calls import STREAM_MESSAGES_MAX, Message, Methods, StreamMethod, StreamReceiver, UnaryMethod
 from serving.transport.status import GRPC_CODES, details, trailing_metadata
+from serving.transport.tls import Certificates, Identity
 
 _log = logging.getLogger(__name__)
 
-_HEADER_LIST_BYTES_MAX = 16 << 10
-_STREAMS_PER_CONNECTION_MAX = 256
-_HANDSHAKE_TIMEOUT_MS = 10_000  # until a connection has sent its preface and settings
 _KEEPALIVE_TIME_MS = 60_000  # a silent connection is pinged, so that one whose peer died without a word is noticed
 _KEEPALIVE_TIMEOUT_MS = 20_000
 
 
 class GrpcioTransport:
-    """A gRPC server on one port. Lives on the event loop's thread."""
+    """A gRPC server on one port, encrypted when it has certificates. Lives on the event loop's thread."""
 
     def __init__(
-        self, methods: Methods, clock: Clock, *, message_bytes_max: int, calls_max: int, connections_max: int
+        self, methods: Methods, clock: Clock, config: ServerConfig, certificates: Certificates | None, *, calls_max: int
     ) -> None:
         options = [
-            ("grpc.max_allowed_incoming_connections", connections_max),
-            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
+            ("grpc.max_allowed_incoming_connections", config.connections_max),
+            ("grpc.server_handshake_timeout_ms", int(config.handshake_timeout_s * 1_000)),
             ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_MS),
             ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
-            ("grpc.max_receive_message_length", message_bytes_max),
+            ("grpc.max_receive_message_length", config.max_message_mib << 20),
             ("grpc.max_send_message_length", -1),
-            ("grpc.max_metadata_size", _HEADER_LIST_BYTES_MAX),
-            ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION_MAX),
+            ("grpc.max_metadata_size", config.header_list_bytes_max),
+            ("grpc.max_concurrent_streams", config.streams_per_connection_max),
             ("grpc.so_reuseport", 0),  # otherwise a port that is in use is shared in silence
         ]
         self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=calls_max)
         self._server.add_generic_rpc_handlers((_Handlers(methods, clock),))
+        self._certificates = certificates
 
     async def start(self, host: str, port: int) -> int:
-        """Listen; return the port, which is a free one for 0. Raises ConfigError when it cannot be had."""
+        """Listen; return the port, which is a free one for 0. Raises ConfigError when it cannot be had.
+
+        Certificates must have been loaded.
+        """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(address)
+            if self._certificates is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, _server_credentials(self._certificates))
         except RuntimeError:
             bound = 0
         if not bound:
             raise ConfigError(f"cannot listen on {address} for gRPC: it is in use, or not an address of this machine")
         await self._server.start()
         return int(bound)
+
+    def follow(self, handles: Sequence[Handle]) -> None:
+        """See `Transport`; this one asks for a servable by name at every call."""
+
+    def begin_drain(self) -> None:
+        """See `Transport`; grpcio says so itself when it stops."""
+
+    def refusals(self) -> Mapping[str, int]:
+        """See `Transport`; grpcio does not tell."""
+        return {}
+
+    @property
+    def connections(self) -> int | None:
+        """See `Transport`; grpcio does not tell."""
+        return None
+
+    @property
+    def streams(self) -> int | None:
+        """See `Transport`; grpcio does not tell."""
+        return None
 
     async def stop(self, grace_s: float) -> None:
         """Take no new calls, let those in flight end for `grace_s`, then cut the rest off."""
@@ -86,7 +113,9 @@ class _AioCall:
 
     __slots__ = ("_clock", "_context", "future", "on_cancel")
 
-    def __init__(self, context: Any, clock: Clock, future: "asyncio.Future[bytes | ServingError]") -> None:
+    takes_pieces = False
+
+    def __init__(self, context: Any, clock: Clock, future: "asyncio.Future[Message | ServingError]") -> None:
         self._context = context
         self._clock = clock
         self.future = future
@@ -97,10 +126,14 @@ class _AioCall:
         return _peer_host(self._context.peer())
 
     @property
+    def peer_names(self) -> Sequence[str]:
+        return _peer_names(self._context.auth_context())
+
+    @property
     def deadline_ns(self) -> int | None:
         return _deadline_ns(self._context, self._clock)
 
-    def settle(self, answer: bytes | ServingError) -> None:
+    def settle(self, answer: Message | ServingError) -> None:
         if not self.future.done():
             self.future.set_result(answer)
 
@@ -127,7 +160,7 @@ def _unary_handler(method: UnaryMethod, clock: Clock) -> Any:
         if isinstance(answer, ServingError):
             await _abort(context, answer)  # raises
             return b""
-        return answer
+        return answer if isinstance(answer, bytes) else b"".join(answer)
 
     return handle
 
@@ -229,6 +262,41 @@ def _deadline_ns(context: Any, clock: Clock) -> int | None:
     if remaining_s is None or remaining_s > 1e9:
         return None
     return clock.now_ns() + int(remaining_s * 1e9)
+
+
+class _ChangedIdentity:
+    """What grpcio asks before every handshake, on a thread of its own: a configuration that is new to it, or None."""
+
+    def __init__(self, certificates: Certificates) -> None:
+        self._certificates = certificates
+        self.given = certificates.current
+
+    def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        newest = self._certificates.current
+        if newest is self.given:
+            return None
+        self.given = newest
+        return _configuration(newest)
+
+
+def _server_credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    changed = _ChangedIdentity(certificates)
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(changed.given),
+        changed,
+        require_client_authentication=certificates.requires_client_certificate,
+    )
+
+
+def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
+    contents = identity.contents
+    return grpc.ssl_server_certificate_configuration([(contents.pair.key, contents.pair.chain)], contents.client_ca)
+
+
+def _peer_names(authentication: Mapping[str, Iterable[bytes]]) -> tuple[str, ...]:
+    """Read the names out of a verified certificate: the subject's common name, then DNS names."""
+    names = (*authentication.get("x509_common_name", ()), *authentication.get("peer_dns", ()))
+    return tuple(name.decode(errors="replace") for name in names)
 
 
 def _peer_host(peer: str) -> str | None:

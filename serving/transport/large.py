@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from serving.errors import InternalError, Overloaded, ServingError
 from serving.model import Post
+from serving.transport.calls import Message
 from serving.transport.codec import decode_request
 from serving.types import InferAnswer, InferRequest
 from serving.validation import with_arrays
@@ -20,6 +21,7 @@ DECODING_MAX = 256
 """Large messages that wait to be decoded; further ones are refused."""
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +50,7 @@ class LargeMessages:
         self._beside(lambda: with_arrays(decode_request(data)), decoded)
 
     def encode(
-        self, answer: InferAnswer, encode: Callable[[InferAnswer], bytes], done: Callable[[bytes | ServingError], None]
+        self, answer: InferAnswer, encode: Callable[[InferAnswer], M], done: Callable[[M | ServingError], None]
     ) -> None:
         """Write an answer."""
         if sum(output.array.nbytes for output in answer.outputs) <= LARGE_BYTES:

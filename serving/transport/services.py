@@ -13,15 +13,15 @@ from google.protobuf.message import Message
 from serving import __version__
 from serving.controlplane import ControlPlane
 from serving.dataplane import DataPlane, InFlight
-from serving.errors import InternalError, InvalidRequest, NotOffered, Overloaded, ServingError
+from serving.errors import Cancelled, InternalError, InvalidRequest, NotOffered, Overloaded, ServingError
 from serving.model import Post, Servable
 from serving.pb import open_inference_pb2 as pb
 from serving.repository.manager import ModelRepository
 from serving.transport import describe
 from serving.transport.calls import SERVICE, STREAM_MESSAGES_MAX, Call, Stream, StreamMethod, UnaryMethod
-from serving.transport.codec import M, encode_answer, encode_stream_answer, encode_stream_error, parse
+from serving.transport.codec import M, encode_answer, encode_stream_answer, encode_stream_error, encode_whole, parse
 from serving.transport.large import LargeMessages
-from serving.types import InferAnswer, InferRequest
+from serving.types import Datatype, InferAnswer, InferRequest
 
 CHANGES_WAITING_MAX = 64
 """Loads and unloads that wait for a worker or run; further ones are refused."""
@@ -83,18 +83,27 @@ class InferenceService:
         def start(request: InferRequest | ServingError) -> None:
             if isinstance(request, ServingError):
                 self._data_plane.refuse(request, call.settle)
-            elif not gone:
-                in_flight = self._data_plane.infer(request, deadline_ns=call.deadline_ns, settle=settle)
-                call.on_cancel = in_flight.cancel if in_flight is not None else None
+            elif gone:
+                call.settle(Cancelled("the client cancelled the request"))
+            else:
+                self.infer(request, call)
+
+        call.on_cancel = note_gone
+        self._large.decode(data, start)
+
+    def infer(self, request: InferRequest, call: Call) -> None:
+        """Answer a request that has been decoded."""
 
         def settle(result: InferAnswer | ServingError) -> None:
             if isinstance(result, ServingError):
                 call.settle(result)
+            elif call.takes_pieces and result.raw and not _has_strings(result):
+                call.settle(encode_answer(result))  # next to nothing is copied, however large it is
             else:
-                self._large.encode(result, encode_answer, call.settle)
+                self._large.encode(result, encode_whole, call.settle)
 
-        call.on_cancel = note_gone
-        self._large.decode(data, start)
+        in_flight = self._data_plane.infer(request, deadline_ns=call.deadline_ns, settle=settle)
+        call.on_cancel = in_flight.cancel if in_flight is not None else None
 
     # ---- metadata, statistics --------------------------------------------------------------------------------------
 
@@ -168,7 +177,7 @@ class InferenceService:
     def _on_worker(self, call: Call, prepare: Callable[[], Callable[[], None]], answer: Message) -> None:
         """Check that the peer may, then do what `prepare` returns on a worker, and settle on the I/O thread."""
         try:
-            self._control_plane.check_access(call.peer_host)
+            self._control_plane.check_access(call.peer_host, call.peer_names)
             work = prepare()
         except ServingError as error:
             call.settle(error)
@@ -196,15 +205,18 @@ class InferenceService:
 
         self._changes_waiting += 1
         change = self._worker.submit(run)
-        change.add_done_callback(lambda _: self._post(self._note_change_over))
+
+        def over() -> None:
+            self._changes_waiting -= 1
+            if change.cancelled():
+                call.settle(Cancelled("the client cancelled the request"))
+
+        change.add_done_callback(lambda _: self._post(over))
 
         def give_up() -> None:
             change.cancel()  # does nothing once it runs
 
         call.on_cancel = give_up
-
-    def _note_change_over(self) -> None:
-        self._changes_waiting -= 1
 
 
 class InferStream:
@@ -274,6 +286,10 @@ class InferStream:
     def _finish_if_done(self) -> None:
         if self._half_closed and not self._in_flight:
             self._stream.finish()
+
+
+def _has_strings(answer: InferAnswer) -> bool:
+    return any(output.datatype is Datatype.BYTES for output in answer.outputs)
 
 
 def _server_live(data: bytes) -> Message:

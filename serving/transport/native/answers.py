@@ -1,0 +1,199 @@
+"""From the outputs of a batch to the outboxes of the connections that asked for them.
+
+All answers of a group are written by one call of the encoder, and go to each connection as one stretch of bytes. Large
+ones go one by one instead, as views of the outputs.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.dataplane import DataPlane
+from serving.errors import InternalError, ServingError
+from serving.transport.codec import encode_answer
+from serving.transport.native.blocks import error_block
+from serving.transport.native.calls import prefixed
+from serving.transport.native.core import Core
+from serving.transport.native.group import Origin, RequestGroup
+from serving.types import Array, Datatype, InferAnswer, OutputTensor
+from serving.wire.answer_blocks import as_array
+from serving.wire.records import (
+    R_ID_AT,
+    R_ID_LENGTH,
+    R_OUTPUT,
+    R_OUTPUT_COUNT,
+    R_ROW,
+    R_ROWS,
+    R_STREAM,
+    R_STREAM_GENERATION,
+)
+from serving.wire.response import ANSWER_COLUMNS, D_ROW_BYTES, TOO_LONG, encode, fill, output_shapes
+from serving.wire.settling import AFTER_BYTES, BEFORE_BYTES
+
+LARGE_ANSWER_BYTES = 65_536
+"""Answers with more bytes of outputs are handed on without copying these."""
+
+SHAPES_MAX = 64
+"""Shapes of outputs that are remembered for a servable."""
+
+_SCRATCH_BYTES = 1 << 20
+_SCRATCH_BYTES_KEPT = 16 << 20
+
+
+class Answers:
+    """Settles groups, see `group.Settling`. Lives on the I/O thread."""
+
+    def __init__(self, core: Core, data_plane: DataPlane) -> None:
+        self.streams = core.state.streams
+        self.now_ns = core.now_ns
+        self._core = core
+        self._data_plane = data_plane
+        self.groups: dict[int, RequestGroup] = {}  # by number: those with requests that are not settled
+        self._last_number = 0
+        self._counting: NDArray[np.int64] = np.arange(1)
+        self._out: NDArray[np.uint8] = np.empty(_SCRATCH_BYTES, np.uint8)
+        self._answers: NDArray[np.int64] = np.empty((256, ANSWER_COLUMNS), np.int64)
+
+    @property
+    def deaths(self) -> int:
+        """See `group.Settling`."""
+        return self._core.deaths
+
+    def next_number(self) -> int:
+        """Return a number for a new group."""
+        self._last_number += 1
+        return self._last_number
+
+    def reach(self, requests: int) -> None:
+        """Be prepared for groups whose requests are numbered up to this."""
+        if self._counting.size < requests:
+            self._counting = np.arange(requests)
+
+    def answer(self, group: RequestGroup, outputs: list[Array]) -> None:
+        """Answer every request of a part of a group by its rows of the outputs."""
+        origin, signature = group.origin, group.origin.servable.signature
+        is_whole = signature.batchable and any(output.ndim == 0 or len(output) != group.rows for output in outputs)
+        if is_whole or sum(output.nbytes for output in outputs) > LARGE_ANSWER_BYTES * group.requests:
+            self._answer_apart(group, outputs, is_whole=is_whole)
+            return
+        chosen = self._counting[group.first : group.last]
+        shapes, bytes_per_row = self._shapes(group, outputs)
+        if not self._encode(group, chosen, shapes):
+            self.refuse(group, InternalError())
+            return
+        for index, (spec, output) in enumerate(zip(signature.outputs, outputs, strict=True)):
+            if spec.datatype is Datatype.BYTES:  # nobody has asked for it, or the request would not be here
+                continue
+            contents = np.ascontiguousarray(output).reshape(-1).view(np.uint8)
+            is_filled = fill(self._answers, chosen.size, index, bytes_per_row[index], contents, self._out)
+            assert is_filled, "bug: an output has less rows than its batch"
+        at = 0
+        for segment in group.segments():
+            count = segment.last - segment.first
+            connection = segment.connection
+            if not connection.is_closed:
+                connection.outbox.settle(origin.requests, chosen, self._answers, self._out, at, at + count)
+                self._core.mark(connection)
+            at += count
+        if self._out.size > _SCRATCH_BYTES_KEPT:
+            self._out = np.empty(_SCRATCH_BYTES, np.uint8)
+        self._leave(group, None)
+
+    def _answer_apart(self, group: RequestGroup, outputs: list[Array], *, is_whole: bool) -> None:
+        """Answer requests one by one with large outputs, which are not copied.
+
+        Outputs that do not follow rows are those of a lone request, and all of them are its answer (`is_whole`).
+        """
+        assert not is_whole or group.requests == 1, "bug: outputs that do not follow rows, for several requests"
+        origin, row = group.origin, group.row
+        for segment in group.segments():
+            if segment.connection.is_closed:
+                continue
+            for columns in origin.requests[segment.first : segment.last].tolist():
+                answer = answer_of(origin, columns, outputs, None if is_whole else row)
+                stream, generation = columns[R_STREAM], columns[R_STREAM_GENERATION]
+                segment.connection.outbox.answer(stream, generation, prefixed(encode_answer(answer)))
+            self._core.mark(segment.connection)
+        self._leave(group, None)
+
+    def refuse(self, group: RequestGroup, error: ServingError) -> None:
+        """Answer every request of a part of a group by an error."""
+        block = as_array(error_block(error))
+        for segment in group.segments():
+            if not segment.connection.is_closed:
+                chosen = self._counting[segment.first : segment.last]
+                segment.connection.outbox.refuse_all(group.origin.requests, chosen, block, 0, chosen.size)
+                self._core.mark(segment.connection)
+        self._leave(group, error)
+
+    def _shapes(self, group: RequestGroup, outputs: list[Array]) -> tuple[NDArray[np.int64], list[int]]:
+        """Describe the outputs of a batch, from what is remembered: their first dimension does not matter."""
+        known, is_batchable = group.origin.shapes, group.origin.servable.signature.batchable
+        key = tuple(output.shape[1:] for output in outputs)
+        if not is_batchable or key not in known:
+            shapes = output_shapes(outputs, group.rows)
+            described = shapes, shapes[:, D_ROW_BYTES].tolist()
+            if not is_batchable:
+                return described
+            if len(known) >= SHAPES_MAX:
+                known.clear()
+            known[key] = described
+        return known[key]
+
+    def _encode(self, group: RequestGroup, chosen: NDArray[np.int64], shapes: NDArray[np.int64]) -> bool:
+        """Write the answers of a group but for their contents; False when protobuf could not hold one of them."""
+        origin = group.origin
+        if chosen.size > len(self._answers):
+            self._answers = np.empty((2 * chosen.size, ANSWER_COLUMNS), np.int64)
+        row = group.row
+        while True:
+            needed = encode(
+                origin.requests, chosen, origin.ids, origin.plan.numbers, origin.plan.text, shapes,
+                row, self._out, 0, BEFORE_BYTES, AFTER_BYTES, self._answers,
+            )  # fmt: skip
+            if needed == TOO_LONG or needed <= self._out.size:
+                return needed != TOO_LONG
+            self._out = np.empty(needed, np.uint8)
+
+    def _leave(self, group: RequestGroup, error: ServingError | None) -> None:
+        """Let the requests of a part of a group out."""
+        origin = group.origin
+        self._data_plane.leave_many(origin.servable, error, group.arrivals)
+        assert group.arena is not None, "bug: a group lies in no arena"
+        group.arena.give_back(origin.lease, group.rows)
+        origin.open_requests -= group.requests
+        if not origin.open_requests:
+            self.close(origin)
+
+    def close(self, origin: Origin) -> None:
+        """Let a servable go when all requests of a group are out."""
+        del self.groups[origin.number]
+        if origin.timer is not None:
+            origin.timer.cancel()
+        origin.handle.release()
+
+
+def answer_of(origin: Origin, columns: list[int], outputs: list[Array], row: int | None) -> InferAnswer:
+    """Return the answer to one request of a group; `row` is the arena row of the outputs' first row.
+
+    Without it the outputs are those of this request alone.
+    """
+    servable = origin.servable
+    is_part = row is not None and servable.signature.batchable
+    begin, rows = columns[R_ROW] - (row or 0), columns[R_ROWS]
+    id_at = columns[R_ID_AT]
+    chosen = columns[R_OUTPUT : R_OUTPUT + columns[R_OUTPUT_COUNT]]
+    specs = servable.signature.outputs
+    return InferAnswer(
+        model_name=servable.name,
+        model_version=servable.version,
+        id=origin.ids[id_at : id_at + columns[R_ID_LENGTH]].tobytes().decode(),
+        outputs=tuple(
+            OutputTensor(
+                specs[index].name,
+                specs[index].datatype,
+                outputs[index][begin : begin + rows] if is_part else outputs[index],
+            )
+            for index in chosen
+        ),
+        raw=True,
+    )

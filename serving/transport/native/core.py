@@ -1,0 +1,105 @@
+"""What all connections of an I/O thread share: the state of the wire, the read buffer, the slots, the counters."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.transport.native.turn import LoopParts
+from serving.wire.layout import Limits, State
+
+if TYPE_CHECKING:
+    from serving.transport.native.calls import OpenCall
+    from serving.transport.native.connection import Connection
+
+_log = logging.getLogger(__name__)
+
+BUFFER_BYTES = 256 << 10
+"""What one read brings at most, with what was left from the last one."""
+
+
+TRANSPORT_REFUSALS = (
+    "connections_max",
+    "no_alpn_h2",
+    "slow_preface",
+    "slow_frame",
+    "slow_message",
+    "stalled",
+    "assembly_bytes",
+    "inflating",
+    "inflated_length",
+)
+"""What the transport refuses beside the wire's own refusals."""
+
+
+class Since:
+    """Since when a connection waits for its peer, in monotonic ns: the rows of `Core.since`."""
+
+    OPENED, PARTIAL, STALLED = range(3)
+    NEVER = 2**62
+
+
+class Core:
+    """Lives on the I/O thread, as long as the transport."""
+
+    def __init__(self, limits: Limits, loop: LoopParts) -> None:
+        self.state = State(limits)
+        self.now_ns = loop.clock.now_ns
+        self.later = loop.loop.call_later
+        self.wake = loop.turn.wake_for_later_phase
+        self.buffer: NDArray[np.uint8] = np.zeros(BUFFER_BYTES, np.uint8)
+        self.view = self.buffer.data
+        self.since = np.full((3, limits.connections), Since.NEVER, np.int64)
+        self.refusals: Counter[str] = Counter(dict.fromkeys(TRANSPORT_REFUSALS, 0))
+        self.take_events: Callable[[Connection, int, int], None]  # these two are set before the port is opened
+        self.drop: Callable[[NDArray[np.int64]], None]
+        self.connections: dict[int, Connection] = {}  # by slot
+        self.held_bytes = 0  # of messages that are not complete, or whose calls are not answered
+        self.incomplete: dict[OpenCall, int] = {}  # calls whose one message has not come, oldest first, and since when
+        self.deaths = 0  # streams and connections that went before their answers
+        self._empty: asyncio.Event | None = None
+        self._marked: dict[Connection, None] = {}
+        self._free_slots = list(range(limits.connections))[::-1]
+
+    def take_slot(self, connection: "Connection") -> int | None:
+        """Return the row for a new connection; None when there is none left."""
+        if not self._free_slots:
+            return None
+        slot = self._free_slots.pop()
+        self.connections[slot] = connection
+        return slot
+
+    def give_slot_back(self, slot: int) -> None:
+        """Free the row of a connection that is over."""
+        self.deaths += 1
+        self.since[:, slot] = Since.NEVER
+        del self.connections[slot]
+        self._free_slots.append(slot)
+        if not self.connections and self._empty is not None:
+            self._empty.set()
+
+    async def wait_until_empty(self) -> None:
+        """Wait until there is no connection."""
+        self._empty = asyncio.Event()
+        if self.connections:
+            await self._empty.wait()
+
+    def mark(self, connection: "Connection") -> None:
+        """Have a connection flushed at the end of this turn."""
+        self._marked[connection] = None
+        self.wake()
+
+    def flush(self) -> bool:
+        """Write to every connection that has something to write; say whether more is left. The last phase of a turn."""
+        marked, self._marked = self._marked, {}
+        for connection in marked:
+            try:
+                connection.flush()
+            except Exception:  # noqa: BLE001 - a mistake of ours costs this connection and no other
+                _log.exception("a connection could not be written to")
+                connection.abort()
+        return bool(self._marked)

@@ -1,0 +1,327 @@
+"""Requests that were decoded by the kernels, on their way through a servable: many of them as one entry of its queue.
+
+What came in one turn of the event loop for one servable is one group. Its tensors lie side by side in the servable's
+arena and its columns in the matrix beside it, so nothing here is done per request, except where a batch ends inside a
+group, or somebody does not wait any more.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.batching.arena import Arena, Lease
+from serving.batching.entries import EXPIRED, Lane, Over, Progress, Result
+from serving.clock import TimerHandle
+from serving.errors import Cancelled, DeadlineExceeded, InternalError, ServingError
+from serving.model import Servable
+from serving.repository.handle import Handle
+from serving.transport.native.connection import Connection
+from serving.types import Array
+from serving.wire.layout import NO_DEADLINE, S_GENERATION, S_STATE, STREAM_RESET
+from serving.wire.plan import Plan
+from serving.wire.records import (
+    R_DEADLINE_NS,
+    R_ROW,
+    R_ROWS,
+    R_STREAM,
+    R_STREAM_GENERATION,
+)
+
+Shapes = dict[tuple[tuple[int, ...], ...], tuple[NDArray[np.int64], list[int]]]
+"""Output shapes as the encoder takes them, and their bytes per row, by the dimensions behind the first."""
+
+
+_log = logging.getLogger(__name__)
+
+
+class Segment(NamedTuple):
+    """Requests [first, last) of a group that one connection brought in one read."""
+
+    connection: Connection
+    first: int
+    last: int
+    arrival_ns: int
+
+
+class Settling(Protocol):
+    """Who answers a group's requests, and notes that they are out."""
+
+    streams: NDArray[np.int64]
+
+    @property
+    def deaths(self) -> int:
+        """How many streams and connections went before their answers."""
+
+    def answer(self, group: "RequestGroup", outputs: list[Array]) -> None:
+        """Answer every request of a group by its rows of the outputs."""
+
+    def refuse(self, group: "RequestGroup", error: ServingError) -> None:
+        """Answer every request of a group by an error."""
+
+    @property
+    def now_ns(self) -> Callable[[], int]:
+        """The monotonic clock."""
+
+
+@dataclass(slots=True, eq=False)
+class Door:
+    """One servable of the plan, and where its requests are put. `columns` and `ids` lie beside the rows of `arena`."""
+
+    handle: Handle
+    plan: Plan
+    slot: int
+    arena: Arena
+    columns: NDArray[np.int64]
+    ids: NDArray[np.uint8]
+    lane: tuple[tuple[int, ...], ...]
+    shapes: Shapes = field(default_factory=dict)
+    group: "RequestGroup | None" = None
+
+
+class Origin:
+    """What the parts of a group share: the servable they hold, the columns of their requests, whose they are."""
+
+    __slots__ = (
+        "arena",
+        "handle",
+        "ids",
+        "lease",
+        "number",
+        "open_requests",
+        "plan",
+        "requests",
+        "segments",
+        "settling",
+        "shapes",
+        "timer",
+    )
+
+    def __init__(self, settling: Settling, number: int, door: Door, lease: Lease) -> None:
+        self.settling = settling
+        self.number = number
+        self.handle = door.handle
+        self.arena = door.arena
+        self.lease = lease
+        self.plan = door.plan
+        self.shapes = door.shapes
+        self.requests = door.columns
+        self.ids = door.ids
+        self.segments: list[Segment] = []
+        self.open_requests = 0
+        self.timer: TimerHandle | None = None
+
+    @property
+    def servable(self) -> Servable:
+        """The servable that the group holds."""
+        return self.handle.servable
+
+
+class RequestGroup:
+    """Compiled requests as an `Entry`, in one or several runs whose rows lie side by side.
+
+    It grows on the I/O thread until it is submitted; then the batcher owns it. `first` and `last` are the requests of
+    its first run, which for a part that was taken is the only one.
+    """
+
+    __slots__ = (
+        "_runs",
+        "_seen_deaths",
+        "arena",
+        "deadline_ns",
+        "input_bytes",
+        "lane",
+        "origin",
+        "outputs",
+        "progress",
+        "requests",
+        "rows",
+    )
+
+    def __init__(self, origin: Origin, arena: Arena, lane: Lane, runs: list[tuple[int, int]]) -> None:
+        self.origin = origin
+        self.arena: Arena | None = arena
+        self.lane = lane
+        self.progress = Progress.WAITING
+        self.outputs: Result | None = None
+        self.deadline_ns: int | None = None
+        self.requests = 0
+        self.rows = 0
+        self.input_bytes = 0
+        self._runs = runs
+        self._seen_deaths = origin.settling.deaths
+
+    @property
+    def first(self) -> int:
+        """The first request of the first run."""
+        return self._runs[0][0]
+
+    @property
+    def last(self) -> int:
+        """The request behind the first run."""
+        return self._runs[0][1]
+
+    @property
+    def row(self) -> int:
+        """Where the first run lies in the arena."""
+        return int(self.origin.requests[self._runs[0][0], R_ROW])
+
+    @property
+    def inputs(self) -> list[Array]:
+        """See `Entry`; of a part that was taken."""
+        assert self.arena is not None, "bug: a group lies in no arena"
+        row = self.row
+        return self.arena.inputs(row, row + self.rows)
+
+    @property
+    def arrival_ns(self) -> int:
+        """See `Entry`."""
+        return self.origin.segments[0].arrival_ns
+
+    @property
+    def arrivals(self) -> Sequence[tuple[int, int]]:
+        """See `Entry`."""
+        return [(part.arrival_ns, part.last - part.first) for part in self.segments()]
+
+    def segments(self) -> list[Segment]:
+        """Return whose requests the runs hold."""
+        segments = self.origin.segments
+        if len(self._runs) == 1 and self.first == segments[0].first and self.last == segments[-1].last:
+            return segments
+        return [
+            Segment(segment.connection, max(first, segment.first), min(last, segment.last), segment.arrival_ns)
+            for first, last in self._runs
+            for segment in segments
+            if max(first, segment.first) < min(last, segment.last)
+        ]
+
+    def grow(self, segment: Segment, rows: int, deadline_ns: int) -> None:
+        """Take in the requests of a segment, which lie behind those that are here."""
+        self.origin.segments.append(segment)
+        self.origin.open_requests += segment.last - segment.first
+        self._runs[0] = (self.first, segment.last)
+        self.requests += segment.last - segment.first
+        self.rows += rows
+        if deadline_ns < (self.deadline_ns or NO_DEADLINE):
+            self.deadline_ns = deadline_ns
+
+    def is_stale(self, now_ns: int) -> bool:
+        """See `Entry`."""
+        expired = self.deadline_ns is not None and self.deadline_ns <= now_ns
+        return expired or self._seen_deaths != self.origin.settling.deaths
+
+    def sift(self, now_ns: int) -> Sequence[Over]:
+        """See `Entry`: expired requests, and those whose stream or connection is gone."""
+        self._seen_deaths = self.origin.settling.deaths
+        over: list[Over] = []
+        for error, is_over in (
+            (Cancelled("the client cancelled the request"), self._is_dead),
+            (DeadlineExceeded(EXPIRED), lambda columns: columns[:, R_DEADLINE_NS] <= now_ns),
+        ):
+            over += [(part, error) for part in self._remove(is_over)]
+        self._find_deadline()
+        return over
+
+    def take(self, rows_max: int, requests_max: int) -> "RequestGroup | None":
+        """See `Entry`."""
+        first, last = self._runs[0]
+        count = min(self._fitting(first, last, rows_max), requests_max)
+        if count == 0:
+            return None
+        if count == self.requests:
+            return self
+        self._runs[:1] = [(first + count, last)] if first + count < last else []
+        return self._part_off(first, first + count)
+
+    def singles(self) -> "Sequence[RequestGroup]":
+        """See `Entry`."""
+        parts = [self._part(k, k + 1) for first, last in self._runs for k in range(first, last)]
+        for part in parts:
+            part.progress = self.progress
+        return parts
+
+    def settle(self, result: Result) -> None:
+        """See `Entry`. Answers that are too late become errors."""
+        if self.progress is Progress.SETTLED:
+            return
+        settling, now_ns = self.origin.settling, self.origin.settling.now_ns()
+        if isinstance(result, list) and self.deadline_ns is not None and self.deadline_ns <= now_ns:
+            self._settle_apart(result, now_ns)
+            return
+        self.progress = Progress.SETTLED
+        if isinstance(result, ServingError):
+            settling.refuse(self, result)
+            return
+        try:
+            settling.answer(self, result)
+        except Exception:  # noqa: BLE001 - a mistake of ours must not keep permits, rows and the servable for ever
+            _log.exception("a group could not be answered")
+            settling.refuse(self, InternalError())
+
+    def _settle_apart(self, outputs: list[Array], now_ns: int) -> None:
+        """Settle what is in time by its rows of the outputs, and the rest by an error."""
+        row, over = self.row, self.sift(now_ns)
+        if not over:
+            self.settle(outputs)
+            return
+        self.progress = Progress.SETTLED
+        for part, error in over:
+            part.settle(error)
+        for part in [self._part(*run) for run in self._runs]:
+            begin = part.row - row
+            part.settle([output[begin : begin + part.rows] for output in outputs])
+
+    def _is_dead(self, columns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        streams = self.origin.settling.streams[columns[:, R_STREAM]]
+        gone = streams[:, S_GENERATION] != columns[:, R_STREAM_GENERATION]
+        dead: NDArray[np.bool_] = gone | (streams[:, S_STATE] & STREAM_RESET != 0)
+        return dead
+
+    def _remove(self, is_over: Callable[[NDArray[np.int64]], NDArray[np.bool_]]) -> "list[RequestGroup]":
+        """Take out the requests that a mask of their columns names; return them as parts."""
+        removed: list[tuple[int, int]] = []
+        kept: list[tuple[int, int]] = []
+        for first, last in self._runs:
+            mask = is_over(self.origin.requests[first:last])
+            edges = [0, *(np.flatnonzero(mask[1:] != mask[:-1]) + 1).tolist(), last - first]
+            for begin, end in pairwise(edges):
+                (removed if mask[begin] else kept).append((first + begin, first + end))
+        self._runs = kept
+        return [self._part_off(*run) for run in removed]
+
+    def _find_deadline(self) -> None:
+        deadlines = [self.origin.requests[first:last, R_DEADLINE_NS].min() for first, last in self._runs]
+        earliest = int(min(deadlines, default=NO_DEADLINE))
+        self.deadline_ns = earliest if earliest < NO_DEADLINE else None
+
+    def _fitting(self, first: int, last: int, rows_max: int) -> int:
+        """Return how many of a run's requests have at most so many rows together."""
+        if self.rows == self.requests:
+            return min(last - first, rows_max)
+        if self.rows <= rows_max:
+            return last - first
+        totals = np.cumsum(self.origin.requests[first:last, R_ROWS])
+        return int(np.searchsorted(totals, rows_max, side="right"))
+
+    def _part(self, first: int, last: int) -> "RequestGroup":
+        """Return requests of this group as a group."""
+        assert self.arena is not None, "bug: a group lies in no arena"
+        part = RequestGroup(self.origin, self.arena, self.lane, [(first, last)])
+        part.requests = last - first
+        part.rows = int(self.origin.requests[first:last, R_ROWS].sum())
+        part.input_bytes = part.rows * self.arena.row_bytes
+        part.deadline_ns = self.deadline_ns
+        part._seen_deaths = self._seen_deaths
+        return part
+
+    def _part_off(self, first: int, last: int) -> "RequestGroup":
+        """Return requests of this group, which are in its runs no more, as a group."""
+        part = self._part(first, last)
+        self.requests -= part.requests
+        self.rows -= part.rows
+        self.input_bytes -= part.input_bytes
+        return part

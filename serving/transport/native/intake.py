@@ -1,0 +1,322 @@
+"""Takes requests that the kernels understand from the read buffer into groups.
+
+Per servable there is an arena for the tensors, and beside each row of it one row of columns for the request that begins
+there. All that comes for a servable in one turn of the event loop becomes one group, which is submitted when the
+sockets are read.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.batching.arena import Arena, row_bytes
+from serving.batching.entries import Progress
+from serving.clock import Timers
+from serving.dataplane import DataPlane
+from serving.errors import InternalError, ServingError
+from serving.repository.handle import Handle
+from serving.transport.native.answers import Answers
+from serving.transport.native.blocks import error_block
+from serving.transport.native.connection import Connection
+from serving.transport.native.core import Core
+from serving.transport.native.group import Door, Origin, RequestGroup, Segment
+from serving.types import InferRequest, InputTensor, RequestedOutput
+from serving.wire.answer_blocks import as_array
+from serving.wire.infer import SLOTS_DIFFER, scan_requests
+from serving.wire.layout import SOURCE_BUFFER, SOURCE_PARTS, SOURCE_POOL
+from serving.wire.plan import Model, Plan, build
+from serving.wire.records import (
+    ACCEPTED,
+    ID_BYTES_MAX,
+    ORDINARY,
+    R_AT,
+    R_ID_AT,
+    R_ID_LENGTH,
+    R_INPUT,
+    R_LENGTH,
+    R_OUTPUT,
+    R_OUTPUT_COUNT,
+    R_ROWS,
+    R_SLOT,
+    R_SOURCE,
+    R_TEXT,
+    R_VERDICT,
+    RECORD_COLUMNS,
+    REQUEST_COLUMNS,
+)
+from serving.wire.rows import take_rows
+
+ARENA_ROWS_MAX = 65_536
+"""A longer queue takes the rest on the ordinary path."""
+
+_log = logging.getLogger(__name__)
+
+REFUSED = 2
+"""The verdict of a request that was answered by an error."""
+
+
+class Read(NamedTuple):
+    """What one connection brought in one read: its first `last` records, and a buffer in which messages of them lie."""
+
+    connection: Connection
+    records: NDArray[np.int64]
+    last: int
+    buffer: NDArray[np.uint8]
+    source: int
+    arrival_ns: int
+
+
+class Intake:
+    """Compiled requests, from the read buffer to the queues of servables. Lives on the I/O thread."""
+
+    def __init__(self, core: Core, data_plane: DataPlane, timers: Timers) -> None:
+        self._core = core
+        self._answers = Answers(core, data_plane)
+        self._data_plane = data_plane
+        self._timers = timers
+        self._plan = build([])
+        self._doors: list[Door | None] = []
+        self._open: list[Door] = []
+        self._dying: dict[RequestGroup, None] = {}  # groups of which some request is not waited for any more
+        self._numbers: NDArray[np.int64] = np.full(core.state.limits.streams, -1, np.int64)  # of the group, by stream
+        self._record: NDArray[np.int64] = np.zeros((1, RECORD_COLUMNS), np.int64)
+
+    # ---- what serves -----------------------------------------------------------------------------------------------
+
+    def follow(self, handles: Sequence[Handle]) -> None:
+        """Decode requests for these servables from now on; what came for others takes the ordinary path."""
+        self.submit()
+        models = [
+            Model(
+                name=handle.servable.name,
+                version=handle.servable.version,
+                signature=handle.servable.signature,
+                rows_max=handle.servable.batch_rows_max,
+            )
+            for handle in handles
+        ]
+        self._plan = plan = build(models)
+        known = {door.handle: door for door in self._doors if door is not None}
+        self._doors = [
+            self._door(handle, plan, slot, known.get(handle)) if plan.is_compiled(slot) else None
+            for slot, handle in enumerate(handles)
+        ]
+
+    def _door(self, handle: Handle, plan: Plan, slot: int, before: Door | None) -> Door:
+        if before is not None:
+            return Door(handle, plan, slot, before.arena, before.columns, before.ids, before.lane, before.shapes)
+        servable = handle.servable
+        batching, signature = servable.config.batching, servable.signature
+        skip = 1 if signature.batchable else 0
+        # What waits, what every instance runs, what is run here, and what is lost at the end of the ring.
+        rows = batching.queue_rows_max + (servable.config.instances.count + 2) * servable.batch_rows_max
+        bytes_max = 2 * batching.queue_bytes_max
+        arena = Arena(signature, min(rows, ARENA_ROWS_MAX, 1 + bytes_max // sum(row_bytes(signature))))
+        self._answers.reach(arena.capacity)
+        return Door(
+            handle, plan, slot, arena,
+            columns=np.zeros((arena.capacity, REQUEST_COLUMNS), np.int64),
+            ids=np.zeros(arena.capacity * ID_BYTES_MAX, np.uint8),
+            lane=tuple(spec.shape[skip:] for spec in signature.inputs),
+        )  # fmt: skip
+
+    # ---- in --------------------------------------------------------------------------------------------------------
+
+    def take(self, connection: Connection, records: NDArray[np.int64], count: int, now_ns: int) -> int:
+        """Take what the kernels understand of the first `count` records; return how many need nothing more.
+
+        The verdict of the others is ORDINARY.
+        """
+        plan, buffer, pool = self._plan, self._core.buffer, self._core.state.pool
+        accepted, slot = scan_requests(buffer, SOURCE_BUFFER, records, 0, count, plan.numbers, plan.text)
+        in_pool, pool_slot = 0, SLOTS_DIFFER
+        if accepted < count:
+            in_pool, pool_slot = scan_requests(pool, SOURCE_POOL, records, 0, count, plan.numbers, plan.text)
+        if not accepted + in_pool:
+            return 0
+        admitted, error = self._data_plane.admit_many(accepted + in_pool)
+        if error is not None:
+            chosen = np.flatnonzero(records[:count, R_VERDICT] == ACCEPTED)[admitted:]
+            self._refuse_records(connection, records, chosen, error)
+        if not admitted:
+            return accepted + in_pool
+        read = Read(connection, records, count, buffer, SOURCE_BUFFER, now_ns)
+        left = self._take_read(slot, read) if accepted else 0
+        if in_pool:
+            left += self._take_read(pool_slot, read._replace(buffer=pool, source=SOURCE_POOL))
+        return accepted + in_pool - left
+
+    def read(self, octets: NDArray[np.uint8]) -> InferRequest | None:
+        """Read a large message whose tensors stay where they are; None when the kernels do not understand it."""
+        plan, record = self._plan, self._record
+        record[0, R_SOURCE], record[0, R_AT], record[0, R_LENGTH] = SOURCE_PARTS, 0, octets.size
+        accepted, slot = scan_requests(octets, SOURCE_PARTS, record, 0, 1, plan.numbers, plan.text)
+        return request_of(plan.models[slot], octets, record[0].tolist()) if accepted else None
+
+    def _take_read(self, slot: int, read: Read) -> int:
+        """Take the accepted requests of a read, which are all for `slot` if that is one; return how many are left."""
+        if slot != SLOTS_DIFFER:
+            return self._take_slot(slot, read)
+        accepted = read.records[: read.last, R_VERDICT] == ACCEPTED
+        return sum(
+            self._take_slot(each, read) for each in np.unique(read.records[: read.last][accepted, R_SLOT]).tolist()
+        )
+
+    def _take_slot(self, slot: int, read: Read) -> int:
+        """Take the accepted requests of one servable; return how many are left to the ordinary path.
+
+        Those are what finds no place in the arena, where a batch that takes long can keep the rows of many others, and
+        what comes when the servable has retired.
+        """
+        door = self._doors[slot]
+        assert door is not None, "bug: the kernels accepted what they cannot decode"
+        record, wanted_rows = 0, 1
+        while record < read.last:
+            group = door.group or self._open_group(door, wanted_rows)
+            if group is None:
+                return self._leave(slot, read.records[record : read.last], read.source)
+            record, wanted_rows = self._grow(door, group, read, record)
+        return 0
+
+    def _grow(self, door: Door, group: RequestGroup, read: Read, record: int) -> tuple[int, int]:
+        """Take requests into a group until one finds no room; return the first that is still to be seen, and its rows.
+
+        A request for which the queue has no room is refused.
+        """
+        arena, lease, batcher = door.arena, group.origin.lease, door.handle.servable.batcher
+        row, first = lease.end, group.last
+        row_bound = row + batcher.room_rows(arena.row_bytes)
+        record, row_end, last, deadline_ns = take_rows(
+            read.buffer, read.source, read.records, record, read.last, door.plan.numbers, door.slot, arena.octets,
+            row, min(arena.room(lease), row_bound), door.columns, first, door.ids, self._numbers, group.origin.number,
+        )  # fmt: skip
+        if last > first:
+            arena.grow(lease, row_end)
+            group.grow(Segment(read.connection, first, last, read.arrival_ns), row_end - row, deadline_ns)
+            batcher.reserve(group.rows, group.rows * arena.row_bytes)
+        if record == read.last:
+            return record, 1
+        rows = int(read.records[record, R_ROWS])
+        if row_end + rows > row_bound:
+            input_bytes = max(int(read.records[record, R_LENGTH]), rows * arena.row_bytes)
+            error = batcher.refusal(rows, input_bytes)
+            self._refuse_records(read.connection, read.records, np.array([record]), error, door)
+            return record + 1, 1
+        self._submit(door)  # the ring goes round, and the next group begins elsewhere
+        return record, rows
+
+    def _open_group(self, door: Door, rows: int) -> RequestGroup | None:
+        """Begin a group that has a place for so many rows, at least; None without a place or a servable."""
+        if not door.handle.acquire():
+            return None
+        lease = door.arena.lease(rows)
+        if lease is None:
+            door.handle.release()
+            return None
+        origin = Origin(self._answers, self._answers.next_number(), door, lease)
+        door.group = RequestGroup(origin, door.arena, door.lane, [(lease.begin, lease.begin)])
+        self._answers.groups[origin.number] = door.group
+        self._open.append(door)
+        self._core.wake()
+        return door.group
+
+    def _leave(self, slot: int, records: NDArray[np.int64], source: int) -> int:
+        """Leave accepted requests to the ordinary path; return how many."""
+        accepted = records[:, R_VERDICT] == ACCEPTED
+        mine = accepted & (records[:, R_SLOT] == slot) & (records[:, R_SOURCE] == source)
+        records[mine, R_VERDICT] = ORDINARY
+        count = int(mine.sum())
+        self._data_plane.leave_undone(count)
+        return count
+
+    def _refuse_records(
+        self, connection: Connection, records: NDArray[np.int64], chosen: NDArray[np.int64], error: ServingError,
+        door: Door | None = None,
+    ) -> None:  # fmt: skip
+        """Answer requests that are in no group by an error; the verdict of each becomes REFUSED."""
+        records[chosen, R_VERDICT] = REFUSED
+        requests = np.ascontiguousarray(records[:, :REQUEST_COLUMNS])
+        connection.outbox.refuse_all(requests, chosen.astype(np.int64), as_array(error_block(error)), 0, chosen.size)
+        self._core.mark(connection)
+        self._data_plane.refuse_many(error, chosen.size, door.handle.servable if door is not None else None)
+
+    # ---- on ---------------------------------------------------------------------------------------------------------
+
+    def drop(self, streams: NDArray[np.int64]) -> None:
+        """Note that nobody waits for what these streams have asked; it leaves the queue in this turn."""
+        for number in np.unique(self._numbers[streams]).tolist():
+            if (group := self._answers.groups.get(number)) is not None:
+                self._dying[group] = None
+                self._core.wake()
+
+    def submit(self) -> bool:
+        """Hand the groups of this turn to their servables. A phase of the turn, after everything was read."""
+        doors, self._open = self._open, []
+        for door in doors:
+            if door.group is not None:
+                self._submit(door)
+        dying, self._dying = self._dying, {}
+        for group in dying:
+            if group.requests and group.progress is Progress.WAITING:
+                group.origin.servable.expire(group)
+        return False
+
+    def _submit(self, door: Door) -> None:
+        group, door.group = door.group, None
+        assert group is not None, "bug: there is no group to submit"
+        servable = door.handle.servable
+        servable.batcher.reserve(0, 0)
+        door.arena.end(group.origin.lease)
+        if not group.requests:  # its only requests were refused
+            self._answers.close(group.origin)
+            return
+        group.input_bytes = group.rows * door.arena.row_bytes
+        self._watch(group)
+        try:
+            servable.submit(group)
+        except ServingError as error:
+            group.settle(error)
+        except Exception:  # noqa: BLE001 - a mistake of ours must not keep permits, rows and the servable for ever
+            _log.exception("a group could not be submitted")
+            group.settle(InternalError())
+
+    def _watch(self, group: RequestGroup) -> None:
+        """See that what expires in the queue is answered then, and not when its turn comes.
+
+        What expires while it runs is answered when its batch has run: it holds its rows until then.
+        """
+        if group.deadline_ns is not None:
+            group.origin.timer = self._timers.call_at_ns(group.deadline_ns, lambda: self._expire(group))
+
+    def _expire(self, group: RequestGroup) -> None:
+        group.origin.timer = None
+        if group.requests and group.progress is Progress.WAITING:
+            group.origin.servable.expire(group)
+            if group.requests:
+                self._watch(group)
+
+
+def request_of(model: Model, octets: NDArray[np.uint8], record: list[int]) -> InferRequest:
+    """Return the request that a record of a message describes; its tensors are views of the message."""
+    signature, rows = model.signature, record[R_ROWS]
+    inputs = []
+    for index, (spec, count) in enumerate(zip(signature.inputs, row_bytes(signature), strict=True)):
+        begin = record[R_INPUT + index]
+        shape = (rows, *spec.shape[1:]) if signature.batchable else spec.shape
+        raw = octets[begin : begin + rows * count].data
+        inputs.append(InputTensor(spec.name, spec.datatype.wire_name, shape, raw))
+    outputs = record[R_OUTPUT : R_OUTPUT + record[R_OUTPUT_COUNT]]
+    version_at, version_end = record[R_TEXT + 2], record[R_TEXT + 3]
+    id_at = record[R_ID_AT]
+    return InferRequest(
+        model_name=model.name,
+        model_version=str(model.version) if version_end > version_at else "",
+        id=octets[id_at : id_at + record[R_ID_LENGTH]].tobytes().decode(),
+        inputs=tuple(inputs),
+        outputs=tuple(RequestedOutput(signature.outputs[index].name) for index in outputs),
+        raw_count=len(inputs),
+        wire_bytes=octets.size,
+    )
