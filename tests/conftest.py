@@ -4,7 +4,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support import graphs
-from tests.support.servers import server_thread
+from tests.support.servers import TRANSPORTS, server_thread
 
 settings.register_profile("reproducible", derandomize=True, database=None, deadline=None)
 settings.load_profile("reproducible")
@@ -26,9 +26,15 @@ def repository(tmp_path):
     return folder
 
 
+@pytest.fixture(params=sorted(TRANSPORTS), scope="module")
+def transport(request):
+    """The options of each transport in turn, for what all of them must do."""
+    return TRANSPORTS[request.param]
+
+
 @pytest.fixture
-def affine_server(repository):
+def affine_server(repository, transport):
     """A server in this process with one model, `affine`: y = 2 x + 1, FP32 [rows, 4]."""
     graphs.write_model(repository, "affine", graphs.affine())
-    with server_thread(repository) as server:
+    with server_thread(repository, **transport) as server:
         yield server

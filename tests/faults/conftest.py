@@ -84,10 +84,10 @@ def rows(value, count=1):
 
 
 @pytest.fixture
-def busy(repository, held, calls):
+def busy(repository, held, calls, transport):
     """A server whose one instance is busy until the session is let go: (server, client, session, its answer)."""
     graphs.write_model(repository, "affine", graphs.affine())
-    with server_thread(repository, drain_timeout_s=DEADLINE_S) as server:
+    with server_thread(repository, drain_timeout_s=DEADLINE_S, inline_us_max=0, **transport) as server:
         (session,) = held
         client = calls(server.address)
         session.hold()

@@ -10,9 +10,9 @@ from tests.support import graphs
 from tests.support.servers import server_thread
 
 
-def test_inference_is_refused_with_a_reason_and_health_still_answers(repository, held, calls):
+def test_inference_is_refused_with_a_reason_and_health_still_answers(repository, held, calls, transport):
     graphs.write_model(repository, "affine", graphs.affine())
-    with server_thread(repository, requests_in_flight_max=1) as server:
+    with server_thread(repository, requests_in_flight_max=1, inline_us_max=0, **transport) as server:
         (session,) = held
         client = calls(server.address)
         session.hold()

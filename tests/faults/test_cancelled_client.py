@@ -30,7 +30,7 @@ def test_a_cancelled_request_does_not_disturb_its_batchmates(busy):
     session.let_one_go()
     session.wait_until_running()  # all three are in the batch that runs now
     futures[1].cancel()
-    server.wait_until(lambda: server.in_flight == 2)
+    server.wait_until(lambda: server.has_noted_a_cancel(in_flight=2))
     session.let_go()
     for value, future in ((1, futures[0]), (3, futures[2])):
         np.testing.assert_array_equal(client.read(future.result(DEADLINE_S)), 2 * rows(value, value) + 1)

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.support.certificates import Authority, TlsFolder
+
 
 def serve(*arguments):
     command = [sys.executable, "-m", "serving", "serve", "--grpc-port", "0", "--http-port", "0", *map(str, arguments)]
@@ -59,3 +61,50 @@ def test_a_missing_models_folder_is_named(tmp_path):
 )
 def test_an_option_that_cannot_be_used_is_named(repository, arguments, problem):
     assert problem in only_line(serve("--models", repository, *arguments))
+
+
+# ---- TLS -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path):
+    folder = TlsFolder(tmp_path / "tls")
+    folder.write(Authority().issue(), Authority())
+    return folder
+
+
+def tls_flags(files):
+    return ["--tls-cert", files.cert, "--tls-key", files.key, "--tls-client-ca", files.client_ca]
+
+
+@pytest.mark.parametrize("name", ["cert", "key", "client_ca"])
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda path: path.unlink(), "No such file or directory; name a PEM file that the server's user may read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-40]), "that is damaged or cut short, expected one"),
+    ],
+    ids=["missing", "cut"],
+)
+def test_a_tls_file_that_cannot_be_read_is_named(repository, files, name, spoil, problem):
+    path = getattr(files, name)
+    spoil(path)
+    line = only_line(serve("--models", repository, *tls_flags(files), "--log-level", "error"))
+    assert line.startswith(f"penstock: {path}: ")
+    assert problem in line
+
+
+def test_a_key_that_does_not_fit_is_named_with_its_certificate(repository, files):
+    files.key.write_bytes(Authority().issue().key)
+    line = only_line(serve("--models", repository, *tls_flags(files), "--log-level", "error"))
+    assert line.startswith(f"penstock: {files.key}: not the private key of the certificate in {files.cert}; expected")
+
+
+def test_a_certificate_without_its_key_is_half_a_configuration(repository, files):
+    line = only_line(serve("--models", repository, "--tls-cert", files.cert))
+    assert line == "penstock: tls_cert is given without tls_key; give both, or neither"
+
+
+def test_a_grpc_port_in_use_is_named_over_tls_too(repository, files, taken_port):
+    result = serve("--models", repository, "--grpc-port", taken_port, *tls_flags(files), "--log-level", "error")
+    assert only_line(result).startswith(f"penstock: cannot listen on 127.0.0.1:{taken_port} for gRPC: it is in use")

@@ -1,26 +1,13 @@
 """A request whose time is over is answered at once, and costs no run of the model."""
 
-import urllib.request
-
 import grpc
 import numpy as np
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.metrics import counter
 from tests.support.sessions import DEADLINE_S, WARM_UP
 
 ROWS = np.ones((5, 4), np.float32)
-
-
-def counter(server, name, **labels):
-    with urllib.request.urlopen(f"{server.http}/metrics") as page:
-        families = text_string_to_metric_families(page.read().decode())
-        return sum(
-            sample.value
-            for family in families
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
 
 
 def test_a_timeout_parameter_expires_while_the_instance_is_busy(busy):

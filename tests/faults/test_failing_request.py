@@ -10,9 +10,9 @@ from tests.support.sessions import DEADLINE_S, WARM_UP
 
 
 @pytest.mark.parametrize("bad", [0, 3, 6])
-def test_an_index_beyond_the_table_fails_its_own_request_only(repository, held, calls, bad):
+def test_an_index_beyond_the_table_fails_its_own_request_only(repository, held, calls, bad, transport):
     graphs.write_model(repository, "lookup", graphs.lookup())
-    with server_thread(repository) as server:
+    with server_thread(repository, inline_us_max=0, **transport) as server:
         (session,) = held
         client = calls(server.address)
 

@@ -45,9 +45,9 @@ def replace(path, content):
     draft.replace(path)
 
 
-def test_no_request_is_lost_while_graph_and_configuration_change(repository):
+def test_no_request_is_lost_while_graph_and_configuration_change(repository, transport):
     folder = graphs.write_model(repository, "affine", graphs.affine(scale=1.0))
-    with server_thread(repository, poll_interval_s=0.05) as server:
+    with server_thread(repository, poll_interval_s=0.05, **transport) as server:
         stop = threading.Event()
         loads = [Load(server.address, stop) for _ in range(CLIENTS)]
         with Client(server.address) as client:

@@ -24,9 +24,9 @@ def wait_until_in_flight(server):
     raise AssertionError("the request was never admitted")
 
 
-def test_a_request_in_flight_is_answered_and_the_exit_status_is_0(repository, calls):
+def test_a_request_in_flight_is_answered_and_the_exit_status_is_0(repository, transport, calls):
     graphs.write_model(repository, "slow", graphs.slow(layers=1_000))  # seconds for 256 rows, so SIGTERM finds it busy
-    with server_process(repository) as server:
+    with server_process(repository, **transport) as server:
         client = calls(server.address)
         future = client.send(np.zeros((256, 512), np.float32), model="slow")
         wait_until_in_flight(server)
@@ -40,10 +40,10 @@ def test_a_request_in_flight_is_answered_and_the_exit_status_is_0(repository, ca
         assert not any("Traceback" in line for line in server.log)
 
 
-def test_a_request_that_waits_for_batchmates_waits_no_longer(repository, calls):
+def test_a_request_that_waits_for_batchmates_waits_no_longer(repository, transport, calls):
     window = "[batching]\nqueue_delay_us_max = 60_000_000"
     graphs.write_model(repository, "affine", graphs.affine(), config=window)
-    with server_process(repository, "--drain-timeout-s", "20") as server:
+    with server_process(repository, "--drain-timeout-s", "20", **transport) as server:
         client = calls(server.address)
         future = client.send(ROWS)
         wait_until_in_flight(server)
@@ -53,10 +53,10 @@ def test_a_request_that_waits_for_batchmates_waits_no_longer(repository, calls):
         assert not any("requests still run" in line for line in server.log)
 
 
-def test_a_health_watch_hears_of_the_end_and_does_not_delay_it(repository):
+def test_a_health_watch_hears_of_the_end_and_does_not_delay_it(repository, transport):
     graphs.write_model(repository, "affine", graphs.affine())
     options = [("grpc.enable_http_proxy", 0)]
-    with server_process(repository) as server, grpc.insecure_channel(server.address, options) as channel:
+    with server_process(repository, **transport) as server, grpc.insecure_channel(server.address, options) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S)
         statuses = [next(watch).status]
         server.process.send_signal(signal.SIGTERM)
@@ -65,15 +65,15 @@ def test_a_health_watch_hears_of_the_end_and_does_not_delay_it(repository):
         assert server.process.wait(START_TIMEOUT_S) == 0
 
 
-def test_an_interrupt_from_the_keyboard_ends_it_too(repository):
-    with server_process(repository) as server:
+def test_an_interrupt_from_the_keyboard_ends_it_too(repository, transport):
+    with server_process(repository, **transport) as server:
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(START_TIMEOUT_S) == 0
 
 
-def test_a_run_that_outlasts_the_drain_ends_with_the_process(repository, calls):
+def test_a_run_that_outlasts_the_drain_ends_with_the_process(repository, transport, calls):
     graphs.write_model(repository, "slow", graphs.slow(layers=4_000))
-    with server_process(repository, "--drain-timeout-s", "0.1") as server:
+    with server_process(repository, "--drain-timeout-s", "0.1", **transport) as server:
         future = calls(server.address).send(np.zeros((256, 512), np.float32), model="slow")
         wait_until_in_flight(server)
         server.process.send_signal(signal.SIGTERM)

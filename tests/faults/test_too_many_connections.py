@@ -20,9 +20,9 @@ def first_bytes(connection: socket.socket) -> bytes:
         return b""
 
 
-def test_connections_beyond_the_bound_are_closed_and_the_others_served(repository):
+def test_connections_beyond_the_bound_are_closed_and_the_others_served(repository, transport):
     graphs.write_model(repository, "affine", graphs.affine())
-    with server_thread(repository, connections_max=3) as server, Client(server.address) as client:
+    with server_thread(repository, connections_max=3, **transport) as server, Client(server.address) as client:
         rows = np.ones((1, 4), np.float32)
         client.infer("affine", {"x": (Datatype.FP32, rows)})  # the first connection
         host, port = server.address.split(":")

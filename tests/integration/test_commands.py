@@ -1,6 +1,8 @@
 """The commands as a person types them, against a real server."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from serving.wire import compiler, kernels
 from tests.support import graphs
 from tests.support.servers import server_thread
 
 ROOT = Path(__file__).parents[2]
 
 
-def penstock(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess:
+def penstock(*arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-W", "error", "-m", "serving", *arguments]
-    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **variables}
+    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +119,43 @@ def test_a_server_that_is_not_there_is_named():
     assert "no server answers at 127.0.0.1:1" in result.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["infer"], ["quickstart"], ["models"], ["models", "load"]])
+@pytest.mark.parametrize(
+    "command", [[], ["serve"], ["infer"], ["quickstart"], ["kernels"], ["models"], ["models", "load"]]
+)
 def test_every_command_has_help(command):
     result = penstock(*command, "--help")
     assert result.returncode == 0
     assert "Usage:" in result.stdout
+    assert "\\b" not in result.stdout
+    assert "\b" not in result.stdout
+
+
+@pytest.mark.parametrize("command", ["serve", "infer"])
+def test_examples_in_help_keep_their_lines(command):
+    lines = [line.strip() for line in penstock(command, "--help").stdout.splitlines()]
+    first, second = lines[lines.index("Examples:") + 1 :][:2]
+    assert f"penstock {command} --" in first
+    assert second.startswith(f"penstock {command} --")
+
+
+def test_kernels_loads_what_this_process_has_compiled_and_says_where_it_is():
+    expected = kernels.load()
+    result = penstock("kernels", "--json", "-")
+    facts = json.loads(result.stdout)
+    assert facts.pop("cpu_s") > 0
+    assert facts == {"cache": str(expected.cache), "compiled": 0, "loaded": len(compiler.KERNELS)}
+    assert not result.stderr
+
+
+@pytest.mark.slow
+def test_kernels_compiles_into_an_empty_cache_and_shows_how_far_it_is(tmp_path):
+    result = penstock("kernels", XDG_CACHE_HOME=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    summary, cache = result.stdout.splitlines()
+    assert Path(cache).parent == tmp_path / "penstock" / "kernels"
+    compiled = re.findall(r"^compiling (\S+) \.\.\. [\d.]+ s$", result.stderr, re.MULTILINE)
+    assert "http2.decode" in compiled
+    assert summary.startswith(f"{len(compiled)} kernels compiled, 0 loaded, ")
 
 
 def test_quickstart_trains_serves_checks_and_measures(tmp_path):

@@ -57,11 +57,8 @@ from tests.support.conformance import (
     typed_request,
     write_models,
 )
-from tests.support.servers import server_thread
+from tests.support.servers import TRANSPORTS, server_thread
 from tests.support.sessions import HeldGraph
-
-TRANSPORTS = {"grpcio": {}}
-"""The options that start this server on each transport."""
 
 OWN_MESSAGE_MIB = 8
 FORMS = {"raw": raw_request, "typed": typed_request}
@@ -1144,7 +1141,7 @@ def test_a_draining_server_tells_its_watchers_and_takes_nothing_new(repository, 
     sessions = []
     monkeypatch.setattr(serving_model, "Session", lambda *loading: sessions.append(HeldGraph(*loading)) or sessions[-1])
     graphs.write_model(repository, "affine", graphs.affine())
-    with server_thread(repository, **TRANSPORTS[transport]) as server:
+    with server_thread(repository, inline_us_max=0, **TRANSPORTS[transport]) as server:
         target = Target(server.address, message_bytes_max=OWN_MESSAGE_MIB << 20)
         watch = health_pb2_grpc.HealthStub(target.channel).Watch(
             health_pb2.HealthCheckRequest(), timeout=CALL_TIMEOUT_S

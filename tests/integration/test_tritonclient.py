@@ -66,7 +66,7 @@ def _inputs():
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory):
+def session(tmp_path_factory, transport):
     folder = tmp_path_factory.mktemp("tritonclient")
     inputs = _inputs()
     np.savez(folder / "inputs.npz", **{name: array for name, array in inputs.items() if array.dtype != np.object_})
@@ -75,7 +75,7 @@ def session(tmp_path_factory):
     for name, graph in GRAPHS.items():
         graphs.write_model(models, name, graph, config=CONFIG)
     python = environment("tritonclient[grpc]>=2.60,<3")
-    with server_thread(models) as server:
+    with server_thread(models, **transport) as server:
         command = [str(python), str(SCRIPT), server.address, str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SESSION_TIMEOUT_S, check=False)
     assert done.returncode == 0, done.stderr

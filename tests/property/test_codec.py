@@ -208,7 +208,7 @@ def assert_answers(message, answer):
 
 @given(any_answers)
 def test_answers_are_read_as_they_were_written(answer):
-    assert_answers(pb.ModelInferResponse.FromString(encode_answer(answer)), answer)
+    assert_answers(pb.ModelInferResponse.FromString(b"".join(encode_answer(answer))), answer)
 
 
 @given(any_answers)

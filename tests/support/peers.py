@@ -209,6 +209,11 @@ class Peer:
         assert first == second
         return first
 
+    def refusals(self) -> dict[str, int]:
+        """What was refused so far, and how often."""
+        counts = self.sides[0].state.shared[layout.H_COUNTS :][: len(layout.REFUSALS)].tolist()
+        return {name: count for name, count in zip(layout.REFUSALS, counts, strict=True) if count}
+
     def column(self, column: int) -> int:
         return int(self.sides[0].state.connections[SLOT, column])
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from serving.commands.options import environment_name
+from serving.commands.options import environment_name, shown_default
 from serving.config import BatchingConfig, InstancesConfig, ModelConfig, ServerConfig, SessionConfig
 
 
@@ -12,7 +12,7 @@ def server_table() -> str:
     for item in dataclasses.fields(ServerConfig):
         flag = "--" + item.name.replace("_", "-")
         meaning = item.metadata["help"] + _choices(item)
-        lines.append(f"| `{flag}` | `{environment_name(item.name)}` | `{item.default}` | {meaning} |")
+        lines.append(f"| `{flag}` | `{environment_name(item.name)}` | `{shown_default(item)}` | {meaning} |")
     return "\n".join(lines)
 
 

@@ -17,6 +17,8 @@ from serving.server import Server
 
 START_TIMEOUT_S = 60
 PROGRAM = (sys.executable, "-m", "serving")
+TRANSPORTS = {"native": {"transport": "native"}, "grpcio": {"transport": "grpcio"}}
+"""The options that choose a transport, by its name: what both must do is tested on both (fixture `transport`)."""
 
 
 class ServerThread:
@@ -62,6 +64,10 @@ class ServerThread:
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(START_TIMEOUT_S)
 
+    def complete(self, coroutine):
+        """Run a coroutine on the I/O thread and return its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(START_TIMEOUT_S)
+
     def wait_until(self, predicate) -> None:
         """Wait until a predicate is true on the I/O thread."""
 
@@ -75,6 +81,11 @@ class ServerThread:
     def in_flight(self) -> int:
         """Requests admitted and not yet answered; ask it on the I/O thread."""
         return self.server._admission.in_flight
+
+    def has_noted_a_cancel(self, *, in_flight: int) -> bool:
+        """Whether a running request was cancelled: `in_flight` are left, or its stream is known to be dead."""
+        core = getattr(self.server._grpc, "_core", None)
+        return self.in_flight == in_flight or (core is not None and core.deaths > 0)
 
     @property
     def queued_rows(self) -> int:
@@ -90,8 +101,8 @@ class ServerThread:
 
 @contextlib.contextmanager
 def server_thread(models: Path, **options) -> Iterator[ServerThread]:
-    """Run a server on free ports in this process."""
-    server = ServerThread(ServerConfig(models=models, grpc_port=0, http_port=0, **options))
+    """Run a server in this process, on free ports unless `options` name them."""
+    server = ServerThread(ServerConfig(models=models, **({"grpc_port": 0, "http_port": 0} | options)))
     try:
         yield server
     finally:
@@ -146,9 +157,10 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def server_process(models: Path, *arguments: str, environment=None) -> Iterator[ServerProcess]:
-    """Run `penstock serve` on free ports."""
-    server = ServerProcess(models, *arguments, environment=environment)
+def server_process(models: Path, *arguments: str, environment=None, **options) -> Iterator[ServerProcess]:
+    """Run `penstock serve` on free ports; `options` are flags by the names that configuration files use."""
+    flags = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    server = ServerProcess(models, *arguments, *flags, environment=environment)
     try:
         yield server
     finally:

@@ -15,6 +15,7 @@ from serving.config import (
     load_model_config,
     nearest,
     option,
+    without_effect,
 )
 from serving.errors import ConfigError
 
@@ -232,3 +233,11 @@ def test_a_model_toml_that_cannot_be_read_is_named(tmp_path):
 def test_configurations_do_not_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         ServerConfig().grpc_port = 1
+
+
+def test_options_that_the_chosen_transport_does_not_know_are_named_when_they_were_set():
+    assert without_effect(ServerConfig(transport="grpcio", inline_us_max=7, stall_timeout_s=1)) == [
+        "inline_us_max", "stall_timeout_s"
+    ]  # fmt: skip
+    assert without_effect(ServerConfig(transport="native", inline_us_max=7)) == []
+    assert without_effect(ServerConfig(transport="grpcio", connections_max=7)) == []

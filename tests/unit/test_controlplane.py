@@ -27,6 +27,23 @@ def test_off_keeps_everyone_out_and_on_nobody(host):
         ControlPlane(None, "off").check_access(host)
 
 
+@pytest.mark.parametrize("host", REMOTE)
+def test_a_named_client_may_from_anywhere(host):
+    plane = ControlPlane(None, "loopback", ["ops", "ci.example"])
+    plane.check_access(host, ("somebody", "ci.example"))
+    plane.check_access(host, ("ops",))
+    for names in ((), ("Ops",), ("ci.example.org", "*.example", "ci")):
+        with pytest.raises(Forbidden, match="open to peers on the server's own machine and named clients "):
+            plane.check_access(host, names)
+
+
+def test_a_name_is_nothing_where_no_name_is_listed_and_nobody_may_when_it_is_off():
+    with pytest.raises(Forbidden, match=r"own machine \(--control-plane loopback\); your certificate names ops, ci$"):
+        ControlPlane(None, "loopback").check_access("10.0.0.1", ("ops", "ci"))
+    with pytest.raises(Forbidden, match=r"open to nobody \(--control-plane off\)$"):
+        ControlPlane(None, "off", ["ops"]).check_access("127.0.0.1", ("ops",))
+
+
 def test_the_index_can_be_of_ready_versions_only():
     class Repository:
         def index(self):

@@ -1,6 +1,7 @@
 import dataclasses
 import logging
 from pathlib import Path
+from typing import get_origin
 
 import click
 import pytest
@@ -12,6 +13,12 @@ from serving.commands.options import environment_name, resolve, unknown_variable
 from serving.config import ServerConfig
 from serving.errors import ConfigError
 
+NEEDED = {
+    "tls_cert": ("tls_key",),
+    "tls_key": ("tls_cert",),
+    "tls_client_ca": ("tls_cert", "tls_key"),
+    "control_plane_clients": ("tls_cert", "tls_key", "tls_client_ca"),
+}
 FIELDS = dataclasses.fields(ServerConfig)
 KUBERNETES = [
     "PENSTOCK_SERVICE_HOST", "PENSTOCK_SERVICE_PORT", "PENSTOCK_SERVICE_PORT_GRPC", "PENSTOCK_SERVICE_PORT_HTTP",
@@ -60,10 +67,28 @@ def test_the_file_can_be_named_in_the_environment(run, tmp_path):
 def test_every_option_is_a_flag_and_a_variable(run, item):
     other = {
         "models": "elsewhere", "host": "0.0.0.0", "control_plane": "off", "log_format": "json", "log_level": "debug",  # noqa: S104
-    }.get(item.name, "7")  # fmt: skip
-    expected = item.type(other)
-    assert getattr(run(f"--{item.name.replace('_', '-')}", other), item.name) == expected
-    assert getattr(run(**{environment_name(item.name): other}), item.name) == expected
+        "transport": "native",
+    }.get(item.name, str(max(7, item.metadata.get("minimum", 0))))  # fmt: skip
+    expected = (other,) if get_origin(item.type) is tuple else item.type(other)
+    needed = {environment_name(name): "x" for name in NEEDED.get(item.name, ())}
+    assert getattr(run(f"--{item.name.replace('_', '-')}", other, **needed), item.name) == expected
+    assert getattr(run(**needed, **{environment_name(item.name): other}), item.name) == expected
+
+
+def test_a_list_is_comma_separated_in_a_flag_and_a_variable_and_a_list_in_a_file(run, tmp_path):
+    tls = {"PENSTOCK_TLS_CERT": "c", "PENSTOCK_TLS_KEY": "k", "PENSTOCK_TLS_CLIENT_CA": "a"}
+    file = tmp_path / "penstock.toml"
+    file.write_text('control_plane_clients = ["a", "b c"]')
+    for config in (
+        run("--control-plane-clients", "a, b c", **tls),
+        run(PENSTOCK_CONTROL_PLANE_CLIENTS=",a,b c,", **tls),
+        run("--config", str(file), **tls),
+    ):
+        assert config.control_plane_clients == ("a", "b c")
+    assert run("--control-plane-clients", "", "--config", str(file), **tls).control_plane_clients == ()
+    file.write_text('control_plane_clients = "a, b c"')
+    with pytest.raises(ConfigError, match=r"control_plane_clients = 'a, b c', expected a list"):
+        run("--config", str(file), **tls)
 
 
 @pytest.mark.parametrize("item", FIELDS, ids=lambda item: item.name)
@@ -74,7 +99,7 @@ def test_help_shows_every_option_with_its_variable_and_default(item):
     assert f"--{item.name.replace('_', '-')}" in text
     assert environment_name(item.name) in text
     assert " ".join(item.metadata["help"].split()) in text
-    assert f"[default: {item.default}]" in text
+    assert f"[default: {'none' if item.default in {'', ()} else item.default}]" in text
 
 
 def test_the_same_mistake_gets_the_same_error_from_a_flag_a_variable_and_a_file(run, tmp_path):
@@ -116,13 +141,16 @@ def test_a_flag_that_was_not_given_does_not_hide_the_file(tmp_path):
         ("PENSTOCK_MODEL", "PENSTOCK_MODELS"),
         ("PENSTOCK_CONTROLPLANE", "PENSTOCK_CONTROL_PLANE"),
         ("PENSTOCK_ADRESS", "PENSTOCK_ADDRESS"),
+        ("PENSTOCK_TLS_CRT", "PENSTOCK_TLS_CERT"),
     ],
 )
 def test_a_near_miss_is_named_with_what_was_meant(name, meant):
     assert unknown_variables({name: "x"}) == [f"unknown variable {name}; did you mean '{meant}'?"]
 
 
-@pytest.mark.parametrize("name", [*KUBERNETES, "PENSTOCK", "PENSTOCK_IMAGE_DIGEST", "HOME", "PENSTOCK_HOST"])
+@pytest.mark.parametrize(
+    "name", [*KUBERNETES, "PENSTOCK", "PENSTOCK_IMAGE_DIGEST", "HOME", "PENSTOCK_HOST", "PENSTOCK_TLS_CA"]
+)
 def test_other_variables_are_left_alone(name):
     assert unknown_variables({name: "x"}) == []
 

@@ -11,9 +11,9 @@ def served():
     """Statistics of one batch of 3 requests with 5 rows, and one of 1 request with 1 row."""
     statistics = ServableStatistics()
     times = BatchTimes(rows=5, taken_ns=10_000, input_ns=2_000, infer_ns=100_000, output_ns=1_000, reruns=0)
-    statistics.batch_done(times, Answered([0, 5_000, 9_000], rows=5), now_ns=120_000, wall_ns=0)
+    statistics.batch_done(times, Answered([(0, 1), (5_000, 1), (9_000, 1)], rows=5), now_ns=120_000, wall_ns=0)
     times = BatchTimes(rows=1, taken_ns=0, input_ns=0, infer_ns=1 << 40, output_ns=0, reruns=0)
-    statistics.batch_done(times, Answered([0], rows=1), now_ns=1 << 40, wall_ns=0)
+    statistics.batch_done(times, Answered([(0, 1)], rows=1), now_ns=1 << 40, wall_ns=0)
     return statistics
 
 

@@ -72,7 +72,7 @@ def test_a_duration_counts_and_sums():
 def test_a_batch_counts_stages_per_request_and_sizes_per_batch():
     statistics = ServableStatistics()
     times = BatchTimes(rows=5, taken_ns=100, input_ns=10, infer_ns=50, output_ns=3, reruns=2)
-    statistics.batch_done(times, Answered([40, 70], rows=4), now_ns=200, wall_ns=9_000_000)
+    statistics.batch_done(times, Answered([(40, 1), (70, 1)], rows=4), now_ns=200, wall_ns=9_000_000)
     counted = {name: (stage.count, stage.total_ns) for name, stage in statistics.stages.items()}
     assert counted == {
         "request": (2, 160 + 130),

@@ -22,8 +22,11 @@ from tests.support.sessions import DEADLINE_S, HeldSession, Posts, servable
 class FakeCall:
     """A unary call: keeps its one answer."""
 
+    takes_pieces = True
+
     def __init__(self, peer_host="127.0.0.1"):
         self.peer_host, self.deadline_ns, self.on_cancel, self.answers = peer_host, None, None, []
+        self.peer_names = ()
 
     def settle(self, answer):
         self.answers.append(answer)
@@ -119,7 +122,7 @@ def test_inference_is_answered_when_its_batch_has_run(world):
     call = world.infer(message(3.0))
     assert call.answers == []
     world.posts.run()
-    answer = pb.ModelInferResponse.FromString(call.answers[0])
+    answer = pb.ModelInferResponse.FromString(b"".join(call.answers[0]))
     assert answer.id == "r"
     assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [7.0] * 4
 

@@ -1,0 +1,45 @@
+"""Who speaks another protocol on the gRPC port is told so where that helps, shown out, and counted."""
+
+import pytest
+
+from tests.support.siege import besieged
+
+HTTP1 = [
+    b"GET / HTTP/1.1\r\nHost: test\r\n\r\n",
+    b"POST /inference.GRPCInferenceService/ModelInfer HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc",
+    b"GET / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: \r\n\r\n",
+    b"GET / HTTP/1.0\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: test\r\n\r\n",
+    b"PRI * HTTP/1.1\r\n\r\n",
+]
+TLS_HELLO = bytes.fromhex("16030100b8010000b40303") + bytes(173)
+NOISE = [TLS_HELLO, bytes(64), b"\xff" * 64, b"\r\n\r\n", b"SSH-2.0-OpenSSH_9.9\r\n"[::-1], b"\x00\x00\x00\x04\x00"]
+
+
+@pytest.fixture
+def siege(repository):
+    with besieged(repository) as siege:
+        yield siege
+
+
+@pytest.mark.parametrize("begun", HTTP1, ids=lambda begun: begun.split(b"\r\n")[0].decode())
+def test_a_client_of_http_1_reads_in_plain_text_what_the_port_speaks(siege, begun):
+    with siege.connect(greet=False) as lost:
+        lost.send(begun)
+        text = b"".join(iter(lambda: lost.socket.recv(65_536), b""))
+    ours, _, answer = text.partition(b"HTTP/1.1 505 HTTP Version Not Supported\r\n")
+    assert b"HTTP/1" not in ours  # our settings, which went out before the peer said anything
+    assert b"content-type: text/plain" in answer
+    assert b"gRPC over HTTP/2" in answer
+    assert siege.refused() == {"not_http2": 1}
+    assert siege.exported("not_http2") == 1
+
+
+@pytest.mark.parametrize("begun", NOISE, ids=range(len(NOISE)))
+def test_noise_is_shown_out_without_a_word(siege, begun):
+    with siege.connect(greet=False) as lost:
+        lost.send(begun)
+        lost.read_to_the_end()
+        assert len(lost.seen) <= 2  # our settings and window
+        assert lost._unread == b""
+    assert siege.refused() == {"not_http2": 1}

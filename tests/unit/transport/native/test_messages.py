@@ -1,0 +1,247 @@
+"""Compressed messages and messages in parts: what they become, within which bounds, and in which order."""
+
+import gzip
+import tracemalloc
+import zlib
+from collections import deque
+from concurrent.futures import Executor
+
+import numpy as np
+import pytest
+
+from serving.config import ModelConfig
+from serving.errors import InvalidRequest, Overloaded
+from serving.transport.native.blocks import error_block
+from serving.transport.native.messages import INFLATING_MAX, InflatedTooLong, Messages, inflate
+from serving.wire import frames
+from serving.wire.layout import ENCODING_DEFLATE, ENCODING_GZIP, ENCODING_IDENTITY
+from tests.support import peers
+from tests.support.wired import Wired, message
+
+MIB = 1 << 20
+TEXT = b"a message " * 100
+FORMS = {ENCODING_GZIP: gzip.compress(TEXT), ENCODING_DEFLATE: zlib.compress(TEXT)}
+COMPRESS = {ENCODING_GZIP: gzip.compress, ENCODING_DEFLATE: zlib.compress}
+
+
+# ---- inflating -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", FORMS)
+def test_a_message_is_inflated(encoding):
+    assert inflate(FORMS[encoding], encoding, MIB) == TEXT
+    assert inflate(COMPRESS[encoding](b""), encoding, MIB) == b""
+
+
+@pytest.mark.parametrize("encoding", FORMS)
+def test_a_message_as_long_as_the_bound_passes_and_one_byte_more_does_not(encoding):
+    assert inflate(COMPRESS[encoding](bytes(MIB)), encoding, MIB) == bytes(MIB)
+    error = inflate(COMPRESS[encoding](bytes(MIB + 1)), encoding, MIB)
+    assert isinstance(error, InflatedTooLong)
+    assert "max_message_mib = 1 MiB" in str(error)
+
+
+@pytest.mark.parametrize("encoding", FORMS)
+def test_a_bomb_is_inflated_no_further_than_the_bound(encoding):
+    bomb = COMPRESS[encoding](bytes(64 * MIB))
+    tracemalloc.start()
+    try:
+        assert isinstance(inflate(bomb, encoding, MIB), InflatedTooLong)
+        assert tracemalloc.get_traced_memory()[1] < 4 * MIB
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("encoding", FORMS)
+def test_every_beginning_of_a_message_is_refused(encoding):
+    whole = FORMS[encoding]
+    for length in range(len(whole)):
+        assert isinstance(inflate(whole[:length], encoding, MIB), InvalidRequest)
+
+
+@pytest.mark.parametrize("encoding", FORMS)
+def test_bytes_behind_the_end_are_refused(encoding):
+    assert "follow the end" in str(inflate(FORMS[encoding] + b"x", encoding, MIB))
+    assert "follow the end" in str(inflate(2 * FORMS[encoding], encoding, MIB))
+
+
+@pytest.mark.parametrize("content", [b"neither of them", TEXT, zlib.compress(TEXT, wbits=-15)])
+@pytest.mark.parametrize("encoding", FORMS)
+def test_what_is_not_in_the_encoding_is_refused(encoding, content):
+    assert "cannot be inflated" in str(inflate(content, encoding, MIB))
+
+
+def test_neither_encoding_is_taken_for_the_other():
+    assert isinstance(inflate(FORMS[ENCODING_GZIP], ENCODING_DEFLATE, MIB), InvalidRequest)
+    assert isinstance(inflate(FORMS[ENCODING_DEFLATE], ENCODING_GZIP, MIB), InvalidRequest)
+
+
+def test_a_changed_byte_is_noticed():
+    whole = bytearray(FORMS[ENCODING_GZIP])
+    whole[-5] ^= 1  # of the checksum
+    assert "cannot be inflated" in str(inflate(bytes(whole), ENCODING_GZIP, MIB))
+
+
+# ---- order ---------------------------------------------------------------------------------------------------------
+
+
+class Later(Executor):
+    """A pool that works when the test says so."""
+
+    def __init__(self):
+        self.waiting = deque()
+
+    def submit(self, function, /, *arguments, **options):
+        self.waiting.append(lambda: function(*arguments, **options))
+
+    def work(self, number=0):
+        work = self.waiting[number]
+        del self.waiting[number]
+        work()
+
+
+class Told:
+    """A call that notes what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def message(self, data):
+        self.told.append(data)
+
+    def ended(self):
+        self.told.append("ended")
+
+    def failed(self, block):
+        self.told.append(block)
+
+
+@pytest.fixture
+def pool():
+    return Later()
+
+
+@pytest.fixture
+def core():
+    return Wired(ModelConfig()).core
+
+
+@pytest.fixture
+def messages(core, pool):
+    return Messages(core, pool, lambda work: work(), message_bytes_max=MIB, held_bytes_max=1000)
+
+
+def deliver(messages, call, *contents):
+    """Deliver messages to a call: bytes as they are, text compressed, None for the end."""
+    for content in contents:
+        if content is None:
+            messages.deliver_end(call)
+        elif isinstance(content, str):
+            messages.deliver(call, gzip.compress(content.encode()), ENCODING_GZIP)
+        else:
+            messages.deliver(call, content, ENCODING_IDENTITY)
+
+
+def test_plain_messages_wait_behind_compressed_ones_of_their_call(messages, pool):
+    call, other = Told(), Told()
+    deliver(messages, call, b"1", "2", b"3", "4", "5", b"6", None)
+    deliver(messages, other, b"other", None)
+    assert (call.told, other.told) == ([b"1"], [b"other", "ended"])
+    pool.work()
+    assert call.told == [b"1", b"2", b"3"]
+    pool.work()
+    assert call.told == [b"1", b"2", b"3", b"4"]
+    pool.work()
+    assert call.told == [b"1", b"2", b"3", b"4", b"5", b"6", "ended"]
+    deliver(messages, call, b"7")
+    assert call.told[-1] == b"7"
+
+
+def test_calls_are_inflated_in_any_order(messages, pool):
+    calls = [Told(), Told()]
+    for call in calls:
+        deliver(messages, call, "1", None)
+    pool.work(1)
+    assert [call.told for call in calls] == [[], [b"1", "ended"]]
+    pool.work()
+    assert calls[0].told == [b"1", "ended"]
+
+
+def test_a_message_that_cannot_be_inflated_fails_its_call_and_the_rest_is_dropped(messages, pool):
+    call = Told()
+    messages.deliver(call, b"noise", ENCODING_GZIP)
+    deliver(messages, call, b"2", None)
+    pool.work()
+    error = InvalidRequest("the message is flagged as compressed and cannot be inflated")
+    assert call.told == [error_block(error)]
+
+
+def test_what_waits_to_be_inflated_is_bounded(messages, pool, core):
+    calls = [Told() for _ in range(INFLATING_MAX + 1)]
+    for call in calls:
+        deliver(messages, call, "1")
+    assert [len(call.told) for call in calls] == [0] * INFLATING_MAX + [1]
+    assert core.refusals["inflating"] == 1
+    pool.work()
+    again = Told()
+    deliver(messages, again, "1")
+    assert again.told == []
+
+
+def test_a_bomb_is_counted(messages, pool, core):
+    call = Told()
+    messages.deliver(call, gzip.compress(bytes(2 * MIB)), ENCODING_GZIP)
+    pool.work()
+    assert len(call.told) == 1
+    assert core.refusals["inflated_length"] == 1
+
+
+def test_a_compressed_request_is_answered_like_a_plain_one():
+    wired = Wired(ModelConfig())
+    peer = wired.connect()
+    content = gzip.compress(message(2, 5.0))
+    (stream_id, _) = peer.request(b"")
+    peer.send(peers.headers(stream_id, [*peers.INFER, (b"grpc-encoding", b"gzip")]))
+    peer.send(peers.data(stream_id, peers.message(content, 1), frames.END_STREAM))
+    wired.loop.run()
+    wired.servable.run_all()
+    wired.loop.run()
+    np.testing.assert_array_equal(peer.read()[stream_id].rows, np.full((2, 4), 11))
+    peer.close()
+    wired.check_that_nothing_is_held()
+
+
+# ---- parts ---------------------------------------------------------------------------------------------------------
+
+
+class Parted:
+    """A connection, as far as parts of messages hang on it."""
+
+    def __init__(self):
+        self.parts = {}
+
+
+def octets(content):
+    return np.frombuffer(content, np.uint8)
+
+
+def test_parts_become_one_message(messages, core):
+    connection = Parted()
+    for part in (b"one ", b"", b"message"):
+        assert messages.add_part(connection, 3, octets(part), 11) is None
+    assert core.held_bytes == 11
+    assert messages.take_parts(connection, 3).tobytes() == b"one message"
+    assert (core.held_bytes, connection.parts) == (0, {})
+
+
+def test_held_bytes_are_bounded_over_all_connections_and_what_is_refused_is_forgotten(messages, core):
+    first, second = Parted(), Parted()
+    assert messages.add_part(first, 1, octets(bytes(600)), 700) is None
+    assert messages.add_part(second, 1, octets(bytes(400)), 700) is None
+    error = messages.add_part(second, 1, octets(b"x"), 700)
+    assert isinstance(error, Overloaded)
+    assert "assembly_bytes_max = 1000" in str(error)
+    assert (core.held_bytes, second.parts, core.refusals["assembly_bytes"]) == (600, {}, 1)
+    messages.drop_parts(first, 1)
+    messages.drop_parts(first, 1)
+    assert core.held_bytes == 0
