@@ -21,7 +21,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_forest(Path(folder))
-        with penstock(Path(folder)) as aio, threaded(Path(folder), 16) as threads:
+        with penstock(Path(folder), "--transport", "grpcio") as aio, threaded(Path(folder), 16) as threads:
             variants = {"aio on uvloop": aio, "threaded, 16": threads}
             for level in LEVELS:
                 _print_level(variants, level, options.rounds, options.requests)

@@ -33,12 +33,12 @@ def main() -> None:
         session = _bare_session(graph)
         best = max(BATCHES, key=lambda batch: max(_bare_rows_per_s(session, batch, 32) for _ in range(3)))
         print(f"{options.graph}: bare onnxruntime, one thread, is fastest with batches of {best}", flush=True)
-        _write(Path(folder), graph, best)
+        write_heavy(Path(folder), graph, best)
         bare, served = [], []
         with penstock(Path(folder)) as target:
             for _ in range(options.rounds):
                 bare.append(_bare_rows_per_s(session, best, options.rows))
-                load = h2load(target, options.rows, 1, 4 * best, _request(session))
+                load = h2load(target, options.rows, 1, 4 * best, heavy_request(session.get_inputs()[0].name))
                 served.append(load.requests_per_s)
                 print(f"  bare {bare[-1]:7.1f} rows/s  served {served[-1]:7.1f} rows/s  "
                       f"mean batch {load.mean_batch_rows:.1f}", flush=True)  # fmt: skip
@@ -62,7 +62,8 @@ def _bare_rows_per_s(session: Any, batch: int, rows: int) -> float:
     return runs * batch / (time.perf_counter() - started)
 
 
-def _write(models: Path, graph: bytes, batch: int) -> None:
+def write_heavy(models: Path, graph: bytes, batch: int) -> None:
+    """Write a graph as model `heavy`, one instance of one thread, with batches of at most `batch` rows."""
     version = models / "heavy" / "1"
     version.mkdir(parents=True)
     (version / "model.onnx").write_bytes(graph)
@@ -70,9 +71,9 @@ def _write(models: Path, graph: bytes, batch: int) -> None:
     (models / "heavy" / "model.toml").write_text(config)
 
 
-def _request(session: Any) -> Payload:
-    row = np.random.default_rng(0).random((1, *_SHAPE), np.float32)
-    return "heavy", session.get_inputs()[0].name, row
+def heavy_request(input_name: str = "data_0") -> Payload:
+    """Return a request of one row."""
+    return "heavy", input_name, np.random.default_rng(0).random((1, *_SHAPE), np.float32)
 
 
 if __name__ == "__main__":

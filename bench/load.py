@@ -57,6 +57,25 @@ def write_forest(models: Path) -> Path:
     return path
 
 
+def write_increment(models: Path, name: str, width: int) -> None:
+    """Write a model that adds 1 to rows of `width` float32 values: about the cheapest there is."""
+    from onnx import TensorProto, checker, helper, numpy_helper  # noqa: PLC0415 - behind the extra
+
+    shape: list[str | int | None] = ["rows", width]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "one"], ["y"])],
+        name,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.ones(1, np.float32), "one")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    checker.check_model(model)
+    path = models / name / "1" / "model.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model.SerializeToString())
+
+
 @contextlib.contextmanager
 def penstock(models: Path, *arguments: str) -> Iterator[Target]:
     """Run `penstock serve` on a free port."""
@@ -103,17 +122,12 @@ def framed(payload: Payload) -> bytes:
 
 def h2load(target: Target, requests: int, connections: int, streams: int, payload: Payload) -> Load:
     """Send `requests` with `connections` x `streams` in flight. Exits when one of them fails."""
-    tool = shutil.which("h2load")
-    if tool is None:
-        sys.exit("this bench needs h2load: apt-get install nghttp2-client")
     with tempfile.NamedTemporaryFile() as body:
         body.write(framed(payload))
         body.flush()
         counts_before, cpu_before = _counts(target), target.process.cpu_times()
-        command = [tool, "-n", str(requests), "-c", str(connections), "-m", str(streams), "-d", body.name]
-        headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
-        url = f"http://127.0.0.1:{target.port}{METHOD}"
-        output = subprocess.run([*command, *headers, url], capture_output=True, text=True, check=True).stdout
+        command = h2load_command(target, requests, connections, streams, Path(body.name))
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         counts_after, cpu_after = _counts(target), target.process.cpu_times()
     answered, batches = (after - before for after, before in zip(counts_after, counts_before, strict=True))
     if answered != requests:
@@ -122,6 +136,16 @@ def h2load(target: Target, requests: int, connections: int, streams: int, payloa
     assert rate, f"bug: h2load's output is not understood: {output}"
     cpu_s = cpu_after.user + cpu_after.system - cpu_before.user - cpu_before.system
     return Load(float(rate[1]), cpu_s / requests * 1e6, answered / batches)
+
+
+def h2load_command(target: Target, requests: int, connections: int, streams: int, body: Path) -> list[str]:
+    """Return the command that sends a framed request `requests` times. Exits without h2load."""
+    tool = shutil.which("h2load")
+    if tool is None:
+        sys.exit("this bench needs h2load: apt-get install nghttp2-client")
+    command = [tool, "-n", str(requests), "-c", str(connections), "-m", str(streams), "-d", str(body)]
+    headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+    return [*command, *headers, f"http://127.0.0.1:{target.port}{METHOD}"]
 
 
 def _counts(target: Target) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from serving.errors import ServingError
 from serving.model import Servable
 from serving.repository.manager import ModelRepository
 from serving.statistics.counters import RequestCounters
-from serving.transport.calls import UnaryMethod
+from serving.transport.calls import Message, UnaryMethod
 from serving.transport.large import LargeMessages
 from serving.transport.services import InferenceService
 from serving.transport.status import GRPC_CODES
@@ -46,16 +46,19 @@ class ThreadTimers:
 class ThreadCall:
     """A unary call whose handler thread waits for the answer."""
 
+    takes_pieces = False
+
     def __init__(self) -> None:
         self.peer_host = "127.0.0.1"
+        self.peer_names = ()
         self.deadline_ns: int | None = None
         self.on_cancel: Callable[[], None] | None = None
         self._answered = threading.Event()
         self._answer: bytes | ServingError = b""
 
-    def settle(self, answer: bytes | ServingError) -> None:
+    def settle(self, answer: Message | ServingError) -> None:
         """See serving.transport.calls.Call."""
-        self._answer = answer
+        self._answer = answer if isinstance(answer, (bytes, ServingError)) else b"".join(answer)
         self._answered.set()
 
     def wait(self) -> bytes | ServingError:
