@@ -284,7 +284,7 @@ def test_an_answer_that_cannot_be_made_is_an_error_and_nothing_is_held(wired, ca
     wired.servable._settle(batch)
     wired.loop.run()
     assert statuses(peer, asked) == [INTERNAL, INTERNAL]
-    assert "could not be made" in caplog.text
+    assert "a group could not be answered" in caplog.text
     peer.close()
     wired.check_that_nothing_is_held()
 
@@ -341,11 +341,12 @@ def test_a_connection_that_closes_with_calls_of_every_kind_leaves_nothing_behind
     stream_id, _ = peer.request(b"")
     peer.send(peers.headers(stream_id, STREAM_INFER) + peers.data(stream_id, streamed(message(1), message(1))))
     wired.loop.run()  # a stream has requests in flight
+    unanswered_bytes = wired.core.held_bytes  # the message of the call that waits on the ordinary path
     stream_id, _ = peer.request(b"")
     peer.send(peers.headers(stream_id) + peers.data(stream_id, b"\0\0\x04\0\0" + bytes(16_000)))
     stream_id, _ = peer.request(b"")
     peer.send(peers.headers(stream_id) + peers.data(stream_id, b"\0\0\0\x10\0" + bytes(500)))
-    assert wired.core.held_bytes == 16_000  # a long message is incomplete, and a short one in a block
+    assert wired.core.held_bytes == unanswered_bytes + 16_000  # of the long incomplete one; the short is in a block
     peer.ask(message(1), message(1, typed=True))  # one of each kind is read, and no turn has run
     _, chunk = peer.request(message(1))
     peer.send(chunk[:-5])  # a frame is incomplete

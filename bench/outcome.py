@@ -1,0 +1,148 @@
+"""What a slice has shown: the numbers that people and scripts read."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.histogram import Histogram
+from bench.slices import ClosedLoop, OpenLoop, Recording
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+LAG_SHARE_MAX = 0.1
+BUSY_SHARE_MAX = 0.9
+"""The generator is the limit when its lag's p99 is over this share of the latency's, or its thread is busier."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyUs:
+    """Latency in us, from the intended moment to the answer; NaN where nothing was answered."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    p999: float
+    max: float
+
+    @classmethod
+    def of(cls, histogram: Histogram) -> "LatencyUs":
+        """Read the figures off a histogram."""
+        quantiles = {name: histogram.quantile_ns(quantile) / 1e3 for name, quantile in QUANTILES.items()}
+        return cls(mean=histogram.mean_ns / 1e3, max=histogram.max_ns / 1e3, **quantiles)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFigures:
+    """What the server says of the same time, and what its process took. None where nobody tells.
+
+    `stages_us` are means per request from ModelStatistics (queue, compute_input, compute_infer, compute_output);
+    `batch_rows` counts executed batches by their rows; `cpu_us_per_request` is known for a server on this machine.
+    """
+
+    stages_us: dict[str, float] = field(default_factory=dict)
+    mean_batch_rows: float | None = None
+    batch_rows: dict[int, int] = field(default_factory=dict)
+    cpu_us_per_request: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One stretch of the timeline: rates per second, latency in us."""
+
+    at_s: float
+    sent_rps: float
+    answered_rps: float
+    errors_rps: float
+    p50_us: float
+    p99_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One slice on one server. Rates are per second of the counted duration; `goodput_rps` counts OK answers in `slo_ms`.
+
+    Without `slo_ms` every OK answer is in time. `offered_rps` is None in a closed loop, `concurrency` in an open one.
+    """
+
+    load: str
+    offered_rps: float | None
+    concurrency: int | None
+    rows: int
+    duration_s: float
+    slo_ms: float | None
+    sent: int
+    answered: int
+    unanswered: int
+    unsent: int
+    errors: dict[str, int]
+    throughput_rps: float
+    throughput_rows_per_s: float
+    goodput_rps: float
+    latency_us: LatencyUs
+    lag_p99_us: float
+    busy_share: float
+    client_limited: bool
+    server: ServerFigures
+    timeline: tuple[Point, ...]
+    histogram: Histogram
+    failure: str | None = None
+
+    @classmethod
+    def of(cls, recording: Recording, rows: int, server: ServerFigures) -> "Outcome":
+        """Read a recording."""
+        total, load = recording.total, recording.slice.load
+        duration_s = total.end_s - total.begin_s if recording.failure else load.duration_s
+        per_s = 1 / duration_s if duration_s > 0 else 0.0
+        latency_us = LatencyUs.of(total.latency)
+        lag_p99_us = total.lag.quantile_ns(0.99) / 1e3
+        busy_share = total.busy_s / max(total.end_s - total.begin_s, 1e-9)
+        is_open = isinstance(load, OpenLoop)
+        return cls(
+            load=load.arrivals if isinstance(load, OpenLoop) else "closed",
+            offered_rps=load.rate_per_s if isinstance(load, OpenLoop) else None,
+            concurrency=load.concurrency if isinstance(load, ClosedLoop) else None,
+            rows=rows,
+            duration_s=duration_s,
+            slo_ms=recording.slice.slo_ms,
+            sent=total.sent,
+            answered=total.answered,
+            unanswered=recording.unanswered,
+            unsent=recording.unsent,
+            errors=dict(sorted(total.errors.items())),
+            throughput_rps=total.answered * per_s,
+            throughput_rows_per_s=total.answered * rows * per_s,
+            goodput_rps=(total.in_slo if recording.slice.slo_ms is not None else total.answered) * per_s,
+            latency_us=latency_us,
+            lag_p99_us=lag_p99_us,
+            busy_share=busy_share,
+            client_limited=busy_share > BUSY_SHARE_MAX
+            or (is_open and lag_p99_us > LAG_SHARE_MAX * latency_us.p99)
+            or recording.unsent > 0,
+            server=server,
+            timeline=tuple(_points(recording)),
+            histogram=total.latency,
+            failure=recording.failure,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the outcome as JSON holds it; the histogram as (us, count) of what is not empty."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "histogram"}
+        for name in ("latency_us", "server"):
+            values[name] = dataclasses.asdict(values[name])
+        values["timeline"] = [dataclasses.asdict(point) for point in self.timeline]
+        return values
+
+
+def _points(recording: Recording) -> list[Point]:
+    return [
+        Point(
+            at_s=interval.end_s,
+            sent_rps=interval.sent / (interval.end_s - interval.begin_s),
+            answered_rps=interval.answered / (interval.end_s - interval.begin_s),
+            errors_rps=interval.errors.total() / (interval.end_s - interval.begin_s),
+            p50_us=interval.latency.quantile_ns(0.5) / 1e3,
+            p99_us=interval.latency.quantile_ns(0.99) / 1e3,
+        )
+        for interval in recording.intervals
+        if interval.end_s > interval.begin_s
+    ]
