@@ -16,6 +16,9 @@ from serving.model import Post
 Phase = Callable[[], bool]
 """A step of a turn; says whether it has left something for the next one."""
 
+RETRY_S = 0.1
+"""When a phase has failed, what it may have left is looked at so much later: a mistake that stays must not spin."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -26,6 +29,7 @@ class Turn:
         self._loop = loop
         self._phases: list[Phase] = []
         self._is_due = False
+        self._is_retrying = False
         self.is_running = False
 
     def add(self, phase: Phase) -> None:
@@ -52,8 +56,17 @@ class Turn:
                     self.wake()
             except Exception:  # noqa: BLE001 - a mistake in one phase must not keep the others from their work
                 _log.exception("a phase of the event loop's turn failed")
-                self.wake()
+                self._wake_after_failure()
         self.is_running = False
+
+    def _wake_after_failure(self) -> None:
+        if not self._is_retrying:
+            self._is_retrying = True
+            self._loop.call_later(RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._is_retrying = False
+        self.wake()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from tests.support import peers
 from tests.support.wired import Wired, message
 
 MIB = 1 << 20
+HELD_BYTES_MAX = 65_536
 TEXT = b"a message " * 100
 FORMS = {ENCODING_GZIP: gzip.compress(TEXT), ENCODING_DEFLATE: zlib.compress(TEXT)}
 COMPRESS = {ENCODING_GZIP: gzip.compress, ENCODING_DEFLATE: zlib.compress}
@@ -101,10 +102,18 @@ class Later(Executor):
 
 
 class Told:
-    """A call that notes what it is told."""
+    """A call that notes what it is told; the first failure ends it."""
 
-    def __init__(self):
+    def __init__(self, core):
+        self.core = core
         self.told = []
+        self.is_over = False
+        self.held_bytes = 0
+
+    def hold(self, octets):
+        if not self.is_over:
+            self.held_bytes += octets
+            self.core.held_bytes += octets
 
     def message(self, data):
         self.told.append(data)
@@ -114,6 +123,8 @@ class Told:
 
     def failed(self, block):
         self.told.append(block)
+        self.hold(-self.held_bytes)
+        self.is_over = True
 
 
 @pytest.fixture
@@ -128,7 +139,7 @@ def core():
 
 @pytest.fixture
 def messages(core, pool):
-    return Messages(core, pool, lambda work: work(), message_bytes_max=MIB, held_bytes_max=1000)
+    return Messages(core, pool, lambda work: work(), message_bytes_max=MIB, held_bytes_max=HELD_BYTES_MAX)
 
 
 def deliver(messages, call, *contents):
@@ -142,8 +153,8 @@ def deliver(messages, call, *contents):
             messages.deliver(call, content, ENCODING_IDENTITY)
 
 
-def test_plain_messages_wait_behind_compressed_ones_of_their_call(messages, pool):
-    call, other = Told(), Told()
+def test_plain_messages_wait_behind_compressed_ones_of_their_call(messages, pool, core):
+    call, other = Told(core), Told(core)
     deliver(messages, call, b"1", "2", b"3", "4", "5", b"6", None)
     deliver(messages, other, b"other", None)
     assert (call.told, other.told) == ([b"1"], [b"other", "ended"])
@@ -155,10 +166,11 @@ def test_plain_messages_wait_behind_compressed_ones_of_their_call(messages, pool
     assert call.told == [b"1", b"2", b"3", b"4", b"5", b"6", "ended"]
     deliver(messages, call, b"7")
     assert call.told[-1] == b"7"
+    assert core.held_bytes == 0
 
 
-def test_calls_are_inflated_in_any_order(messages, pool):
-    calls = [Told(), Told()]
+def test_calls_are_inflated_in_any_order(messages, pool, core):
+    calls = [Told(core), Told(core)]
     for call in calls:
         deliver(messages, call, "1", None)
     pool.work(1)
@@ -167,29 +179,41 @@ def test_calls_are_inflated_in_any_order(messages, pool):
     assert calls[0].told == [b"1", "ended"]
 
 
-def test_a_message_that_cannot_be_inflated_fails_its_call_and_the_rest_is_dropped(messages, pool):
-    call = Told()
+def test_a_message_that_cannot_be_inflated_fails_its_call_and_the_rest_is_dropped(messages, pool, core):
+    call = Told(core)
     messages.deliver(call, b"noise", ENCODING_GZIP)
     deliver(messages, call, b"2", None)
     pool.work()
     error = InvalidRequest("the message is flagged as compressed and cannot be inflated")
     assert call.told == [error_block(error)]
+    assert core.held_bytes == 0
+
+
+def test_compressed_messages_count_against_the_bound_while_they_wait(messages, pool, core):
+    call, other = Told(core), Told(core)
+    messages.deliver(call, gzip.compress(TEXT), ENCODING_GZIP)
+    held_bytes = core.held_bytes
+    assert held_bytes == len(gzip.compress(TEXT))
+    deliver(messages, call, bytes(HELD_BYTES_MAX - held_bytes))
+    assert core.held_bytes >= HELD_BYTES_MAX
+    messages.deliver(other, b"x", ENCODING_GZIP)
+    assert (len(other.told), core.refusals["assembly_bytes"]) == (1, 1)
 
 
 def test_what_waits_to_be_inflated_is_bounded(messages, pool, core):
-    calls = [Told() for _ in range(INFLATING_MAX + 1)]
+    calls = [Told(core) for _ in range(INFLATING_MAX + 1)]
     for call in calls:
         deliver(messages, call, "1")
     assert [len(call.told) for call in calls] == [0] * INFLATING_MAX + [1]
     assert core.refusals["inflating"] == 1
     pool.work()
-    again = Told()
+    again = Told(core)
     deliver(messages, again, "1")
     assert again.told == []
 
 
 def test_a_bomb_is_counted(messages, pool, core):
-    call = Told()
+    call = Told(core)
     messages.deliver(call, gzip.compress(bytes(2 * MIB)), ENCODING_GZIP)
     pool.work()
     assert len(call.told) == 1
@@ -236,11 +260,12 @@ def test_parts_become_one_message(messages, core):
 
 def test_held_bytes_are_bounded_over_all_connections_and_what_is_refused_is_forgotten(messages, core):
     first, second = Parted(), Parted()
+    rest = HELD_BYTES_MAX - 600
     assert messages.add_part(first, 1, octets(bytes(600)), 700) is None
-    assert messages.add_part(second, 1, octets(bytes(400)), 700) is None
-    error = messages.add_part(second, 1, octets(b"x"), 700)
+    assert messages.add_part(second, 1, octets(bytes(rest)), HELD_BYTES_MAX) is None
+    error = messages.add_part(second, 1, octets(b"x"), HELD_BYTES_MAX)
     assert isinstance(error, Overloaded)
-    assert "assembly_bytes_max = 1000" in str(error)
+    assert f"assembly_bytes_max = {HELD_BYTES_MAX}" in str(error)
     assert (core.held_bytes, second.parts, core.refusals["assembly_bytes"]) == (600, {}, 1)
     messages.drop_parts(first, 1)
     messages.drop_parts(first, 1)

@@ -5,7 +5,7 @@ from collections import deque
 import pytest
 
 from serving.transport.native.ordinary import TURN_NS, OrdinaryWork
-from serving.transport.native.turn import Turn
+from serving.transport.native.turn import RETRY_S, Turn
 from tests.support.clocks import FakeClock
 from tests.support.wired import FakeLoop
 
@@ -67,6 +67,24 @@ def test_a_phase_that_fails_does_not_keep_the_others_from_their_work(turn, loop,
     turn.wake()
     loop.run()
     assert log == ["before", "behind"] * 2
+
+
+def test_what_a_failing_phase_may_have_left_is_looked_at_later_and_not_at_once(turn, loop, clock):
+    fails, log = [True, True, False], []
+
+    def phase():
+        log.append(fails[0])
+        return 1 // 0 if fails.pop(0) else False
+
+    turn.add(phase)
+    for _ in range(2):
+        turn.wake()
+        loop.run()
+    assert log == [True, True]
+    for _ in range(2):  # the second time nothing is left to look at
+        clock.advance(int(RETRY_S * 1e9))
+        loop.run()
+        assert log == [True, True, False]
 
 
 def test_work_for_a_later_phase_of_this_turn_needs_no_other_turn_and_new_work_does(turn, loop):
