@@ -22,14 +22,16 @@ def buckets_of(times_ns: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the bucket of each time; negative times count as 0."""
     times_ns = np.clip(times_ns, 0, TIME_NS_MAX)
     shift = np.maximum(np.frexp(times_ns.astype(np.float64))[1] - 1 - SUB_BITS, 0)
-    return (shift << SUB_BITS) + (times_ns >> shift)
+    buckets: NDArray[np.int64] = (shift << SUB_BITS) + (times_ns >> shift)
+    return buckets
 
 
 def middles_of(buckets: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the middle of each bucket, in ns."""
     shift = np.maximum((buckets >> SUB_BITS) - 1, 0)
     lowest = (buckets - (shift << SUB_BITS)) << shift
-    return lowest + ((1 << shift) - 1) / 2
+    middles: NDArray[np.float64] = lowest + ((1 << shift) - 1) / 2
+    return middles
 
 
 @dataclass(slots=True)

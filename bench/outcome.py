@@ -59,7 +59,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One slice on one server. Rates are per second of the counted duration; `goodput_rps` counts OK answers in `slo_ms`.
+    """One slice on one server. Rates are per second of the counted duration; `goodput_rps` counts OK answers in time.
 
     Without `slo_ms` every OK answer is in time. `offered_rps` is None in a closed loop, `concurrency` in an open one.
     """
