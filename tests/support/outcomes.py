@@ -92,9 +92,8 @@ def outcome(
 
 def silent(failure=None):
     """A run in which nothing was answered."""
-    recording = Recording(
-        Slice(load=OpenLoop(rate_per_s=100, duration_s=1), slo_ms=5.0), [], unanswered=100, failure=failure
-    )
+    asked = Slice(load=OpenLoop(rate_per_s=100, duration_s=1), slo_ms=5.0)
+    recording = Recording(asked, [Interval(0.0, 1.0, sent=100)], unanswered=100, failure=failure)
     return Outcome.of(recording, 1, ServerFigures())
 
 

@@ -15,7 +15,7 @@ from bench.report.views import Run
 def throughput_by_load(runs: Sequence[Run]) -> Plot | None:
     """Draw throughput and goodput over the offered rate, or over the concurrency."""
     loads = _loads(runs)
-    if len(runs) < 2 or loads is None:
+    if len(runs) < 2 or loads is None or not any(run.outcome.answered for run in runs):
         return None
     is_open = runs[0].outcome.offered_rps is not None
     has_objective = any(run.outcome.slo_ms is not None for run in runs)
