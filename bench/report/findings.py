@@ -25,34 +25,30 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """How to speak of a figure that is compared: `{b} is {change} {more} {tail}`."""
+    """How to speak of a figure of B that is more or less than A's; `{b}` is B's name, `{by}` the difference."""
 
-    label: str
     more: str
     less: str
     more_is_better: bool = False
 
 
 METRICS = {
-    "throughput_rps": Metric("throughput", "{b} answers {by} more requests/s", "{b} answers {by} fewer requests/s",
-                             more_is_better=True),
-    "goodput_rps": Metric("goodput", "{b} has {by} more goodput", "{b} has {by} less goodput", more_is_better=True),
-    "cpu_us_per_request": Metric("CPU per request", "{b} takes {by} more CPU per request",
-                                 "{b} takes {by} less CPU per request"),
-    "mean": Metric("mean latency", "{b} is {by} slower on average", "{b} is {by} faster on average"),
-    "p50": Metric("p50", "{b} is {by} slower at p50", "{b} is {by} faster at p50"),
-    "p90": Metric("p90", "{b} is {by} slower at p90", "{b} is {by} faster at p90"),
-    "p99": Metric("p99", "{b} is {by} slower at p99", "{b} is {by} faster at p99"),
-    "p999": Metric("p99.9", "{b} is {by} slower at p99.9", "{b} is {by} faster at p99.9"),
-}  # fmt: skip
-"""The figures that are compared, by the names that `Outcome` and `LatencyUs` give them."""
+    "throughput": Metric("{b} answers {by} more requests/s", "{b} answers {by} fewer requests/s", more_is_better=True),
+    "goodput": Metric("{b} has {by} more goodput", "{b} has {by} less goodput", more_is_better=True),
+    "CPU per request": Metric("{b} takes {by} more CPU per request", "{b} takes {by} less CPU per request"),
+    "latency mean": Metric("{b} is {by} slower on average", "{b} is {by} faster on average"),
+    "latency p50": Metric("{b} is {by} slower at p50", "{b} is {by} faster at p50"),
+    "latency p90": Metric("{b} is {by} slower at p90", "{b} is {by} faster at p90"),
+    "latency p99": Metric("{b} is {by} slower at p99", "{b} is {by} faster at p99"),
+    "latency p99.9": Metric("{b} is {by} slower at p99.9", "{b} is {by} faster at p99.9"),
+}
+"""The figures that are compared, by their names in tables and plots."""
 
 
 def metric_of(name: str) -> Metric:
     """Return how to speak of a figure; one that is not in `METRICS` is merely higher or lower."""
-    name = plain(name)
-    text = name.replace("{", "{{").replace("}", "}}")
-    return METRICS.get(name, Metric(name, "{b} is {by} higher in " + text, "{b} is {by} lower in " + text))
+    text = plain(name).replace("{", "{{").replace("}", "}}")
+    return METRICS.get(name, Metric("{b} is {by} higher in " + text, "{b} is {by} lower in " + text))
 
 
 def is_shown(ratio: Ratio) -> bool:
@@ -86,10 +82,10 @@ def comparison(view: ComparisonView, name: str, ratio: Ratio) -> str:
     """Say what a ratio of B to A means: `B is 8.0 % slower at p99 (95 % interval +5.1 % to +11.0 %)`."""
     text = meaning(view, name, ratio)
     if not is_known(ratio.ratio):
-        return f"{metric_of(name).label}: {text}"
+        return f"{plain(name)}: {text}"
     interval = f"{view.confidence * 100:g} % interval {change(ratio.low)} to {change(ratio.high)}"
     if not is_shown(ratio):
-        return f"{metric_of(name).label}: {text} ({change(ratio.ratio)}, {interval})"
+        return f"{plain(name)}: {text} ({change(ratio.ratio)}, {interval})"
     return f"{text} ({interval})"
 
 
@@ -105,9 +101,12 @@ def meaning(view: ComparisonView, name: str, ratio: Ratio) -> str:
 
 def notices(view: View) -> tuple[Notice, ...]:
     """Return what a reader must know, the worst first."""
-    found = [*_failures(view.runs), *_limits(view.runs), *_losses(view.runs), *_thin_tails(view.runs)]
+    found = [Notice("failure", f"Ended before its time: {plain(view.failure, 300)}")] if view.failure else []
+    found += [*_failures(view.runs), *_limits(view.runs), *_losses(view.runs), *_thin_tails(view.runs)]
     if isinstance(view, PeersView):
         found += [Notice("note", f"Skipped {plain(name)}: {plain(why, 200)}") for name, why in view.absent.items()]
+    if isinstance(view, KneeView) and view.rate_rps is not None:
+        found.append(Notice("note", f"The search ended: {plain(view.ended, 300)}"))
     order: tuple[Severity, ...] = ("failure", "warning", "note")
     return tuple(sorted(found, key=lambda notice: order.index(notice.severity)))
 
@@ -141,13 +140,12 @@ def _of_sweep(view: SweepView) -> str:
 
 
 def _of_knee(view: KneeView) -> str:
-    objective = f"p99 <= {time_us(view.objective_ms * 1e3)}"
-    if view.low_rps is None:
-        tried = "" if view.high_rps is None else f"; it is missed at {rate(view.high_rps)} requests/s already"
-        return f"No rate that was tried meets {objective}{tried}"
-    if view.high_rps is None:
-        return f"Every rate that was tried meets {objective}, up to {rate(view.low_rps)} requests/s; the knee is above"
-    return f"The largest rate with {objective} lies between {rate(view.low_rps)} and {rate(view.high_rps)} requests/s"
+    if view.rate_rps is None:
+        return f"No knee: {plain(view.ended, 300)}"
+    return (
+        f"p99 <= {time_us(view.objective_ms * 1e3)} is met up to {rate(view.rate_rps)} requests/s "
+        f"({view.confidence * 100:g} % interval {rate(view.low_rps)} to {rate(view.high_rps)})"
+    )
 
 
 def _of_comparison(view: ComparisonView) -> str:

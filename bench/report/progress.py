@@ -102,8 +102,7 @@ class Progress:
             p50_us=total.latency.quantile_ns(0.5) / 1e3,
             p99_us=p99_ns / 1e3,
             errors=total.errors.total(),
-            client_limited=total.busy_s * per_s > BUSY_SHARE_MAX
-            or (not isinstance(load, ClosedLoop) and lag_p99_ns > LAG_SHARE_MAX * p99_ns),
+            client_limited=total.busy_s * per_s > BUSY_SHARE_MAX or lag_p99_ns > LAG_SHARE_MAX * p99_ns,
         )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bench.outcome import Outcome
-from bench.report.findings import codes, in_objective, meaning, metric_of
+from bench.report.findings import codes, in_objective, meaning
 from bench.report.units import UNKNOWN, change, count, is_known, number, percent, plain, rate, seconds, time_us
 from bench.report.views import ComparisonView, FrontierView, KneeView, PeersView, Probe, Run, RunView, SweepView, View
 
@@ -156,10 +156,7 @@ def _probes(view: KneeView) -> Table:
         for index, probe in enumerate(view.probes, 1)
     )
     title = f"Probes of p99 <= {time_us(view.objective_ms * 1e3)}"
-    marked = frozenset(
-        index for index, probe in enumerate(view.probes) if probe.rate_rps in (view.low_rps, view.high_rps)
-    )
-    return Table(title, ("#", "requests/s", "p99", "objective"), rows, words=frozenset({0, 3}), marked=marked)
+    return Table(title, ("#", "requests/s", "p99", "objective"), rows, words=frozenset({0, 3}))
 
 
 def _met(probe: Probe) -> str:
@@ -168,7 +165,7 @@ def _met(probe: Probe) -> str:
 
 def _ratios(view: ComparisonView) -> Table:
     rows = tuple(
-        (metric_of(name).label, change(ratio.ratio), change(ratio.low), change(ratio.high),
+        (plain(name), change(ratio.ratio), change(ratio.low), change(ratio.high),
          count(len(view.pairs.get(name, ()))), meaning(view, name, ratio))
         for name, ratio in view.metrics.items()
     )  # fmt: skip

@@ -35,13 +35,19 @@ class RunView:
         """The run alone."""
         return (self.run,)
 
+    @property
+    def failure(self) -> str | None:
+        """None: the run itself tells of its failure."""
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class SweepView:
-    """One run per load, in the order of the loads."""
+    """One run per load, in the order of the loads. `failure` says why loads are missing, if any are."""
 
     kind: ClassVar[str] = "sweep"
     runs: tuple[Run, ...]
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +61,23 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KneeView:
-    """The largest rate with `p99 <= objective_ms` lies from `low_rps` to `high_rps`.
+    """The largest rate with `p99 <= objective_ms`: most likely `rate_rps`, surely from `low_rps` to `high_rps`.
 
-    `low_rps` is the largest rate that passed, None when none did; `high_rps` the smallest that failed, likewise.
+    Surely means with the view's confidence. The three are None where there is no such answer. `ended` says why the
+    search ended, and what is known instead.
     `probes` are in the order in which they were made.
     """
 
     kind: ClassVar[str] = "knee"
     objective_ms: float
+    rate_rps: float | None
     low_rps: float | None
     high_rps: float | None
     probes: tuple[Probe, ...]
+    ended: str
+    confidence: float = 0.95
     runs: tuple[Run, ...] = ()
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +91,10 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonView:
-    """B against A. `metrics` and `pairs` have the same names, those of `findings.METRICS` or others."""
+    """B against A. `metrics` and `pairs` have the same names, those of `findings.METRICS` or others.
+
+    `failure` says why it ended before its time; the pairs before are in the figures.
+    """
 
     kind: ClassVar[str] = "compare"
     name_a: str
@@ -89,6 +103,7 @@ class ComparisonView:
     pairs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     confidence: float = 0.95
     runs: tuple[Run, ...] = ()
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +119,13 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class FrontierView:
-    """The settings that tuning tried; `model_toml` is the text that it recommends."""
+    """The settings that tuning tried; `model_toml` is the text that it recommends. `failure` as for a sweep."""
 
     kind: ClassVar[str] = "tune"
     settings: tuple[Setting, ...]
     model_toml: str | None = None
     runs: tuple[Run, ...] = ()
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +135,7 @@ class PeersView:
     kind: ClassVar[str] = "peers"
     runs: tuple[Run, ...]
     absent: Mapping[str, str] = field(default_factory=dict)
+    failure: str | None = None
 
 
 View = RunView | SweepView | KneeView | ComparisonView | FrontierView | PeersView

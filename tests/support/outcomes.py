@@ -125,12 +125,15 @@ def knee_view():
     runs = tuple(
         Run(f"{probe.rate_rps:,.0f}/s", outcome(rate=probe.rate_rps, middle_us=probe.p99_us / 2)) for probe in probes
     )
-    return KneeView(objective_ms=8.5, low_rps=2800.0, high_rps=3200.0, probes=probes, runs=runs)
+    return KneeView(
+        objective_ms=8.5, rate_rps=2960.0, low_rps=2850.0, high_rps=3080.0, probes=probes, runs=runs,
+        ended="the interval is narrow enough",
+    )  # fmt: skip
 
 
 def comparison_view(name_a="A", name_b="B"):
     random = np.random.default_rng(3)
-    middles = {"throughput_rps": 1.002, "p50": 1.08, "p99": 0.93, "cpu_us_per_request": 1.01}
+    middles = {"throughput": 1.002, "latency p50": 1.08, "latency p99": 0.93, "CPU per request": 1.01}
     return ComparisonView(
         name_a=name_a,
         name_b=name_b,

@@ -25,7 +25,9 @@ def knee(view: KneeView) -> Plot | None:
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         if view.low_rps is not None and view.high_rps is not None:
-            axes.axvspan(view.low_rps, view.high_rps, color=SERIES[4], alpha=0.35, linewidth=0, label="the knee")
+            axes.axvspan(view.low_rps, view.high_rps, color=SERIES[4], alpha=0.35, linewidth=0, label="its interval")
+        if view.rate_rps is not None:
+            axes.axvline(view.rate_rps, color=SERIES[0], linewidth=1.2, label="the knee")
         for verdict, (marker, color, text) in _VERDICTS.items():
             points = [(probe.rate_rps, probe.p99_us) for probe in probes if probe.verdict == verdict]
             if points:
@@ -39,7 +41,7 @@ def knee(view: KneeView) -> Plot | None:
         axes.set_ylabel("p99")
         canvas.legend(axes)
 
-    caption = "One mark per probe. The knee lies in the shaded stretch: all to its left met the objective."
+    caption = "One mark per probe; what it shows is met or missed with confidence, or too close to tell."
     return Plot("knee", "Probes of the knee", caption, canvas.draw(paint))
 
 
@@ -60,7 +62,7 @@ def comparison(view: ComparisonView) -> Plot | None:
             ends = [(ratio.low - 1) * 100, (ratio.high - 1) * 100]
             axes.plot(ends, [place, place], color=color, linewidth=4, solid_capstyle="butt", alpha=0.55)
             axes.plot([(ratio.ratio - 1) * 100], [place], "D", color=color, markeredgecolor=SURFACE, markersize=7)
-        axes.set_yticks(range(len(metrics)), [canvas.label(metric_of(name).label) for name in metrics])
+        axes.set_yticks(range(len(metrics)), [canvas.label(name) for name in metrics])
         axes.set_ylim(len(metrics) - 0.45, -0.45)
         axes.grid(visible=False, axis="y")
         axes.xaxis.set_major_formatter(canvas.changes())

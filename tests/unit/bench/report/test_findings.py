@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -28,11 +29,11 @@ def texts(view):
 @pytest.mark.parametrize(
     ("name", "ratio", "words"),
     [
-        ("p99", 1.08, "B is 8.0 % slower at p99"),
-        ("p99", 0.92, "B is 8.0 % faster at p99"),
-        ("throughput_rps", 1.08, "B answers 8.0 % more requests/s"),
-        ("throughput_rps", 0.92, "B answers 8.0 % fewer requests/s"),
-        ("cpu_us_per_request", 1.08, "B takes 8.0 % more CPU per request"),
+        ("latency p99", 1.08, "B is 8.0 % slower at p99"),
+        ("latency p99", 0.92, "B is 8.0 % faster at p99"),
+        ("throughput", 1.08, "B answers 8.0 % more requests/s"),
+        ("throughput", 0.92, "B answers 8.0 % fewer requests/s"),
+        ("CPU per request", 1.08, "B takes 8.0 % more CPU per request"),
         ("odd {name}", 1.08, "B is 8.0 % higher in odd {name}"),
     ],
 )
@@ -42,8 +43,8 @@ def test_a_shown_difference_is_said_in_words(name, ratio, words):
 
 
 def test_an_interval_across_1_shows_no_difference():
-    text = compared("p99", 1.02, 0.98, 1.06)
-    assert text == "p99: no difference shown (+2.0 %, 95 % interval -2.0 % to +6.0 %)"
+    text = compared("latency p99", 1.02, 0.98, 1.06)
+    assert text == "latency p99: no difference shown (+2.0 %, 95 % interval -2.0 % to +6.0 %)"
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.1), (0.9, 1.0)])
@@ -52,11 +53,11 @@ def test_an_interval_that_ends_at_1_shows_no_difference(low, high):
 
 
 def test_a_figure_that_one_side_lacks_is_not_compared():
-    assert compared("cpu_us_per_request", math.nan, math.nan, math.nan).endswith("one side has no figure")
+    assert compared("CPU per request", math.nan, math.nan, math.nan).endswith("one side has no figure")
 
 
 def test_the_confidence_is_the_view_s():
-    view = ComparisonView(name_a="A", name_b="B", metrics={"p50": Ratio(1.1, 1.05, 1.2)}, confidence=0.99)
+    view = ComparisonView(name_a="A", name_b="B", metrics={"latency p50": Ratio(1.1, 1.05, 1.2)}, confidence=0.99)
     assert "99 % interval" in findings.headline(view)
 
 
@@ -64,18 +65,29 @@ def test_a_comparison_of_many_figures_names_those_that_differ():
     assert findings.headline(outcomes.comparison_view()) == "B is 8.0 % slower at p50; B is 7.0 % faster at p99"
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [
-        (2800.0, 3200.0, "lies between 2,800 and 3,200 requests/s"),
-        (None, 100.0, "No rate that was tried meets p99 <= 10.0 ms; it is missed at 100 requests/s already"),
-        (5000.0, None, "up to 5,000 requests/s; the knee is above"),
-        (None, None, "No rate that was tried meets p99 <= 10.0 ms"),
-    ],
-)
-def test_a_knee_is_said_with_both_of_its_ends(low, high, words):
-    view = KneeView(objective_ms=10.0, low_rps=low, high_rps=high, probes=())
-    assert words in findings.headline(view)
+def test_a_knee_is_said_with_its_interval():
+    text = findings.headline(outcomes.knee_view())
+    assert text == "p99 <= 8.50 ms is met up to 2,960 requests/s (95 % interval 2,850 to 3,080)"
+    assert ("note", "The search ended: the interval is narrow enough") in texts(outcomes.knee_view())
+
+
+def test_without_a_knee_it_is_said_what_is_known_instead():
+    view = KneeView(
+        objective_ms=10.0,
+        rate_rps=None,
+        low_rps=None,
+        high_rps=None,
+        probes=(),
+        ended="p99 is above 10 ms even at 12/s",
+    )
+    assert findings.headline(view) == "No knee: p99 is above 10 ms even at 12/s"
+    assert texts(view) == []
+
+
+@pytest.mark.parametrize("kind", sorted(set(outcomes.VIEWS) - {"run"}))
+def test_a_command_that_ended_early_says_so_first(kind):
+    view = dataclasses.replace(outcomes.VIEWS[kind](), failure="the server closed the connection")
+    assert texts(view)[0] == ("failure", "Ended before its time: the server closed the connection")
 
 
 def test_a_run_is_said_with_its_objective():

@@ -56,9 +56,9 @@ def test_a_result_is_a_line_without_its_runs(kind):
     assert not {"run", "runs"} & set(values)
 
 
-def test_a_knee_s_line_holds_its_ends_and_probes():
+def test_a_knee_s_line_holds_its_interval_and_probes():
     values = strictly(jsonl.line_of_result(outcomes.knee_view(), context()))
-    assert (values["low_rps"], values["high_rps"]) == (2800.0, 3200.0)
+    assert (values["rate_rps"], values["low_rps"], values["high_rps"]) == (2960.0, 2850.0, 3080.0)
     assert values["probes"][0]["verdict"] == "passed"
 
 

@@ -3,6 +3,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from bench.outcome import ServerFigures
 from bench.report import page
 from bench.report.views import KneeView, PeersView, Run, RunView, SweepView
 from serving.errors import ConfigError
@@ -103,7 +104,7 @@ def test_raw_figures_are_folded_away():
     assert ("details", "open", None) not in reader.attributes
 
 
-@pytest.mark.parametrize("name", [HOSTILE, "_hidden", "模型", "line\nbreak\x1b[31m\x00", "\udcff", "x" * 500, ""])
+@pytest.mark.parametrize("name", [HOSTILE, "模型\nbreak\x1b[31m\x00\udcff", "x" * 500, ""])
 def test_a_name_is_text_wherever_it_is_shown(name):
     run = Run(name, outcomes.outcome(duration_s=0.5, errors={name: 1}, failure=name))
     told = context(command=name, subject=name, scenario={name: name})
@@ -121,6 +122,14 @@ def test_a_hostile_name_is_readable_in_the_text_and_in_the_figures():
     assert "change from A to <b>$x^{$" in reader.text
 
 
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend():
+    names = ("_hidden", "shown")
+    view = SweepView(tuple(Run(name, outcomes.outcome(duration_s=0.5, server=ServerFigures())) for name in names))
+    text = page.render(view, context())
+    distribution = text[text.index('id="plot-distribution"') :]
+    assert "_hidden</text>" in distribution[: distribution.index("</svg>")]
+
+
 def test_a_run_without_answers_is_a_page_that_says_so():
     text = page.render(RunView(Run("run", outcomes.silent())), context())
     reader = Reader(text)
@@ -136,9 +145,9 @@ def test_a_run_without_answers_is_a_page_that_says_so():
         SweepView((Run("a", outcomes.silent()), Run("b", outcomes.silent()))),
         SweepView(()),
         PeersView((Run("a", outcomes.silent()),), {"b": "absent"}),
-        KneeView(objective_ms=1.0, low_rps=None, high_rps=None, probes=()),
+        KneeView(objective_ms=1.0, rate_rps=None, low_rps=None, high_rps=None, probes=(), ended="no time"),
         outcomes.FrontierView(()),
-        outcomes.ComparisonView(name_a="A", name_b="B", metrics={"p99": outcomes.Ratio(*[float("nan")] * 3)}),
+        outcomes.ComparisonView(name_a="A", name_b="B", metrics={"latency p99": outcomes.Ratio(*[float("nan")] * 3)}),
     ],
 )  # fmt: skip
 def test_a_result_without_figures_is_still_a_page(view):
@@ -168,7 +177,9 @@ def test_the_recommended_model_toml_is_in_the_page():
 
 
 def test_the_same_result_is_the_same_page():
-    assert page.render(outcomes.run_view(), context()) == page.render(outcomes.run_view(), context())
+    assert page.render(outcomes.run_view(duration_s=1.0), context()) == page.render(
+        outcomes.run_view(duration_s=1.0), context()
+    )
 
 
 def test_a_page_is_written(tmp_path):
@@ -182,4 +193,4 @@ def test_a_place_that_cannot_be_written_is_refused_before_and_after(tmp_path):
         with pytest.raises(ConfigError, match="--html cannot write"):
             page.check_place(path)
         with pytest.raises(ConfigError, match="--html cannot write"):
-            page.write(path, outcomes.run_view(), context())
+            page.write(path, SweepView(()), context())

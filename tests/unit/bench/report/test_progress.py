@@ -48,12 +48,14 @@ def test_a_limited_client_is_said_once():
     assert [line for line in shown if LIMITED in line] == [f"  warning: {LIMITED}"]
 
 
-def test_lag_limits_an_open_loop_and_not_a_closed_one():
-    closed = Slice(load=ClosedLoop(concurrency=4, duration_s=20.0))
+def test_lag_makes_the_client_the_limit():
     assert any(LIMITED in line for line in lines(*seconds(5, lag_us=500.0)))
-    shown = lines(*seconds(5, lag_us=500.0), slice_=closed)
-    assert not any(LIMITED in line for line in shown)
-    assert "with 4 in flight" in shown[1]
+    assert not any(LIMITED in line for line in lines(*seconds(5)))
+
+
+def test_a_closed_loop_is_shown_with_its_concurrency():
+    closed = Slice(load=ClosedLoop(concurrency=4, duration_s=20.0))
+    assert "sent 1,000/s with 4 in flight" in lines(*seconds(5), slice_=closed)[1]
 
 
 def test_a_slice_that_answers_nothing_shows_dashes():

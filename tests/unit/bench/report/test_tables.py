@@ -34,15 +34,15 @@ def test_columns_that_nothing_fills_are_left_out():
     assert table.columns == ("load", "requests/s", "p50", "p99", "p99.9", "errors")
 
 
-def test_a_knee_marks_the_two_probes_around_it():
+def test_a_knee_shows_every_probe_with_its_verdict():
     (table,) = summary.tables(outcomes.knee_view())
-    assert [table.rows[index][1] for index in sorted(table.marked)] == ["2,800", "3,200"]
+    assert table.rows[0] == ("1", "1,000", "2.04 ms", "met")
     assert [row[3] for row in table.rows].count("too close to tell") == 1
 
 
 def test_a_comparison_shows_change_interval_pairs_and_meaning():
     ratios, sides = summary.tables(outcomes.comparison_view())
-    assert ratios.rows[1] == ("p50", "+8.0 %", "+5.0 %", "+11.0 %", "24", "B is 8.0 % slower at p50")
+    assert ratios.rows[1] == ("latency p50", "+8.0 %", "+5.0 %", "+11.0 %", "24", "B is 8.0 % slower at p50")
     assert ratios.rows[0][-1] == "no difference shown"
     assert [row[0] for row in sides.rows] == ["A", "B"]
 
