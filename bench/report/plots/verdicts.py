@@ -69,7 +69,7 @@ def comparison(view: ComparisonView) -> Plot | None:
         axes.set_xlabel(f"change from {canvas.label(view.name_a)} to {canvas.label(view.name_b)}")
 
     caption = (
-        f"Bar: {view.confidence * 100:g} % interval, diamond: the estimate; green is better, red is "
+        f"Bar: {view.confidence * 100:g} % interval, diamond: the estimate; green is better, orange is "
         "worse, grey shows no difference. Dots: one per pair of slices. A bar across 0 shows no difference."
     )
     return Plot("comparison", "Comparison", caption, canvas.draw(paint, 1.2 + 0.62 * len(metrics)))
