@@ -30,7 +30,6 @@ from serving.statistics.latency import Answered, BatchTimes, ServableStatistics
 from serving.types import Array
 
 _FAILURE_LOG_INTERVAL_NS = 1_000_000_000
-_ASLEEP_NS = 20_000_000
 _log = logging.getLogger(__name__)
 
 Post = Callable[[Callable[[], None]], object]
@@ -84,9 +83,11 @@ class Servable:
         inline = self._inline
         is_inline = inline is not None and self._is_cheap(inline)
         self.batcher.set_inline(is_inline)
-        self.batcher.submit(entry)
-        if inline is not None and is_inline:
-            inline.add(self)
+        try:
+            self.batcher.submit(entry)
+        finally:  # what waits was taken from the instance threads, also when this entry is refused
+            if inline is not None and is_inline:
+                inline.add(self)
 
     def run_inline(self, budget_ns: int) -> Left:
         """Run one batch on the I/O thread, see `CheapWork`; what turns out to be dear is left to instance threads."""
@@ -124,7 +125,7 @@ class Servable:
 
     def _is_cheap(self, inline: InlineRuns) -> bool:
         """Say whether batches should run on the I/O thread: none that should wait for more rows do."""
-        if self.batcher.has_window or self.config.instances.kind != "cpu" or not self._pace.is_cheap:
+        if self.batcher.has_window or not self._session.runs_on_caller or not self._pace.is_cheap:
             return False
         return self._pace.rows_within(1, inline.budget_ns) > 0
 
@@ -165,10 +166,8 @@ class Servable:
         try:
             self._execute(batch, staging)
             self.batcher.observe(batch)
-            cpu_ns, wall_ns = self._clock.thread_ns() - cpu_began_ns, self._clock.now_ns() - began_ns
-            # What passed beyond the thread's own work is mostly waiting for a core or for the interpreter, if it is
-            # not so much that the model must have slept.
-            batch.cost_ns = cpu_ns if wall_ns - cpu_ns < _ASLEEP_NS else wall_ns
+            batch.cpu_ns = self._clock.thread_ns() - cpu_began_ns
+            batch.wall_ns = self._clock.now_ns() - began_ns
         except Exception:  # noqa: BLE001 - logged, and answered
             _log.exception("%s/%d: a batch could not be executed", self.name, self.version)
             for entry in batch.entries:
@@ -216,13 +215,25 @@ class Servable:
     def _settle(self, batch: Batch) -> None:
         """Give every request of a finished batch its answer. On the I/O thread."""
         alive = [entry for entry in batch.entries if entry.progress is not Progress.SETTLED]
+        results = [result for entry in alive for result in self._finish(entry)]
         try:
-            self._learn(batch, [entry for entry in alive if isinstance(entry.outputs, list)])
+            self._learn(batch, [entry for entry, result in results if isinstance(result, list)])
         except Exception:  # noqa: BLE001 - counting must not cost anybody an answer
             _log.exception("%s/%d: a batch could not be counted", self.name, self.version)
-        for entry in alive:
-            self._give(entry, entry.outputs if entry.outputs is not None else InternalError())
+        for entry, result in results:
+            self._give(entry, result)
         self._settle_over(batch.over)
+
+    def _finish(self, entry: Entry) -> Sequence[tuple[Entry, Result]]:
+        """Return what an entry that has run ends with, in as many parts as it takes."""
+        outputs = entry.outputs
+        if not isinstance(outputs, list):
+            return ((entry, outputs or InternalError()),)
+        try:
+            return entry.finished(outputs, self._clock.now_ns())
+        except Exception:  # noqa: BLE001 - a mistake of ours must not cost the batchmates their answers
+            _log.exception("%s/%d: a request that has run could not be looked at", self.name, self.version)
+            return ((entry, InternalError()),)
 
     def _settle_over(self, over: Sequence[Over]) -> None:
         for entry, error in over:
@@ -233,7 +244,7 @@ class Servable:
         if not answered:
             return
         if not batch.reruns:
-            self._pace.observe(batch.rows, batch.cost_ns)
+            self._pace.observe(batch.rows, self._pace.cost_ns(batch.cpu_ns, batch.wall_ns))
         times = BatchTimes(
             rows=batch.rows,
             taken_ns=batch.taken_ns,

@@ -172,8 +172,10 @@ class Server:
 
     def _note_change(self) -> None:
         """Tell everybody who cares that what serves has changed."""
-        self._grpc.follow(self._repository.handles())
-        self._health.refresh()
+        try:
+            self._grpc.follow(self._repository.handles())
+        finally:
+            self._health.refresh()
 
     async def _wait_for_answers(self, answered: asyncio.Event) -> None:
         try:

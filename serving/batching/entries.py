@@ -78,6 +78,12 @@ class Entry(Protocol):
     def singles(self) -> Sequence["Entry"]:
         """Return an entry for each request."""
 
+    def finished(self, outputs: list[Array], now_ns: int) -> Sequence[tuple["Entry", Result]]:
+        """Return what to settle, and with what, when it has run: those that nobody waits for any more get an error.
+
+        On the I/O thread, once, before anything is counted.
+        """
+
     def settle(self, result: Result) -> None:
         """Give every request of it its one and only answer. On the I/O thread; harmless when it was settled before."""
 
@@ -151,6 +157,10 @@ class QueuedRequest:
         """See `Entry`."""
         return (self,)
 
+    def finished(self, outputs: list[Array], now_ns: int) -> Sequence[tuple[Self, Result]]:  # noqa: ARG002 - see there
+        """See `Entry`; whoever has queued it settles it when it expires."""
+        return ((self, outputs),)
+
     def settle(self, result: Result) -> None:
         """See `Entry`."""
         if self.progress is not Progress.SETTLED:
@@ -162,7 +172,8 @@ class QueuedRequest:
 class Batch:
     """Entries that run together, and how long each step took in all its runs. Owned by whoever took it.
 
-    `over` left the queue with them and is not run. `cost_ns` is what the batch would take on the I/O thread.
+    `over` left the queue with them and is not run. `cpu_ns` is what the thread that ran it has worked, `wall_ns` what
+    passed meanwhile.
     """
 
     entries: list[Entry]
@@ -173,7 +184,8 @@ class Batch:
     output_ns: int = 0
     scattered_ns: int = 0
     reruns: int = 0
-    cost_ns: int = 0
+    cpu_ns: int = 0
+    wall_ns: int = 0
     over: list[Over] = field(default_factory=list)
 
     @property

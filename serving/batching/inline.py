@@ -53,7 +53,11 @@ class InlineRuns:
         left_ns = self.budget_ns
         while self._waiting and left_ns > 0:
             work, _ = self._waiting.popitem(last=False)
-            left = work.run_inline(left_ns)
+            try:
+                left = work.run_inline(left_ns)
+            except Exception:
+                self._waiting[work] = None  # what it has left is not forgotten with its mistake
+                raise
             if left is not Left.NOTHING:
                 self._waiting[work] = None
             if left is Left.MORE_THAN_FITS:

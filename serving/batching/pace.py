@@ -10,6 +10,9 @@ LONG_NS = 1_000_000
 CHEAP_RUNS = 3
 """So many batches below LONG_NS in a row make a servable cheap."""
 
+ASLEEP_NS = 20_000_000
+"""A thread that did nothing for so long in a batch was not waiting for a core: its model waits for something."""
+
 _UP, _DOWN = 0.3, 0.03
 _REMEMBERED_RUNS = 64
 
@@ -22,6 +25,7 @@ class Pace:
         self._last_runs: dict[int, int] = {}  # by the same: which run was the last one
         self._runs = 0
         self._cheap_runs = 0
+        self._waiting_runs = 0
 
     def observe(self, rows: int, duration_ns: int) -> None:
         """Learn from a batch that ran."""
@@ -34,6 +38,16 @@ class Pace:
         self._last_runs[level] = self._runs = self._runs + 1
         if self._runs % _REMEMBERED_RUNS == 0:
             self._forget()
+
+    def cost_ns(self, cpu_ns: int, wall_ns: int) -> int:
+        """Return what a batch would take on the I/O thread, of what its thread has worked and what passed meanwhile.
+
+        The difference is mostly waiting for a core or for the interpreter, and says nothing of the batch; but when it
+        is long, or comes again and again, the model itself waits.
+        """
+        waited_ns = wall_ns - cpu_ns
+        self._waiting_runs = self._waiting_runs + 1 if waited_ns >= LONG_NS else 0
+        return wall_ns if waited_ns >= ASLEEP_NS or self._waiting_runs >= CHEAP_RUNS else cpu_ns
 
     @property
     def is_cheap(self) -> bool:

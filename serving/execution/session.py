@@ -48,6 +48,9 @@ class Session:
     def __init__(self, path: Path, config: SessionConfig, instances: InstancesConfig) -> None:
         ort.set_default_logger_severity(4)  # its warnings are about graphs, not about serving; errors are raised anyway
         self.providers = _providers(config, instances)
+        self.runs_on_caller = self.providers == [
+            "CPUExecutionProvider"
+        ]  # others may have threads or devices of their own
         self._session: Any = _open(path, config, instances, self.providers)
         self.signature = _signature(self._session)
         self._input_names = [spec.name for spec in self.signature.inputs]

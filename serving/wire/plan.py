@@ -66,12 +66,16 @@ T_WORDS = T_DIMS + RANK_MAX
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """One ready servable, as the plan needs to know it. `rows_max` is what one request may hold."""
+    """One ready servable, as the plan needs to know it.
+
+    `rows_max` is what one request may hold. Without a place for its rows its requests are not decoded.
+    """
 
     name: str
     version: int
     signature: Signature
     rows_max: int
+    has_place: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,8 @@ class Plan:
 
     def is_compiled(self, slot: int) -> bool:
         """Say whether requests for this servable can be decoded here at all."""
-        return is_compiled(self.models[slot].signature)
+        model = self.models[slot]
+        return model.has_place and is_compiled(model.signature)
 
 
 def is_compiled(signature: Signature) -> bool:
@@ -138,7 +143,7 @@ class _Builder:
             following, self._numbers[bucket] = self._numbers[bucket], at
         self._numbers[N_TABLE + self._numbers[N_BUCKETS] + slot] = at
         self._numbers += [0] * S_WORDS
-        fits = is_compiled(model.signature)
+        fits = model.has_place and is_compiled(model.signature)
         signature = model.signature if fits else Signature((), (), batchable=False)
         self._numbers[at : at + S_WORDS] = [
             *(following, slot, *self._put(name), *self._put(version)),

@@ -9,7 +9,9 @@ from serving.config import BatchingConfig, ModelConfig
 from serving.pb import open_inference_pb2 as pb
 from serving.repository.handle import Handle
 from serving.transport.calls import SERVICE
+from serving.transport.native import intake
 from serving.transport.status import RETRY_PUSHBACK
+from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 from serving.wire import frames
 from tests.support import peers
 from tests.support.sessions import FakeSession, affine
@@ -119,6 +121,20 @@ def test_a_request_that_can_never_fit_is_told_so():
     assert "send fewer rows at a time" in heard.message
 
 
+def test_the_excess_of_a_read_is_refused_in_one_go(wired, monkeypatch):
+    peer = wired.connect()
+    asked = peer.ask(message(4), message(4))
+    wired.loop.run()
+    refusals = []
+    intake = wired.intake
+    refuse = intake._refuse_records
+    monkeypatch.setattr(intake, "_refuse_records", lambda *given: refusals.append(len(given[2])) or refuse(*given))
+    asked = peer.ask(*[message(1)] * 20, *[message(2)] * 3, message(1))
+    wired.loop.run()
+    assert statuses(peer, asked) == [EXHAUSTED] * 24
+    assert refusals == [20, 3, 1]
+
+
 # ---- deadlines -----------------------------------------------------------------------------------------------------
 
 
@@ -222,6 +238,113 @@ def test_a_model_unloaded_while_requests_wait_ends_behind_them(wired):
     assert ends == [1]
     peer.close()
     wired.check_that_nothing_is_held()
+
+
+def test_requests_that_die_or_expire_while_they_run_are_counted_as_on_the_ordinary_path():
+    counted = []
+    for typed in (False, True):
+        wired = Wired(config(), FakeSession(affine))
+        peer = wired.connect()
+        stays = peer.ask(message(typed=typed))
+        expires = peer.ask(message(typed=typed), timeout=b"5S")
+        dies = peer.ask(message(typed=typed))
+        wired.loop.run()
+        batch = wired.servable.batcher.take_now(4)
+        peer.send(peers.frame(frames.RST_STREAM, 0, dies[0], (8).to_bytes(4, "big")))
+        wired.loop.run()
+        wired.clock.advance(5_000_000_000)
+        wired.loop.run()
+        wired.servable.finish(batch)
+        wired.loop.run()
+        assert statuses(peer, [*stays, *expires]) == [OK, DEADLINE]
+        statistics = wired.servable.statistics
+        outcomes = sorted((key[2], count) for key, count in wired.counters.outcomes.items())
+        counted.append(
+            (outcomes, statistics.stages["request"].count, statistics.fail.count, statistics.inference_count)
+        )
+        peer.close()
+        wired.check_that_nothing_is_held()
+    assert counted[0] == counted[1]
+    assert counted[0][1:] == (1, 2, 1)
+
+
+# ---- what serves ---------------------------------------------------------------------------------------------------
+
+VOLUME = Signature(
+    (TensorSpec("volume", Datatype.FP32, (DYNAMIC, 1024, 1024, 150)),),
+    (TensorSpec("y", Datatype.FP32, (DYNAMIC, 1)),),
+    batchable=True,
+)
+
+
+def other_servable(wired, name, session):
+    servable = ThreadlessServable(session, wired.clock, config())
+    servable.name = name
+    return servable
+
+
+def check_that_models_answer_for_themselves(wired, other):
+    peer = wired.connect()
+    (asked,) = peer.ask(message(1, 3.0))
+    wired.loop.run()
+    wired.servable.run_all()
+    other.run_all()
+    wired.loop.run()
+    heard = peer.read()[asked]
+    assert pb.ModelInferResponse.FromString(heard.body[5:]).model_name == "m"
+    check_answer(heard, 1, 3.0)
+
+
+def test_a_model_whose_rows_no_message_holds_has_no_arena(wired):
+    other = other_servable(wired, "n", FakeSession(lambda x: [-1000 * x]))
+    volume = other_servable(wired, "a", FakeSession(affine, VOLUME))
+    wired.transport.follow([Handle(volume), wired.handle, Handle(other)])
+    assert [door is None for door in wired.intake._doors] == [True, False, False]
+    check_that_models_answer_for_themselves(wired, other)
+
+
+def test_a_model_for_whose_arena_there_is_no_memory_is_served_on_the_ordinary_path(wired, monkeypatch, caplog):
+    def no_memory(signature, rows):
+        raise MemoryError
+
+    other = other_servable(wired, "n", FakeSession(lambda x: [-1000 * x]))
+    monkeypatch.setattr(intake, "Place", no_memory)
+    wired.transport.follow([Handle(other), wired.handle])
+    assert [door is None for door in wired.intake._doors] == [True, False]
+    assert "no memory for its arena" in caplog.text
+    check_that_models_answer_for_themselves(wired, other)
+
+
+def test_a_mistake_while_models_are_followed_leaves_those_of_before(wired, monkeypatch):
+    def mistake(models):
+        raise ZeroDivisionError
+
+    other = other_servable(wired, "n", FakeSession(lambda x: [-1000 * x]))
+    wired.transport.follow([wired.handle, Handle(other)])
+    monkeypatch.setattr(intake, "build", mistake)
+    with pytest.raises(ZeroDivisionError):
+        wired.transport.follow([Handle(other), wired.handle])
+    check_that_models_answer_for_themselves(wired, other)
+
+
+def test_a_mistake_with_one_servable_does_not_strand_the_requests_of_others(wired, monkeypatch, caplog):
+    other = other_servable(wired, "n", FakeSession(affine))
+    wired.transport.follow([wired.handle, Handle(other)])
+    submit = wired.intake._submit
+
+    def submit_others(door):
+        if door.handle is wired.handle:
+            raise ZeroDivisionError
+        submit(door)
+
+    monkeypatch.setattr(wired.intake, "_submit", submit_others)
+    peer = wired.connect()
+    _, asked = peer.ask(message(), message(name="n"))
+    wired.loop.run()
+    other.run_all()
+    wired.loop.run()
+    assert statuses(peer, [asked]) == [OK]
+    assert "could not be submitted" in caplog.text
 
 
 # ---- the ring ------------------------------------------------------------------------------------------------------

@@ -8,15 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving.batching.arena import Arena
 from serving.errors import ServingError
 from serving.repository.handle import Handle
-from serving.transport.native.group import Door, Origin, RequestGroup, Segment
+from serving.transport.native.group import Door, Origin, Place, RequestGroup, Segment
 from serving.wire.layout import NO_DEADLINE, S_STATE, STREAM_COLUMNS, STREAM_OPEN, STREAM_RESET
-from serving.wire.records import R_DEADLINE_NS, R_ROW, R_ROWS, R_STREAM, R_STREAM_GENERATION, REQUEST_COLUMNS
+from serving.wire.records import R_DEADLINE_NS, R_ROW, R_ROWS, R_STREAM, R_STREAM_GENERATION
 from tests.support.sessions import AFFINE
 
-WIDTH = 4
+WIDTH = 4  # of AFFINE
 ROW_BYTES = 4 * WIDTH
 
 
@@ -76,11 +75,10 @@ class Intake:
     """Puts requests into one servable's arena, and makes groups of them."""
 
     def __init__(self, ledger, handle=None, rows_max=1024):
-        arena = Arena(AFFINE, rows_max)
-        columns, ids = np.zeros((arena.capacity, REQUEST_COLUMNS), np.int64), np.zeros(0, np.uint8)
-        self.arena = arena
+        self._place = Place(AFFINE, rows_max)
+        self.arena = self._place.arena
         self._ledger = ledger
-        self._door = Door(handle or Handle(None), None, 0, arena, columns, ids, ((WIDTH,),))
+        self._door = Door(handle or Handle(None), None, 0, self._place)
         self.asked = []
 
     def group(self, segments, arrival_ns=0):
@@ -92,7 +90,7 @@ class Intake:
             self._door.handle.release()
             return None
         group = RequestGroup(
-            Origin(self._ledger, 1, self._door, lease), self.arena, self._door.lane, [(lease.begin,) * 2]
+            Origin(self._ledger, 1, self._door, lease), self.arena, self._place.lane, [(lease.begin,) * 2]
         )
         for number, (connection, requests) in enumerate(segments):
             self._grow(group, connection, requests, arrival_ns + number)
@@ -106,7 +104,7 @@ class Intake:
         for place, asked in enumerate(requests, first):
             number = len(self.asked)
             self.asked.append(asked)
-            columns = self._door.columns[place]
+            columns = self._place.columns[place]
             columns[[R_STREAM, R_STREAM_GENERATION, R_ROW, R_ROWS]] = number, 0, row, asked.rows
             columns[R_DEADLINE_NS] = asked.deadline_ns
             self.arena.inputs(row, row + asked.rows)[0][:] = number

@@ -30,6 +30,7 @@ class FakeSession:
 
     def __init__(self, function=affine, signature=AFFINE) -> None:
         self.signature = signature
+        self.runs_on_caller = True
         self.runs: list[int] = []
         self._closed = threading.Event()
         self._function = function

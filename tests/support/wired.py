@@ -131,7 +131,7 @@ class Wired:
     @property
     def arena(self):
         """The arena of the model."""
-        return self.intake._doors[0].arena
+        return self.intake._doors[0].place.arena
 
     def check_that_nothing_is_held(self, connections: int = 0) -> None:
         """Nothing is in flight and nothing waits, and all that was lent for requests has come back."""
@@ -140,7 +140,7 @@ class Wired:
         assert (batcher.queued_rows, batcher.queued_bytes, batcher._reserved_rows) == (0, 0, 0)
         assert (batcher._waiting, batcher._lanes) == ({}, {})
         assert (self.intake._answers.groups, self.intake._open, self.intake._dying) == ({}, [], {})
-        assert all(door is None or not door.arena._leases for door in self.intake._doors)
+        assert all(door is None or not door.place.arena._leases for door in self.intake._doors)
         assert self.handle._users == 0
         assert (core.held_bytes, len(core.connections), self.transport.streams) == (0, connections, 0)
         assert not any(connection.calls or connection.parts for connection in core.connections.values())
@@ -290,10 +290,12 @@ class FakePeer:
         return self.heard
 
 
-def message(rows: int = 1, value: float = 1.0, *, id: str = "", typed: bool = False, width: int = 4) -> bytes:  # noqa: A002
-    """A request for `m`: raw, which the kernels take, or typed, which they leave to the ordinary path."""
+def message(
+    rows: int = 1, value: float = 1.0, *, id: str = "", typed: bool = False, width: int = 4, name: str = "m",  # noqa: A002
+) -> bytes:  # fmt: skip
+    """A request for a model: raw, which the kernels take, or typed, which they leave to the ordinary path."""
     x = np.full((rows, width), value, np.float32)
-    request = pb.ModelInferRequest(model_name="m", id=id)
+    request = pb.ModelInferRequest(model_name=name, id=id)
     tensor = request.inputs.add(name="x", datatype="FP32", shape=x.shape)
     if typed:
         tensor.contents.fp32_contents.extend(x.reshape(-1).tolist())

@@ -1,8 +1,10 @@
 """Batches that a servable runs on the I/O thread."""
 
 import numpy as np
+import pytest
 
 from serving.batching.inline import InlineRuns
+from serving.errors import Overloaded
 from serving.model import Servable
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 from tests.support.clocks import FakeClock
@@ -62,3 +64,25 @@ def test_all_that_waits_is_run_within_one_call_of_a_cheap_servable():
     one.close()
     assert session.runs == [4, 4, 4]
     assert [outputs[0][0, 0] for outputs in answers] == [1, 3, 5, 7, 9, 11]
+
+
+def test_what_waits_is_run_also_when_the_request_that_turned_it_inline_is_refused():
+    session = FakeSession()
+    one, inline = inline_servable(session, batch_rows_max=2, queue_rows_max=2)
+    answers = []
+    one.batcher.set_inline(True)  # so that the instance thread leaves it alone until the next request has come
+    one.batcher.submit(queued(2, settle=answers))
+    with pytest.raises(Overloaded):
+        one.submit(queued(1, settle=answers))
+    run_all(inline)
+    one.close()
+    assert len(answers) == 1
+
+
+def test_a_graph_that_others_compute_never_runs_on_the_io_thread():
+    session = FakeSession()
+    session.runs_on_caller = False
+    one, inline = inline_servable(session)
+    one.submit(queued(1, settle=[]))
+    assert not inline.run()
+    one.close()

@@ -51,6 +51,7 @@ class Core:
         self.now_ns = loop.clock.now_ns
         self.later = loop.loop.call_later
         self.wake = loop.turn.wake_for_later_phase
+        self.wake_again = loop.turn.wake  # also out of a phase that comes before the caller's, or out of the last one
         self.buffer: NDArray[np.uint8] = np.zeros(BUFFER_BYTES, np.uint8)
         self.view = self.buffer.data
         self.since = np.full((3, limits.connections), Since.NEVER, np.int64)

@@ -7,7 +7,7 @@ group, or somebody does not wait any more.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -15,21 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.batching.arena import Arena, Lease
-from serving.batching.entries import EXPIRED, Lane, Over, Progress, Result
+from serving.batching.entries import EXPIRED, Lane, Progress, Result
 from serving.clock import TimerHandle
 from serving.errors import Cancelled, DeadlineExceeded, InternalError, ServingError
 from serving.model import Servable
 from serving.repository.handle import Handle
 from serving.transport.native.connection import Connection
-from serving.types import Array
+from serving.types import Array, Signature
 from serving.wire.layout import NO_DEADLINE, S_GENERATION, S_STATE, STREAM_RESET
 from serving.wire.plan import Plan
 from serving.wire.records import (
+    ID_BYTES_MAX,
     R_DEADLINE_NS,
     R_ROW,
     R_ROWS,
     R_STREAM,
     R_STREAM_GENERATION,
+    REQUEST_COLUMNS,
 )
 
 Shapes = dict[tuple[tuple[int, ...], ...], tuple[NDArray[np.int64], list[int]]]
@@ -68,18 +70,30 @@ class Settling(Protocol):
         """The monotonic clock."""
 
 
+class Place:
+    """Where the requests of one servable are put, as long as it serves: tensors in `arena`, the rest beside its rows.
+
+    Raises MemoryError.
+    """
+
+    __slots__ = ("arena", "columns", "ids", "lane", "shapes")
+
+    def __init__(self, signature: Signature, rows_max: int) -> None:
+        self.arena = Arena(signature, rows_max)
+        self.columns: NDArray[np.int64] = np.zeros((self.arena.capacity, REQUEST_COLUMNS), np.int64)
+        self.ids: NDArray[np.uint8] = np.zeros(self.arena.capacity * ID_BYTES_MAX, np.uint8)
+        self.lane: Lane = tuple(spec.shape[1 if signature.batchable else 0 :] for spec in signature.inputs)
+        self.shapes: Shapes = {}
+
+
 @dataclass(slots=True, eq=False)
 class Door:
-    """One servable of the plan, and where its requests are put. `columns` and `ids` lie beside the rows of `arena`."""
+    """One servable of a plan, and the group that is being filled for it."""
 
     handle: Handle
     plan: Plan
     slot: int
-    arena: Arena
-    columns: NDArray[np.int64]
-    ids: NDArray[np.uint8]
-    lane: tuple[tuple[int, ...], ...]
-    shapes: Shapes = field(default_factory=dict)
+    place: Place
     group: "RequestGroup | None" = None
 
 
@@ -87,7 +101,6 @@ class Origin:
     """What the parts of a group share: the servable they hold, the columns of their requests, whose they are."""
 
     __slots__ = (
-        "arena",
         "handle",
         "ids",
         "lease",
@@ -105,12 +118,11 @@ class Origin:
         self.settling = settling
         self.number = number
         self.handle = door.handle
-        self.arena = door.arena
         self.lease = lease
         self.plan = door.plan
-        self.shapes = door.shapes
-        self.requests = door.columns
-        self.ids = door.ids
+        self.shapes = door.place.shapes
+        self.requests = door.place.columns
+        self.ids = door.place.ids
         self.segments: list[Segment] = []
         self.open_requests = 0
         self.timer: TimerHandle | None = None
@@ -214,10 +226,10 @@ class RequestGroup:
         expired = self.deadline_ns is not None and self.deadline_ns <= now_ns
         return expired or self._seen_deaths != self.origin.settling.deaths
 
-    def sift(self, now_ns: int) -> Sequence[Over]:
+    def sift(self, now_ns: int) -> "Sequence[tuple[RequestGroup, ServingError]]":
         """See `Entry`: expired requests, and those whose stream or connection is gone."""
         self._seen_deaths = self.origin.settling.deaths
-        over: list[Over] = []
+        over: list[tuple[RequestGroup, ServingError]] = []
         for error, is_over in (
             (Cancelled("the client cancelled the request"), self._is_dead),
             (DeadlineExceeded(EXPIRED), lambda columns: columns[:, R_DEADLINE_NS] <= now_ns),
@@ -244,15 +256,26 @@ class RequestGroup:
             part.progress = self.progress
         return parts
 
+    def finished(self, outputs: list[Array], now_ns: int) -> "Sequence[tuple[RequestGroup, Result]]":
+        """See `Entry`: nobody waits any more for requests that have expired or were cancelled while they ran."""
+        if not self.is_stale(now_ns):
+            return ((self, outputs),)
+        row, over = self.row, self.sift(now_ns)
+        if not over:
+            return ((self, outputs),)
+        self.progress = Progress.SETTLED
+        parts: list[tuple[RequestGroup, Result]] = list(over)
+        for part in [self._part(*run) for run in self._runs]:
+            begin = part.row - row
+            parts.append((part, [output[begin : begin + part.rows] for output in outputs]))
+        return parts
+
     def settle(self, result: Result) -> None:
-        """See `Entry`. Answers that are too late become errors."""
+        """See `Entry`."""
         if self.progress is Progress.SETTLED:
             return
-        settling, now_ns = self.origin.settling, self.origin.settling.now_ns()
-        if isinstance(result, list) and self.deadline_ns is not None and self.deadline_ns <= now_ns:
-            self._settle_apart(result, now_ns)
-            return
         self.progress = Progress.SETTLED
+        settling = self.origin.settling
         if isinstance(result, ServingError):
             settling.refuse(self, result)
             return
@@ -261,19 +284,6 @@ class RequestGroup:
         except Exception:  # noqa: BLE001 - a mistake of ours must not keep permits, rows and the servable for ever
             _log.exception("a group could not be answered")
             settling.refuse(self, InternalError())
-
-    def _settle_apart(self, outputs: list[Array], now_ns: int) -> None:
-        """Settle what is in time by its rows of the outputs, and the rest by an error."""
-        row, over = self.row, self.sift(now_ns)
-        if not over:
-            self.settle(outputs)
-            return
-        self.progress = Progress.SETTLED
-        for part, error in over:
-            part.settle(error)
-        for part in [self._part(*run) for run in self._runs]:
-            begin = part.row - row
-            part.settle([output[begin : begin + part.rows] for output in outputs])
 
     def _is_dead(self, columns: NDArray[np.int64]) -> NDArray[np.bool_]:
         streams = self.origin.settling.streams[columns[:, R_STREAM]]

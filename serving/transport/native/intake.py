@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.batching.arena import Arena, row_bytes
+from serving.batching.arena import row_bytes
 from serving.batching.entries import Progress
 from serving.clock import Timers
 from serving.dataplane import DataPlane
@@ -22,15 +22,14 @@ from serving.transport.native.answers import Answers
 from serving.transport.native.blocks import error_block
 from serving.transport.native.connection import Connection
 from serving.transport.native.core import Core
-from serving.transport.native.group import Door, Origin, RequestGroup, Segment
+from serving.transport.native.group import Door, Origin, Place, RequestGroup, Segment
 from serving.types import InferRequest, InputTensor, RequestedOutput
 from serving.wire.answer_blocks import as_array
 from serving.wire.infer import SLOTS_DIFFER, scan_requests
 from serving.wire.layout import SOURCE_BUFFER, SOURCE_PARTS, SOURCE_POOL
-from serving.wire.plan import Model, Plan, build
+from serving.wire.plan import Model, build, is_compiled
 from serving.wire.records import (
     ACCEPTED,
-    ID_BYTES_MAX,
     ORDINARY,
     R_AT,
     R_ID_AT,
@@ -89,39 +88,36 @@ class Intake:
     def follow(self, handles: Sequence[Handle]) -> None:
         """Decode requests for these servables from now on; what came for others takes the ordinary path."""
         self.submit()
-        models = [
-            Model(
-                name=handle.servable.name,
-                version=handle.servable.version,
-                signature=handle.servable.signature,
-                rows_max=handle.servable.batch_rows_max,
-            )
-            for handle in handles
-        ]
-        self._plan = plan = build(models)
-        known = {door.handle: door for door in self._doors if door is not None}
+        known = {door.handle: door.place for door in self._doors if door is not None}
+        places = [known.get(handle) or self._place(handle) for handle in handles]
+        plan = build([_model(handle, place) for handle, place in zip(handles, places, strict=True)])
         self._doors = [
-            self._door(handle, plan, slot, known.get(handle)) if plan.is_compiled(slot) else None
-            for slot, handle in enumerate(handles)
+            Door(handle, plan, slot, place) if place is not None and plan.is_compiled(slot) else None
+            for slot, (handle, place) in enumerate(zip(handles, places, strict=True))
         ]
+        self._plan = plan
 
-    def _door(self, handle: Handle, plan: Plan, slot: int, before: Door | None) -> Door:
-        if before is not None:
-            return Door(handle, plan, slot, before.arena, before.columns, before.ids, before.lane, before.shapes)
+    def _place(self, handle: Handle) -> Place | None:
+        """Make a place for a servable's requests; None when its rows are too long for one.
+
+        No message holds a row that is longer than itself, and then only the ordinary path can say so.
+        """
         servable = handle.servable
         batching, signature = servable.config.batching, servable.signature
-        skip = 1 if signature.batchable else 0
+        bytes_per_row = sum(row_bytes(signature))
+        if not is_compiled(signature) or bytes_per_row > self._core.state.limits.message_bytes:
+            return None
         # What waits, what every instance runs, what is run here, and what is lost at the end of the ring.
         rows = batching.queue_rows_max + (servable.config.instances.count + 2) * servable.batch_rows_max
-        bytes_max = 2 * batching.queue_bytes_max
-        arena = Arena(signature, min(rows, ARENA_ROWS_MAX, 1 + bytes_max // sum(row_bytes(signature))))
-        self._answers.reach(arena.capacity)
-        return Door(
-            handle, plan, slot, arena,
-            columns=np.zeros((arena.capacity, REQUEST_COLUMNS), np.int64),
-            ids=np.zeros(arena.capacity * ID_BYTES_MAX, np.uint8),
-            lane=tuple(spec.shape[skip:] for spec in signature.inputs),
-        )  # fmt: skip
+        rows = min(rows, ARENA_ROWS_MAX, 1 + 2 * batching.queue_bytes_max // bytes_per_row)
+        try:
+            place = Place(signature, rows)
+        except MemoryError:
+            _log.warning("%s/%d: no memory for its arena, so its requests are decoded one by one",
+                         servable.name, servable.version)  # fmt: skip
+            return None
+        self._answers.reach(place.arena.capacity)
+        return place
 
     # ---- in --------------------------------------------------------------------------------------------------------
 
@@ -186,12 +182,13 @@ class Intake:
 
         A request for which the queue has no room is refused.
         """
-        arena, lease, batcher = door.arena, group.origin.lease, door.handle.servable.batcher
+        place, lease, batcher = door.place, group.origin.lease, door.handle.servable.batcher
+        arena = place.arena
         row, first = lease.end, group.last
         row_bound = row + batcher.room_rows(arena.row_bytes)
         record, row_end, last, deadline_ns = take_rows(
             read.buffer, read.source, read.records, record, read.last, door.plan.numbers, door.slot, arena.octets,
-            row, min(arena.room(lease), row_bound), door.columns, first, door.ids, self._numbers, group.origin.number,
+            row, min(arena.room(lease), row_bound), place.columns, first, place.ids, self._numbers, group.origin.number,
         )  # fmt: skip
         if last > first:
             arena.grow(lease, row_end)
@@ -203,8 +200,9 @@ class Intake:
         if row_end + rows > row_bound:
             input_bytes = max(int(read.records[record, R_LENGTH]), rows * arena.row_bytes)
             error = batcher.refusal(rows, input_bytes)
-            self._refuse_records(read.connection, read.records, np.array([record]), error, door)
-            return record + 1, 1
+            chosen, record = _alike(read, record)
+            self._refuse_records(read.connection, read.records, chosen, error, door)
+            return record, 1
         self._submit(door)  # the ring goes round, and the next group begins elsewhere
         return record, rows
 
@@ -212,12 +210,12 @@ class Intake:
         """Begin a group that has a place for so many rows, at least; None without a place or a servable."""
         if not door.handle.acquire():
             return None
-        lease = door.arena.lease(rows)
+        lease = door.place.arena.lease(rows)
         if lease is None:
             door.handle.release()
             return None
         origin = Origin(self._answers, self._answers.next_number(), door, lease)
-        door.group = RequestGroup(origin, door.arena, door.lane, [(lease.begin, lease.begin)])
+        door.group = RequestGroup(origin, door.place.arena, door.place.lane, [(lease.begin, lease.begin)])
         self._answers.groups[origin.number] = door.group
         self._open.append(door)
         self._core.wake()
@@ -238,8 +236,8 @@ class Intake:
     ) -> None:  # fmt: skip
         """Answer requests that are in no group by an error; the verdict of each becomes REFUSED."""
         records[chosen, R_VERDICT] = REFUSED
-        requests = np.ascontiguousarray(records[:, :REQUEST_COLUMNS])
-        connection.outbox.refuse_all(requests, chosen.astype(np.int64), as_array(error_block(error)), 0, chosen.size)
+        requests = np.ascontiguousarray(records[chosen, :REQUEST_COLUMNS])
+        connection.outbox.refuse_all(requests, np.arange(chosen.size), as_array(error_block(error)), 0, chosen.size)
         self._core.mark(connection)
         self._data_plane.refuse_many(error, chosen.size, door.handle.servable if door is not None else None)
 
@@ -250,14 +248,17 @@ class Intake:
         for number in np.unique(self._numbers[streams]).tolist():
             if (group := self._answers.groups.get(number)) is not None:
                 self._dying[group] = None
-                self._core.wake()
+                self._core.wake_again()
 
     def submit(self) -> bool:
         """Hand the groups of this turn to their servables. A phase of the turn, after everything was read."""
         doors, self._open = self._open, []
         for door in doors:
             if door.group is not None:
-                self._submit(door)
+                try:
+                    self._submit(door)
+                except Exception:  # noqa: BLE001 - a mistake with one servable must not strand the others' requests
+                    _log.exception("the requests of one turn for a servable could not be submitted")
         dying, self._dying = self._dying, {}
         for group in dying:
             if group.requests and group.progress is Progress.WAITING:
@@ -269,11 +270,11 @@ class Intake:
         assert group is not None, "bug: there is no group to submit"
         servable = door.handle.servable
         servable.batcher.reserve(0, 0)
-        door.arena.end(group.origin.lease)
+        door.place.arena.end(group.origin.lease)
         if not group.requests:  # its only requests were refused
             self._answers.close(group.origin)
             return
-        group.input_bytes = group.rows * door.arena.row_bytes
+        group.input_bytes = group.rows * door.place.arena.row_bytes
         self._watch(group)
         try:
             servable.submit(group)
@@ -297,6 +298,31 @@ class Intake:
             group.origin.servable.expire(group)
             if group.requests:
                 self._watch(group)
+
+
+def _alike(read: Read, record: int) -> tuple[NDArray[np.int64], int]:
+    """Return the records that are refused as `record` is, and the first behind it that may be not.
+
+    Those are the accepted ones of its servable that follow, up to one of other lengths.
+    """
+    records = read.records[record : read.last]
+    first = records[0]
+    mine = (records[:, R_VERDICT] == ACCEPTED) & (records[:, R_SOURCE] == read.source)
+    mine &= records[:, R_SLOT] == first[R_SLOT]
+    differs = mine & ((records[:, R_ROWS] != first[R_ROWS]) | (records[:, R_LENGTH] != first[R_LENGTH]))
+    end = int(np.argmax(differs)) if differs.any() else len(records)
+    return np.flatnonzero(mine[:end]) + record, record + end
+
+
+def _model(handle: Handle, place: Place | None) -> Model:
+    servable = handle.servable
+    return Model(
+        name=servable.name,
+        version=servable.version,
+        signature=servable.signature,
+        rows_max=servable.batch_rows_max,
+        has_place=place is not None,
+    )
 
 
 def request_of(model: Model, octets: NDArray[np.uint8], record: list[int]) -> InferRequest:

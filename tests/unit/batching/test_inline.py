@@ -1,3 +1,5 @@
+import pytest
+
 from serving.batching.inline import InlineRuns, Left
 from tests.support.clocks import FakeClock
 
@@ -45,3 +47,20 @@ def test_a_budget_of_nothing_runs_nothing():
     inline, log = runs(0, ("a", 1, 1))
     assert inline.run()
     assert log == []
+
+
+def test_a_servable_whose_run_fails_by_our_mistake_has_its_turn_again():
+    inline, log = runs(100, ("a", 1, 30))
+
+    class Failing:
+        def run_inline(self, budget_ns):
+            log.append("failing")
+            if log.count("failing") == 1:
+                raise ZeroDivisionError
+            return Left.NOTHING
+
+    inline.add(Failing())
+    with pytest.raises(ZeroDivisionError):
+        inline.run()
+    assert not inline.run()
+    assert log == ["a", "failing", "failing"]

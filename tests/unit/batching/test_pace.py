@@ -1,6 +1,6 @@
 import pytest
 
-from serving.batching.pace import CHEAP_RUNS, LONG_NS, Pace
+from serving.batching.pace import ASLEEP_NS, CHEAP_RUNS, LONG_NS, Pace
 
 US = 1_000
 
@@ -50,3 +50,13 @@ def test_one_row_is_tried_however_far_off_the_estimate_of_more_is():
     pace = paced((1, 10 * US), (5, 9_000 * US))
     assert pace.rows_within(5, 100 * US) >= 1
     assert pace.predicted_ns(pace.rows_within(5, 100 * US)) <= 100 * US
+
+
+def test_waiting_for_a_core_costs_nothing_and_a_model_that_waits_costs_what_it_waits():
+    pace = Pace()
+    assert pace.cost_ns(50 * US, 50 * US + LONG_NS) == 50 * US
+    assert pace.cost_ns(50 * US, 60 * US) == 50 * US
+    for _ in range(CHEAP_RUNS - 1):
+        assert pace.cost_ns(50 * US, 50 * US + LONG_NS) == 50 * US
+    assert pace.cost_ns(50 * US, 50 * US + LONG_NS) == 50 * US + LONG_NS
+    assert Pace().cost_ns(50 * US, 50 * US + ASLEEP_NS) == 50 * US + ASLEEP_NS

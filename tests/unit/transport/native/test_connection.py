@@ -6,8 +6,9 @@ from serving.config import ModelConfig
 from serving.transport.native.connection import CLOSE_TIMEOUT_S
 from serving.transport.native.core import Since
 from serving.wire import frames
+from serving.wire.layout import S_STATE, STREAM_PAUSED
 from tests.support import peers
-from tests.support.wired import Wired, message
+from tests.support.wired import WIDE_OPEN, FakePeer, Wired, message
 
 STALL_S, HANDSHAKE_S, MESSAGE_S = 30, 10, 60
 NS = 10**9
@@ -87,6 +88,67 @@ def test_a_peer_that_opens_no_window_is_cut_off(wired):
     look_after(wired, STALL_S - 1)
     assert not peer.is_over
     look_after(wired, 1)
+    assert peer.is_over
+
+
+@pytest.mark.parametrize("taken_bytes", [0, 1])
+def test_a_peer_that_takes_a_little_all_the_time_is_not(wired, taken_bytes):
+    peer = full(wired)
+    for _ in range(10):
+        peer.socket.written = peer.socket.written[taken_bytes:]
+        look_after(wired, STALL_S / 2)
+    assert peer.is_over == (not taken_bytes)
+    look_after(wired, STALL_S)
+    assert peer.is_over
+
+
+def test_a_peer_that_reads_what_came_before_a_window_closed_is_not(wired):
+    peer, _ = answered(wired, message())
+    peer.send(peers.settings((4, 0)))
+    peer.ask(message())
+    peer.socket.is_full = True  # all that was written lies in the socket, and too little for a pause
+    peer.socket._connection = FakePeer(Wired(ModelConfig())).connection
+    wired.loop.run()
+    wired.servable.run_all()
+    wired.loop.run()
+    for _ in range(4):
+        peer.socket.written = peer.socket.written[1:]
+        look_after(wired, STALL_S / 2)
+    assert not peer.is_over
+    look_after(wired, STALL_S)
+    assert peer.is_over
+
+
+def test_answers_to_pings_are_no_answers_that_a_peer_takes(wired):
+    peer = wired.connect()
+    peer.send(peers.settings((4, 0)))
+    peer.ask(message())
+    wired.loop.run()
+    wired.servable.run_all()
+    wired.loop.run()
+    for _ in range(2):
+        assert not peer.is_over
+        peer.send(peers.frame(frames.PING, 0, 0, b"12345678"))
+        look_after(wired, STALL_S / 2)
+    assert peer.is_over
+
+
+def test_a_stream_that_takes_nothing_costs_nothing_while_others_take_their_answers(wired):
+    peer = FakePeer(wired)
+    peer.send(peers.PREFACE + peers.settings((4, 0)) + peers.frame(frames.SETTINGS, frames.ACK, 0) + WIDE_OPEN)
+    (waits,) = peer.ask(message())
+    for _ in range(4):
+        stream_id, chunk = peer.request(message())
+        window = peers.frame(frames.WINDOW_UPDATE, 0, stream_id, (2**20).to_bytes(4, "big"))
+        peer.send(chunk + window)
+        wired.loop.run()
+        wired.servable.run_all()
+        wired.loop.run()
+        look_after(wired, STALL_S / 2)
+        assert peer.read()[stream_id].status == 0
+    assert not peer.is_over
+    assert peer.heard[waits].status is None
+    look_after(wired, STALL_S)
     assert peer.is_over
 
 
@@ -178,3 +240,80 @@ def test_a_call_that_waits_for_its_batch_may_take_as_long_as_it_likes(wired):
     wired.servable.run_all()
     wired.loop.run()
     assert peer.read()[asked].status == 0
+
+
+# ---- messages that the server does not take in ---------------------------------------------------------------------
+
+STREAM_INFER = [
+    (k, b"/inference.GRPCInferenceService/ModelStreamInfer" if k == b":path" else v) for k, v in peers.INFER
+]
+READY = [(k, b"/inference.GRPCInferenceService/ServerReady" if k == b":path" else v) for k, v in peers.INFER]
+
+
+def test_a_message_on_a_stream_that_is_paused_has_its_time_when_the_stream_goes_on(wired):
+    peer = wired.connect()
+    stream_id, _ = peer.request(b"")
+    peer.send(peers.headers(stream_id, STREAM_INFER))
+    for _ in range(140):
+        peer.send(peers.data(stream_id, peers.message(message())))
+        wired.loop.run()
+    peer.send(peers.data(stream_id, peers.message(message(256))[:100]))
+    (call,) = peer.connection.calls.values()
+    row = wired.core.state.streams[call.stream]
+    assert row[S_STATE] & STREAM_PAUSED
+    for _ in range(3):
+        look_after(wired, MESSAGE_S)
+    for _ in range(3):
+        wired.servable.run_all()
+        wired.loop.run()
+    assert not row[S_STATE] & STREAM_PAUSED
+    look_after(wired, MESSAGE_S - 1)
+    assert peer.read()[stream_id].status is None
+    look_after(wired, wired.transport._watch.interval_s + 1)
+    assert peer.read()[stream_id].status == 4
+    assert wired.transport.refusals()["slow_message"] == 1
+
+
+def test_messages_on_a_connection_that_is_not_read_have_their_time_when_it_is(wired):
+    peer = wired.connect()
+    compiled, _ = peer.request(b"")
+    ordinary, _ = peer.request(b"")
+    begun = b"".join(
+        peers.headers(stream_id, fields) + peers.data(stream_id, peers.message(bytes(500))[:50])
+        for stream_id, fields in ((compiled, peers.INFER), (ordinary, READY))
+    )
+    peer.send(begun)
+    peer.socket.is_full = True
+    peer.ask(message())
+    wired.loop.run()
+    wired.servable.run_all()
+    wired.loop.run()
+    assert not peer.socket.is_reading
+    for _ in range(6):
+        peer.socket.written = peer.socket.written[1:]
+        look_after(wired, STALL_S - 1)
+    peer.socket.is_full = False
+    peer.socket.written = b""
+    peer.connection.resume_writing()
+    wired.loop.run()
+    look_after(wired, MESSAGE_S - 1)
+    assert peer.read() == {}
+    look_after(wired, wired.transport._watch.interval_s + 1)
+    assert [peer.read()[stream_id].status for stream_id in (compiled, ordinary)] == [4, 4]
+
+
+# ---- the drain -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begun", [peers.headers, lambda stream_id: peers.headers(stream_id) + peers.data(stream_id)])
+def test_a_drained_connection_is_closed_when_its_last_stream_is_reset(wired, begun):
+    peer = wired.connect()
+    stream_id, _ = peer.request(b"")
+    peer.send(begun(stream_id))
+    wired.transport.begin_drain()
+    peer.send(peers.frame(frames.PING, frames.ACK, 0, b"draining"))
+    wired.loop.run()
+    assert not peer.is_over
+    peer.cancel(stream_id)
+    wired.loop.run()
+    assert peer.is_over

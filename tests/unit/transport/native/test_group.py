@@ -159,6 +159,12 @@ def test_a_death_elsewhere_is_looked_at_once(world):
     assert not group.is_stale(NOW)
 
 
+def finish(world, group):
+    """Settle a group that has run, as a servable does."""
+    for part, result in group.finished(outputs_of(group), world.now_ns):
+        part.settle(result)
+
+
 # ---- settling ------------------------------------------------------------------------------------------------------
 
 
@@ -180,7 +186,7 @@ def test_what_expired_while_it_ran_gets_an_error_and_its_batchmates_their_own_ro
     group = world.group([Asked(k + 1, deadline_ns) for k, deadline_ns in enumerate(deadlines)])
     group.progress = Progress.RUNNING
     world.now_ns = NOW + 1
-    group.settle(outputs_of(group))
+    finish(world, group)
     answers = world.answers()
     assert [isinstance(answers[k][0], DeadlineExceeded) for k in range(5)] == [True, False, True, False, True]
     assert (values(answers[1]), values(answers[3])) == ([1, 1], [3, 3, 3, 3])
@@ -190,8 +196,22 @@ def test_what_expired_while_it_ran_gets_an_error_and_its_batchmates_their_own_ro
 def test_all_may_have_expired_while_they_ran(world):
     group = world.group([Asked(1, NOW + 1), Asked(2, NOW + 1)])
     world.now_ns = NOW + 1
-    group.settle(outputs_of(group))
+    finish(world, group)
     assert [type(answer[0]) for answer in world.answers()] == [DeadlineExceeded] * 2
+
+
+def test_what_was_cancelled_while_it_ran_is_told_apart_from_what_is_answered(world):
+    group = world.group([Asked(1), Asked(2), Asked(1)])
+    group.progress = Progress.RUNNING
+    world.ledger.kill(1)
+    finished = group.finished(outputs_of(group), NOW)
+    assert {number: type(result) for part, result in finished for number in numbers(part)} == {
+        0: list, 1: Cancelled, 2: list,
+    }  # fmt: skip
+    for part, result in finished:
+        part.settle(result)
+    assert [type(answer[0]) for answer in world.answers()] == [list, Cancelled, list]
+    assert group.origin.open_requests == 0
 
 
 def test_singles_are_its_requests_one_by_one_where_they_lie(world):
@@ -297,7 +317,10 @@ def settle_all(world, listed, parts):
     parts = [part for part in parts if part.requests]
     assert sum(count for part in parts for _, count in part.arrivals) == len(listed.asked)
     for part in parts:
-        part.settle(outputs_of(part) if len(part._runs) == 1 else ModelFailed("it failed"))
+        if len(part._runs) == 1:
+            finish(world, part)
+        else:
+            part.settle(ModelFailed("it failed"))
     for number, answer in enumerate(world.answers()):
         assert len(answer) == 1
         if isinstance(answer[0], list):
