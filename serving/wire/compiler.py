@@ -106,8 +106,14 @@ class _Place:
         return ""
 
     def get_disambiguator(self) -> str:
-        """See numba; tells apart two files of the same name that are no part of the folder's digest."""
-        return f"{self._line}-{digest([Path(self._py_file)])}"
+        """See numba; covers what the folder's digest does not: a subpackage, whose files call each other."""
+        return f"{self._line}-{_digest_beside(Path(self._py_file))}"
+
+
+@functools.cache
+def _digest_beside(file: Path) -> str:
+    """Name the machine code that a file gives together with all sources in its folder."""
+    return digest(file.parent.glob("*.py"), file.name)
 
 
 class _Impl(caching.CompileResultCacheImpl):  # type: ignore[misc]

@@ -153,6 +153,19 @@ def test_the_place_of_the_sources_does_not_matter_and_their_text_does(cache, tmp
     assert hits == [(6, False), (6, True), (8, False)]
 
 
+def test_an_edit_of_another_file_of_the_folder_compiles_a_kernel_anew(cache, tmp_path):
+    (tmp_path / "twin.py").write_text("def triple(number):\n    return number * 3\n")
+    hits = []
+    for other in ("a = 1", "a = 1", "a = 2"):
+        (tmp_path / "other.py").write_text(other)
+        compiler._digest_beside.cache_clear()  # as in another process
+        spec = importlib.util.spec_from_file_location("twin", tmp_path / "twin.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        hits.append(make(module.triple)[1])
+    assert hits == [False, True, False]
+
+
 def arguments():
     state = layout.State(layout.Limits(connections=1, blocks=0))
     return [np.zeros(4, np.uint8), 0, 0, state.connections, 0, state.pool, state.headers, state.shared, True]
