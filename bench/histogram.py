@@ -21,7 +21,7 @@ BUCKETS = (40 - SUB_BITS + 1) << SUB_BITS
 def buckets_of(times_ns: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the bucket of each time; negative times count as 0."""
     times_ns = np.clip(times_ns, 0, TIME_NS_MAX)
-    shift = np.maximum(np.frexp(times_ns.astype(np.float64))[1] - 1 - SUB_BITS, 0)
+    shift = np.maximum(np.frexp(times_ns.astype(np.float64))[1].astype(np.int64) - 1 - SUB_BITS, 0)
     buckets: NDArray[np.int64] = (shift << SUB_BITS) + (times_ns >> shift)
     return buckets
 
@@ -86,7 +86,7 @@ class Histogram:
     def share_within(self, time_ns: float) -> float:
         """Return the share of times at or below a time, to a bucket; NaN when nothing was counted."""
         count = self.count
-        last = int(buckets_of(np.array([int(time_ns)]))[0])
+        last = int(buckets_of(np.array([int(min(time_ns, TIME_NS_MAX))]))[0])
         return int(self.counts[: last + 1].sum()) / count if count else float("nan")
 
 

@@ -1,16 +1,22 @@
 """What a slice has shown: the numbers that people and scripts read."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from bench.histogram import Histogram
-from bench.slices import ClosedLoop, OpenLoop, Recording
+from bench.slices import ClosedLoop, Interval, OpenLoop, Recording
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 LAG_SHARE_MAX = 0.1
 BUSY_SHARE_MAX = 0.9
 """The generator is the limit when its lag's p99 is over this share of the latency's, or its thread is busier."""
+LATE_SHARE_MAX = 0.02
+TAIL_SHARE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +65,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One slice on one server. Rates are per second of the counted duration; `goodput_rps` counts OK answers in time.
+    """One slice on one server. Rates are per second of the counted duration.
 
-    Without `slo_ms` every OK answer is in time. `offered_rps` is None in a closed loop, `concurrency` in an open one.
+    `throughput_rps` counts OK answers to requests of that time; when a server that cannot keep up answers them long
+    after it, they count in the time that it took. `goodput_rps` counts OK answers within `slo_ms`, and all of them
+    without an objective. `errors` are by the name of the gRPC code. `offered_rps` is None in a closed loop, and
+    `concurrency` in an open one.
     """
 
     load: str
@@ -92,11 +101,11 @@ class Outcome:
         """Read a recording."""
         total, load = recording.total, recording.slice.load
         duration_s = total.end_s - total.begin_s if recording.failure else load.duration_s
-        per_s = 1 / duration_s if duration_s > 0 else 0.0
+        throughput_rps = _throughput_rps(recording.intervals, duration_s)
+        goodput_rps = min(throughput_rps, total.in_slo / duration_s) if duration_s > 0 else 0.0
         latency_us = LatencyUs.of(total.latency)
         lag_p99_us = total.lag.quantile_ns(0.99) / 1e3
         busy_share = total.busy_s / max(total.end_s - total.begin_s, 1e-9)
-        is_open = isinstance(load, OpenLoop)
         return cls(
             load=load.arrivals if isinstance(load, OpenLoop) else "closed",
             offered_rps=load.rate_per_s if isinstance(load, OpenLoop) else None,
@@ -109,14 +118,14 @@ class Outcome:
             unanswered=recording.unanswered,
             unsent=recording.unsent,
             errors=dict(sorted(total.errors.items())),
-            throughput_rps=total.answered * per_s,
-            throughput_rows_per_s=total.answered * rows * per_s,
-            goodput_rps=(total.in_slo if recording.slice.slo_ms is not None else total.answered) * per_s,
+            throughput_rps=throughput_rps,
+            throughput_rows_per_s=throughput_rps * rows,
+            goodput_rps=goodput_rps if recording.slice.slo_ms is not None else throughput_rps,
             latency_us=latency_us,
             lag_p99_us=lag_p99_us,
             busy_share=busy_share,
             client_limited=busy_share > BUSY_SHARE_MAX
-            or (is_open and lag_p99_us > LAG_SHARE_MAX * latency_us.p99)
+            or lag_p99_us > LAG_SHARE_MAX * latency_us.p99
             or recording.unsent > 0,
             server=server,
             timeline=tuple(_points(recording)),
@@ -125,12 +134,40 @@ class Outcome:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the outcome as JSON holds it; the histogram as (us, count) of what is not empty."""
+        """Return the outcome as JSON holds it: all but the histogram, and null where there is no number."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "histogram"}
         for name in ("latency_us", "server"):
             values[name] = dataclasses.asdict(values[name])
         values["timeline"] = [dataclasses.asdict(point) for point in self.timeline]
-        return values
+        return {name: _json(value) for name, value in values.items()}
+
+
+def _json(value: Any) -> Any:
+    """Turn what JSON does not know into what it does: NaN and infinity into null, keys into strings."""
+    if isinstance(value, dict):
+        return {str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _throughput_rps(intervals: Sequence[Interval], duration_s: float) -> float:
+    """Return OK answers per second.
+
+    In a steady state a request that begins in time and ends late stands for one that began before. When more than
+    `LATE_SHARE_MAX` of the answers are late there may be a queue that grew; then the rate is that of the answers
+    between the first and the last `TAIL_SHARE` of them, at which a straggler does not matter.
+    """
+    answered = sum(interval.answered for interval in intervals)
+    if not answered or duration_s <= 0:
+        return 0.0
+    late = sum(interval.answered for interval in intervals if interval.begin_s >= duration_s)
+    if late <= LATE_SHARE_MAX * answered:
+        return answered / duration_s
+    edges_s = [intervals[0].begin_s, *(interval.end_s for interval in intervals)]
+    counts = np.cumsum([0, *(interval.answered for interval in intervals)])
+    first_s, last_s = np.interp([TAIL_SHARE * answered, (1 - TAIL_SHARE) * answered], counts, edges_s)
+    return answered * min(1 / duration_s, (1 - 2 * TAIL_SHARE) / float(last_s - first_s))
 
 
 def _points(recording: Recording) -> list[Point]:

@@ -6,6 +6,7 @@ every request that it kept from being sent (no coordinated omission). `lag` is f
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,3 +109,7 @@ class Recording:
             total.lag.add(interval.lag)
             total.busy_s += interval.busy_s
         return total
+
+
+Measure = Callable[[Slice], Recording]
+"""Something that runs a slice: a generator, or a server of the tests in virtual time."""
