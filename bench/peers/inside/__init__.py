@@ -1,0 +1,1 @@
+"""What runs inside the peers' environments: copied beside the model of a peer, and never imported here."""
