@@ -1,5 +1,6 @@
 """The command line of the distribution."""
 
+import importlib
 import os
 import sys
 
@@ -12,6 +13,7 @@ _LAZY = {
     "serve": ("serving.commands.serve", "command", "Serve the models of a folder over gRPC."),
     "models": ("serving.commands.models", "group", "List, load and unload the models of a running server."),
     "infer": ("serving.commands.infer", "command", "Ask a running server for one prediction."),
+    "bench": ("bench.commands.group", "group", "Measure a server: load, latency, knee, comparison, tuning."),
     "kernels": (
         "serving.commands.kernels",
         "command",
@@ -36,8 +38,14 @@ class LazyGroup(click.Group):
         """See click.Group."""
         if cmd_name not in _LAZY:
             return None
-        module, attribute, _ = _LAZY[cmd_name]
-        command: click.Command = getattr(__import__(module, fromlist=[attribute]), attribute)
+        name, attribute, _ = _LAZY[cmd_name]
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name.partition(".")[0]:
+                raise
+            raise ConfigError(f"`penstock {cmd_name}` is not part of this installation, as in the image") from None
+        command: click.Command = getattr(module, attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -16,7 +17,18 @@ from serving.errors import ConfigError
 from serving.transport.client import Client, ClientTls
 
 _Command = Callable[..., Any]
-Connect = Callable[..., Client]
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """The server that a client command was told to ask; a call opens a client for it."""
+
+    address: str
+    tls: ClientTls | None
+
+    def __call__(self, *, timeout_s: float = 60.0) -> Client:
+        """Open a client. Raises ConfigError for a TLS file that cannot be used."""
+        return Client(self.address, timeout_s=timeout_s, tls=self.tls)
 
 
 def server_options(command: _Command) -> _Command:
@@ -40,7 +52,7 @@ _CLIENT_OPTIONS = (
 
 
 def client_options(command: _Command) -> _Command:
-    """Add the options that every client command takes; the command gets `connect`, which makes a client of them."""
+    """Add the options that every client command takes; the command gets them as `connect`."""
 
     @functools.wraps(command)
     def connected(
@@ -49,7 +61,7 @@ def client_options(command: _Command) -> _Command:
         if (tls_cert is None) != (tls_key is None):
             raise click.UsageError("--tls-cert and --tls-key go together; one of them is missing")
         speaks_tls = tls or tls_ca is not None or tls_cert is not None
-        connect = functools.partial(Client, address, tls=ClientTls(tls_ca, tls_cert, tls_key) if speaks_tls else None)
+        connect = Connect(address, ClientTls(tls_ca, tls_cert, tls_key) if speaks_tls else None)
         return command(connect=connect, **others)
 
     for option in reversed(_CLIENT_OPTIONS):

@@ -1,0 +1,1 @@
+"""`penstock bench`: measure servers. Each command is a module; what they share are `options` and `reporting`."""
