@@ -127,7 +127,7 @@ class Outbox:
         self._ready: list[bytes | memoryview] = []
         self._answers: dict[int, _Answer] = {}
         self.is_paused = False
-        self.moved_bytes = 0  # of DATA that has waited, in all: it grows as long as the peer takes any
+        self.moved_bytes = 0  # of answers, made ready in all: it grows as long as the peer's windows let any through
 
     @property
     def is_full(self) -> bool:
@@ -166,6 +166,7 @@ class Outbox:
             )
             if begin < end:
                 self._ready.append(out[begin:end].tobytes())
+                self.moved_bytes += end - begin
             if first < last:
                 request, at = requests[chosen[first]], int(answers[first, A_AT])
                 message = out[at : at + int(answers[first, A_LENGTH])].tobytes()
