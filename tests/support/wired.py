@@ -157,6 +157,7 @@ class FakeTransport(asyncio.Transport):
         self.written = b""
         self.is_over = False
         self.is_full = False  # what is written waits, and the connection is asked to pause
+        self.is_slow = False  # what is written waits, but it is not so much
         self.is_reading = True
 
     def set_write_buffer_limits(self, high=None, low=None):
@@ -175,7 +176,7 @@ class FakeTransport(asyncio.Transport):
         self.is_reading = True
 
     def get_write_buffer_size(self):
-        return len(self.written) if self.is_full else 0
+        return len(self.written) if self.is_full or self.is_slow else 0
 
     def close(self):
         if not self.is_full:

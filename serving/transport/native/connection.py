@@ -6,8 +6,12 @@ bytes mean is not known here.
 """
 
 import asyncio
+import contextlib
+import fcntl
 import socket
 import ssl
+import sys
+import termios
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
@@ -53,6 +57,9 @@ class Connection(asyncio.BufferedProtocol):
         self._is_drained = False
         self._is_stalling = False
         self._moved_bytes = 0
+        self._written_bytes = 0  # handed to the event loop, in all
+        self._awaited_bytes = 0  # of these, until a stall began
+        self._taken_bytes = 0  # of these, by the peer, when that was last looked at
         self.peer_host: str | None = None
         self.peer_names: Sequence[str] = ()
         self.calls: dict[int, OpenCall] = {}  # by stream
@@ -77,15 +84,16 @@ class Connection(asyncio.BufferedProtocol):
         self.slot = slot
         self.is_closed = False
         self.peer_host = _host(transport.get_extra_info("peername"))
-        if (socket_ := transport.get_extra_info("socket")) is not None:
-            _keep_alive(socket_)
+        self._socket: socket.socket | None = transport.get_extra_info("socket")
+        if self._socket is not None:
+            _keep_alive(self._socket)
         state = core.state
         self.generation = int(state.connections[slot, C_GENERATION])
         self.outbox = Outbox(state, slot)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         core.since[Since.OPENED, slot] = core.now_ns()
         opening = open_connection(state.connections, state.shared, state.control, slot, core.now_ns())
-        transport.write(state.control[:opening].tobytes())
+        self._write(state.control[:opening].tobytes())
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the buffer is always the same
         """Return the shared buffer, behind what is left from the last read."""
@@ -138,7 +146,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.is_closed:
             return
         self.outbox.is_paused = True
-        self.core.since[Since.STALLED, self.slot] = self.core.now_ns()
+        self._begin_stall()
         self.core.since[Since.PARTIAL, self.slot] = Since.NEVER  # what is not read cannot become complete
         self.pause_reading()
 
@@ -164,7 +172,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self.outbox.is_paused:
             chunk, is_cut_off = self.outbox.flush(WRITE_BYTES_PER_TURN)
             if chunk:
-                self._transport.write(chunk)
+                self._write(chunk)
             if is_cut_off:
                 core.mark(self)
             if (self.outbox.is_waiting or self._is_stalling) and not self.outbox.is_paused:
@@ -186,8 +194,38 @@ class Connection(asyncio.BufferedProtocol):
             self.core.since[Since.STALLED, self.slot] = Since.NEVER
         elif not self._is_stalling or moved_bytes > self._moved_bytes:
             self._is_stalling = True
-            self.core.since[Since.STALLED, self.slot] = self.core.now_ns()
+            self._begin_stall()
         self._moved_bytes = moved_bytes
+
+    def note_taking(self) -> None:
+        """Give a peer that is waited for its whole time again if it has taken anything since the last call.
+
+        The watch calls it. A slow reader can need minutes until its socket or a window is open again, and is no
+        stalled one for that.
+        """
+        before, self._taken_bytes = self._taken_bytes, self._measure_taken_bytes()
+        if self._taken_bytes > before:
+            self.core.since[Since.STALLED, self.slot] = self.core.now_ns()
+
+    def _begin_stall(self) -> None:
+        """Wait from now on for the peer to take what is written."""
+        self.core.since[Since.STALLED, self.slot] = self.core.now_ns()
+        self._awaited_bytes = self._written_bytes
+        self._taken_bytes = self._measure_taken_bytes()
+
+    def _measure_taken_bytes(self) -> int:
+        """Return how much neither the event loop nor the system holds any more of what was written until the stall.
+
+        What was written later are answers to pings and the like, by which a peer could keep its answers waiting.
+        """
+        held_bytes = self._transport.get_write_buffer_size()
+        if self._socket is not None:
+            held_bytes += _unsent_bytes(self._socket)
+        return min(self._written_bytes - held_bytes, self._awaited_bytes)
+
+    def _write(self, chunk: bytes) -> None:
+        self._written_bytes += len(chunk)
+        self._transport.write(chunk)
 
     def begin_drain(self) -> None:
         """Ask the peer to open no new streams."""
@@ -265,6 +303,13 @@ def _keep_alive(socket_: socket.socket) -> None:
     ):  # fmt: skip
         if hasattr(socket, option):
             socket_.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _unsent_bytes(socket_: socket.socket) -> int:
+    """Return how much a socket holds that the peer's machine has not confirmed; 0 on a system that does not say."""
+    with contextlib.suppress(OSError):
+        return int.from_bytes(fcntl.ioctl(socket_.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    return 0
 
 
 def _host(address: object) -> str | None:

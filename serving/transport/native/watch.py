@@ -45,6 +45,8 @@ class Watch:
         config = self._config
         self._end_handshakes(now_ns)
         self._close(Since.PARTIAL, now_ns, config.handshake_timeout_s, "slow_frame")
+        for slot in np.flatnonzero(self._core.since[Since.STALLED] < Since.NEVER).tolist():
+            self._core.connections[slot].note_taking()
         self._close(Since.STALLED, now_ns, config.stall_timeout_s, "stalled")
         self._fail_messages(now_ns)
 

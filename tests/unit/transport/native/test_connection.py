@@ -91,6 +91,47 @@ def test_a_peer_that_opens_no_window_is_cut_off(wired):
     assert peer.is_over
 
 
+@pytest.mark.parametrize("taken_bytes", [0, 1])
+def test_a_peer_that_takes_a_little_all_the_time_is_not(wired, taken_bytes):
+    peer = full(wired)
+    for _ in range(10):
+        peer.socket.written = peer.socket.written[taken_bytes:]
+        look_after(wired, STALL_S / 2)
+    assert peer.is_over == (not taken_bytes)
+    look_after(wired, STALL_S)
+    assert peer.is_over
+
+
+def test_a_peer_that_reads_what_came_before_a_window_closed_is_not(wired):
+    peer, _ = answered(wired, message())
+    peer.send(peers.settings((4, 0)))
+    peer.ask(message())
+    peer.socket.is_slow = True
+    wired.loop.run()
+    wired.servable.run_all()
+    wired.loop.run()
+    for _ in range(4):
+        peer.socket.written = peer.socket.written[1:]
+        look_after(wired, STALL_S / 2)
+    assert not peer.is_over
+    look_after(wired, STALL_S)
+    assert peer.is_over
+
+
+def test_answers_to_pings_are_no_answers_that_a_peer_takes(wired):
+    peer = wired.connect()
+    peer.send(peers.settings((4, 0)))
+    peer.ask(message())
+    wired.loop.run()
+    wired.servable.run_all()
+    wired.loop.run()
+    for _ in range(2):
+        assert not peer.is_over
+        peer.send(peers.frame(frames.PING, 0, 0, b"12345678"))
+        look_after(wired, STALL_S / 2)
+    assert peer.is_over
+
+
 def test_a_stream_that_takes_nothing_costs_nothing_while_others_take_their_answers(wired):
     peer = FakePeer(wired)
     peer.send(peers.PREFACE + peers.settings((4, 0)) + peers.frame(frames.SETTINGS, frames.ACK, 0) + WIDE_OPEN)
