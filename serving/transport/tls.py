@@ -13,6 +13,7 @@ It knows `ssl` and PEM files; it must know neither gRPC, nor HTTP/2 beyond its n
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -158,15 +159,17 @@ class ReloadingContext(ssl.SSLContext):
     """The context of a listening socket, for `loop.create_server(ssl=...)`: every handshake gets the newest identity.
 
     asyncio and uvloop ask a context for one thing, `wrap_bio`, once per connection. This one holds no certificate, so
-    whoever would use it in another way fails the handshake.
+    whoever would use it in another way fails the handshake. A protocol hears of a connection behind its handshake, so
+    whoever wants to know before gives `begun`: it gets each handshake, and refuses it by an OSError.
     """
 
-    def __new__(cls, certificates: Certificates) -> Self:  # noqa: ARG004 - OpenSSL's context is made here
+    def __new__(cls, *_: object) -> Self:
         """Make a context of a server."""
         return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
 
-    def __init__(self, certificates: Certificates) -> None:
+    def __init__(self, certificates: Certificates, begun: Callable[[ssl.SSLObject], None] | None = None) -> None:
         self._certificates = certificates
+        self._begun = begun
 
     def wrap_bio(
         self,
@@ -178,7 +181,10 @@ class ReloadingContext(ssl.SSLContext):
     ) -> ssl.SSLObject:
         """See ssl.SSLContext. Called on the I/O thread."""
         assert server_side, "bug: the server's certificate shown as a client"
-        return self._certificates.current.context.wrap_bio(incoming, outgoing, server_side=True)
+        handshake = self._certificates.current.context.wrap_bio(incoming, outgoing, server_side=True)
+        if self._begun is not None:
+            self._begun(handshake)
+        return handshake
 
 
 def speaks_http2(connection: ssl.SSLObject) -> bool:

@@ -75,6 +75,7 @@ class Connection(asyncio.BufferedProtocol):
         core = self.core
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         if tls is not None:
+            core.handshakes.discard(tls)
             self.peer_names = peer_names(tls)
         slot = core.take_slot(self) if tls is None or speaks_http2(tls) else None
         if slot is None:

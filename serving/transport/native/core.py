@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import ssl
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,12 +61,25 @@ class Core:
         self.take_events: Callable[[Connection, int, int], None]  # these two are set before the port is opened
         self.drop: Callable[[NDArray[np.int64]], None]
         self.connections: dict[int, Connection] = {}  # by slot
+        self.handshakes: WeakSet[ssl.SSLObject] = WeakSet()  # of connections to be; the event loop drops failed ones
         self.held_bytes = 0  # of messages that are not complete, or whose calls are not answered
         self.incomplete: dict[OpenCall, int] = {}  # calls whose one message has not come, oldest first, and since when
         self.deaths = 0  # streams and connections that went before their answers
         self._empty: asyncio.Event | None = None
         self._marked: dict[Connection, None] = {}
         self._free_slots = list(range(limits.connections))[::-1]
+
+    @property
+    def connection_count(self) -> int:
+        """How many connections there are, with those whose TLS handshake is not done."""
+        return len(self.connections) + len(self.handshakes)
+
+    def begin_handshake(self, handshake: ssl.SSLObject) -> None:
+        """Count a connection before its handshake, which can take a while. Raises OSError when there is no room."""
+        if self.connection_count >= self.state.limits.connections:
+            self.refusals["connections_max"] += 1
+            raise ConnectionRefusedError("there are connections_max connections")
+        self.handshakes.add(handshake)
 
     def take_slot(self, connection: "Connection") -> int | None:
         """Return the row for a new connection; None when there is none left."""

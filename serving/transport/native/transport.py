@@ -75,7 +75,9 @@ class NativeTransport:
 
         Certificates must have been loaded.
         """
-        tls = ReloadingContext(self._certificates) if self._certificates is not None else None
+        tls = None
+        if self._certificates is not None:
+            tls = ReloadingContext(self._certificates, self._core.begin_handshake)
         try:
             self._listener = await self._loop.create_server(
                 lambda: Connection(self._core),
@@ -127,7 +129,7 @@ class NativeTransport:
     @property
     def connections(self) -> int:
         """How many connections there are."""
-        return len(self._core.connections)
+        return self._core.connection_count
 
     @property
     def streams(self) -> int:
