@@ -176,7 +176,10 @@ class Outbox:
     def refuse_all(
         self, requests: Words, chosen: NDArray[np.int64], block: NDArray[np.uint8], first: int, last: int
     ) -> None:
-        """Answer the requests chosen[first:last], all of this connection and none begun, by one header block."""
+        """Answer the requests chosen[first:last], all of this connection, by one header block.
+
+        Those that were answered already, be it that the answer waits, are left alone.
+        """
         state = self._state
         out = np.empty((last - first) * (block.size + REFUSAL_BYTES), np.uint8)
         end = refuse_requests(

@@ -176,6 +176,7 @@ def refuse_requests(
 ) -> int:
     """Answer the requests chosen[first:last], all of the connection in `slot`, by one block; returns where that ends.
 
+    A stream whose answer waits in the queue is left to it: its HEADERS are written, and its row is the queue's.
     `out` needs REFUSAL_BYTES and the block's length from `at` on for each. No window limits a header block.
     """
     assert 0 <= first <= last <= chosen.size, "bug: no such requests"
@@ -188,7 +189,8 @@ def refuse_requests(
         stream = request[R_STREAM]
         assert request[R_CONNECTION] == slot, "bug: a request of another connection"
         assert 0 <= stream < streams.shape[0], "bug: no such stream"
-        if awaits(connections, streams, shared, slot, stream, request[R_STREAM_GENERATION]):
+        is_awaited = awaits(connections, streams, shared, slot, stream, request[R_STREAM_GENERATION])
+        if is_awaited and not streams[stream, S_STATE] & STREAM_QUEUED:
             at = write_refusal(connections, streams, slot, stream, block, out, at)
             give_back(connections, streams, shared, stream)
     return at

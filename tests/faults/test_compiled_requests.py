@@ -9,13 +9,14 @@ from serving.config import BatchingConfig, ModelConfig
 from serving.pb import open_inference_pb2 as pb
 from serving.repository.handle import Handle
 from serving.transport.calls import SERVICE
-from serving.transport.native import intake
+from serving.transport.native import answers
+from serving.transport.native.answers import Answers
 from serving.transport.status import RETRY_PUSHBACK
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 from serving.wire import frames
 from tests.support import peers
 from tests.support.sessions import FakeSession, affine
-from tests.support.wired import ThreadlessServable, Wired, message
+from tests.support.wired import WIDE_OPEN, FakePeer, ThreadlessServable, Wired, message
 
 OK, INVALID, DEADLINE, EXHAUSTED, INTERNAL, UNAVAILABLE = 0, 3, 4, 8, 13, 14
 STREAM_INFER = [*peers.INFER[:2], (b":path", f"/{SERVICE}/ModelStreamInfer".encode()), *peers.INFER[3:]]
@@ -408,6 +409,54 @@ def test_an_answer_that_cannot_be_made_is_an_error_and_nothing_is_held(wired, ca
     wired.loop.run()
     assert statuses(peer, asked) == [INTERNAL, INTERNAL]
     assert "a group could not be answered" in caplog.text
+    peer.close()
+    wired.check_that_nothing_is_held()
+
+
+def without_windows(wired):
+    """A connection whose answers all wait until it sends `OPEN`."""
+    peer = FakePeer(wired)
+    peer.send(peers.PREFACE + peers.settings((4, 0)) + peers.frame(frames.SETTINGS, frames.ACK, 0) + WIDE_OPEN)
+    return peer
+
+
+OPEN = peers.settings((4, 2**20))
+
+
+def test_an_error_for_the_rest_of_a_group_leaves_answers_alone_that_wait_for_a_window(wired, monkeypatch, caplog):
+    peer = without_windows(wired)
+    asked = peer.ask(message(1, 5.0), message(2))
+    wired.loop.run()
+    encoders = iter([answers.encode_answer])
+
+    def encode_once(answer):
+        return next(encoders)(answer)
+
+    monkeypatch.setattr(answers, "LARGE_ANSWER_BYTES", 0)
+    monkeypatch.setattr(answers, "encode_answer", encode_once)
+    wired.servable.run_all()
+    wired.loop.run()
+    assert statuses(peer, asked) == [None, INTERNAL]
+    peer.send(OPEN)
+    wired.loop.run()
+    check_answer(peer.read()[asked[0]], 1, 5.0)
+    assert "a group could not be answered" in caplog.text
+    peer.close()
+    wired.check_that_nothing_is_held()
+
+
+def test_a_group_that_cannot_even_be_refused_lets_its_requests_out(wired, monkeypatch, caplog):
+    peer = wired.connect()
+    peer.ask(message(), message())
+    wired.loop.run()
+
+    def fail(error):
+        raise RuntimeError(f"no block for {error}")
+
+    monkeypatch.setattr(answers, "error_block", fail)
+    monkeypatch.setattr(Answers, "_encode", lambda *_, **__: False)
+    wired.servable.run_all()
+    assert "a request could not be settled" in caplog.text
     peer.close()
     wired.check_that_nothing_is_held()
 

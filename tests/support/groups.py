@@ -45,8 +45,14 @@ class Ledger:
         self.streams[number, S_STATE] |= STREAM_RESET
         self.deaths += 1
 
-    def answer(self, group, outputs):
+    def settle(self, group, result):
         """See `Settling`."""
+        if isinstance(result, ServingError):
+            self._refuse(group, result)
+        else:
+            self._answer(group, result)
+
+    def _answer(self, group, outputs):
         at = 0
         for number, rows in requests_of(group):
             self.answers[number].append([output[at : at + rows] for output in outputs])
@@ -54,9 +60,7 @@ class Ledger:
         assert all(len(output) == at == group.rows for output in outputs)
         self._settled(group, None)
 
-    def refuse(self, group, error):
-        """See `Settling`."""
-        assert isinstance(error, ServingError)
+    def _refuse(self, group, error):
         for number, _ in requests_of(group):
             self.answers[number].append(error)
         self._settled(group, error)

@@ -4,9 +4,12 @@ All answers of a group are written by one call of the encoder, and go to each co
 ones go one by one instead, as views of the outputs.
 """
 
+import logging
+
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.batching.entries import Result
 from serving.dataplane import DataPlane
 from serving.errors import InternalError, ServingError
 from serving.transport.codec import encode_answer
@@ -38,6 +41,8 @@ SHAPES_MAX = 64
 _SCRATCH_BYTES = 1 << 20
 _SCRATCH_BYTES_KEPT = 16 << 20
 
+_log = logging.getLogger(__name__)
+
 
 class Answers:
     """Settles groups, see `group.Settling`. Lives on the I/O thread."""
@@ -68,8 +73,28 @@ class Answers:
         if self._counting.size < requests:
             self._counting = np.arange(requests)
 
-    def answer(self, group: RequestGroup, outputs: list[Array]) -> None:
-        """Answer every request of a part of a group by its rows of the outputs."""
+    def settle(self, group: RequestGroup, result: Result) -> None:
+        """See `group.Settling`."""
+        error = result if isinstance(result, ServingError) else None
+        try:
+            if not isinstance(result, ServingError):
+                self._answer(group, result)
+        except ServingError as refusal:
+            error = refusal
+        except Exception:  # noqa: BLE001 - a mistake of ours must not keep permits, rows and the servable for ever
+            _log.exception("a group could not be answered")
+            error = InternalError()
+        try:
+            if error is not None:
+                self._refuse(group, error)
+        finally:
+            self._leave(group, error)
+
+    def _answer(self, group: RequestGroup, outputs: list[Array]) -> None:
+        """Answer every request of a part of a group by its rows of the outputs.
+
+        Raises InternalError when protobuf could not hold one of the answers; nothing is written then.
+        """
         origin, signature = group.origin, group.origin.servable.signature
         is_whole = signature.batchable and any(output.ndim == 0 or len(output) != group.rows for output in outputs)
         if is_whole or sum(output.nbytes for output in outputs) > LARGE_ANSWER_BYTES * group.requests:
@@ -78,8 +103,7 @@ class Answers:
         chosen = self._counting[group.first : group.last]
         shapes, bytes_per_row = self._shapes(group, outputs)
         if not self._encode(group, chosen, shapes):
-            self.refuse(group, InternalError())
-            return
+            raise InternalError()
         for index, (spec, output) in enumerate(zip(signature.outputs, outputs, strict=True)):
             if spec.datatype is Datatype.BYTES:  # nobody has asked for it, or the request would not be here
                 continue
@@ -96,7 +120,6 @@ class Answers:
             at += count
         if self._out.size > _SCRATCH_BYTES_KEPT:
             self._out = np.empty(_SCRATCH_BYTES, np.uint8)
-        self._leave(group, None)
 
     def _answer_apart(self, group: RequestGroup, outputs: list[Array], *, is_whole: bool) -> None:
         """Answer requests one by one with large outputs, which are not copied.
@@ -113,17 +136,15 @@ class Answers:
                 stream, generation = columns[R_STREAM], columns[R_STREAM_GENERATION]
                 segment.connection.outbox.answer(stream, generation, prefixed(encode_answer(answer)))
             self._core.mark(segment.connection)
-        self._leave(group, None)
 
-    def refuse(self, group: RequestGroup, error: ServingError) -> None:
-        """Answer every request of a part of a group by an error."""
+    def _refuse(self, group: RequestGroup, error: ServingError) -> None:
+        """Answer every request of a part of a group that is not answered yet by an error."""
         block = as_array(error_block(error))
         for segment in group.segments():
             if not segment.connection.is_closed:
                 chosen = self._counting[segment.first : segment.last]
                 segment.connection.outbox.refuse_all(group.origin.requests, chosen, block, 0, chosen.size)
                 self._core.mark(segment.connection)
-        self._leave(group, error)
 
     def _shapes(self, group: RequestGroup, outputs: list[Array]) -> tuple[NDArray[np.int64], list[int]]:
         """Describe the outputs of a batch, from what is remembered: their first dimension does not matter."""

@@ -5,7 +5,6 @@ arena and its columns in the matrix beside it, so nothing here is done per reque
 group, or somebody does not wait any more.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from serving.batching.arena import Arena, Lease
 from serving.batching.entries import EXPIRED, Lane, Progress, Result
 from serving.clock import TimerHandle
-from serving.errors import Cancelled, DeadlineExceeded, InternalError, ServingError
+from serving.errors import Cancelled, DeadlineExceeded
 from serving.model import Servable
 from serving.repository.handle import Handle
 from serving.transport.native.connection import Connection
@@ -38,9 +37,6 @@ Shapes = dict[tuple[tuple[int, ...], ...], tuple[NDArray[np.int64], list[int]]]
 """Output shapes as the encoder takes them, and their bytes per row, by the dimensions behind the first."""
 
 
-_log = logging.getLogger(__name__)
-
-
 class Segment(NamedTuple):
     """Requests [first, last) of a group that one connection brought in one read."""
 
@@ -51,7 +47,7 @@ class Segment(NamedTuple):
 
 
 class Settling(Protocol):
-    """Who answers a group's requests, and notes that they are out."""
+    """Who answers a group's requests, and lets them out."""
 
     streams: NDArray[np.int64]
 
@@ -59,11 +55,8 @@ class Settling(Protocol):
     def deaths(self) -> int:
         """How many streams and connections went before their answers."""
 
-    def answer(self, group: "RequestGroup", outputs: list[Array]) -> None:
-        """Answer every request of a group by its rows of the outputs."""
-
-    def refuse(self, group: "RequestGroup", error: ServingError) -> None:
-        """Answer every request of a group by an error."""
+    def settle(self, group: "RequestGroup", result: Result) -> None:
+        """Answer every request of a group by its rows of the outputs, or by an error, and let them out."""
 
     @property
     def now_ns(self) -> Callable[[], int]:
@@ -275,15 +268,7 @@ class RequestGroup:
         if self.progress is Progress.SETTLED:
             return
         self.progress = Progress.SETTLED
-        settling = self.origin.settling
-        if isinstance(result, ServingError):
-            settling.refuse(self, result)
-            return
-        try:
-            settling.answer(self, result)
-        except Exception:  # noqa: BLE001 - a mistake of ours must not keep permits, rows and the servable for ever
-            _log.exception("a group could not be answered")
-            settling.refuse(self, InternalError())
+        settling.settle(self, result)
 
     def _is_dead(self, columns: NDArray[np.int64]) -> NDArray[np.bool_]:
         streams = self.origin.settling.streams[columns[:, R_STREAM]]

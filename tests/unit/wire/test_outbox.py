@@ -55,6 +55,19 @@ def test_only_the_first_block_of_a_connection_sets_the_table_size():
         assert [block[:1] == b"\x20" for block in blocks] == [True] + [False] * (len(blocks) - 1)
 
 
+def test_a_refusal_leaves_a_stream_alone_whose_answer_waits():
+    session = Session(window=0)
+    answered, waiting = session.call(), session.call()
+    session.do("answer", answered, prefixed(b"answer"))
+    session.refuse_all([answered, waiting], REFUSAL)
+    session.flush()
+    assert dict(session.seen[waiting].headers)[b"grpc-status"] == b"8"
+    session.finish()
+    seen = session.seen[answered]
+    assert (seen.body, seen.trailers, seen.ended, seen.reset) == (prefixed(b"answer"), OK, True, None)
+    assert session.column(layout.C_STREAM_COUNT) == 0
+
+
 def test_an_answer_to_a_stream_that_was_reset_is_dropped_and_leaves_no_gap():
     session = Session()
     first, dead, last = (session.call() for _ in range(3))
