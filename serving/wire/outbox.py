@@ -33,9 +33,11 @@ from serving.wire.layout import (
     C_UNSENT,
     CONNECTION_CLOSED,
     FRAME_BYTES_MAX,
+    H_COUNTS,
     PIECE_DROPPED,
     PIECE_LAST_EARLY,
     PIECE_MORE,
+    REFUSED_TOO_MUCH_UNSENT,
     S_GENERATION,
     S_ID,
     S_RECEIVE_WINDOW,
@@ -154,12 +156,13 @@ class Outbox:
 
     def settle(
         self, requests: Words, chosen: NDArray[np.int64], answers: Words, out: NDArray[np.uint8], first: int, last: int
-    ) -> None:
+    ) -> int:
         """Settle answers[first:last] of a batch, all of this connection; `settling.settle_answers` says what they are.
 
-        Those that fit the windows cost one call; each other one is copied, and waits in the queue.
+        Those that fit the windows cost one call; each other one is copied, and waits in the queue. Returns how many
+        became errors, see `answer`.
         """
-        state = self._state
+        state, refused = self._state, 0
         while first < last:
             first, begin, end = settle_answers(
                 requests, chosen, answers, state.connections, state.streams, state.shared, out, self._slot, first, last
@@ -170,8 +173,9 @@ class Outbox:
             if first < last:
                 request, at = requests[chosen[first]], int(answers[first, A_AT])
                 message = out[at : at + int(answers[first, A_LENGTH])].tobytes()
-                self.answer(int(request[R_STREAM]), int(request[R_STREAM_GENERATION]), message)
+                refused += not self.answer(int(request[R_STREAM]), int(request[R_STREAM_GENERATION]), message)
                 first += 1
+        return refused
 
     def refuse_all(
         self, requests: Words, chosen: NDArray[np.int64], block: NDArray[np.uint8], first: int, last: int
@@ -188,16 +192,22 @@ class Outbox:
         )
         self.write(out[:end].tobytes())
 
-    def answer(self, stream: int, generation: int, message: Chunk) -> None:
-        """Answer a unary call by one message, given behind gRPC's prefix, in one piece or in several."""
+    def answer(self, stream: int, generation: int, message: Chunk) -> bool:
+        """Answer a unary call by one message, given behind gRPC's prefix, in one piece or in several.
+
+        Returns False when the call got an error instead, because too much is unsent.
+        """
         if self.is_full and not self.is_paused:
             self._cut(WINDOW_BYTES_MAX)  # many large answers in one turn may find open windows
         if self.is_full:
+            is_refused = self._awaits(stream, generation)
+            self._state.shared[H_COUNTS + REFUSED_TOO_MUCH_UNSENT] += is_refused
             self.refuse(stream, generation, TOO_MUCH_UNSENT)
-            return
+            return not is_refused
         self.open(stream, generation)
         self.send(stream, generation, message)
         self.finish(stream, generation, _TRAILERS)
+        return True
 
     def refuse(self, stream: int, generation: int, block: bytes) -> None:
         """Answer a call by one header block, to a stream on which nothing was written yet."""

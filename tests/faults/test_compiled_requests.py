@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from serving.config import BatchingConfig, ModelConfig
+from serving.errors import Code
 from serving.pb import open_inference_pb2 as pb
 from serving.repository.handle import Handle
 from serving.transport.calls import SERVICE
@@ -457,6 +458,29 @@ def test_a_group_that_cannot_even_be_refused_lets_its_requests_out(wired, monkey
     monkeypatch.setattr(Answers, "_encode", lambda *_, **__: False)
     wired.servable.run_all()
     assert "a request could not be settled" in caplog.text
+    peer.close()
+    wired.check_that_nothing_is_held()
+
+
+@pytest.mark.parametrize("are_large", [False, True])
+def test_answers_that_become_errors_because_too_much_waits_are_counted_as_errors(monkeypatch, are_large):
+    if are_large:
+        monkeypatch.setattr(answers, "LARGE_ANSWER_BYTES", 0)
+    wired = Wired(config(batch_rows_max=1024, queue_rows_max=10_000), unsent_bytes_max=65_536)
+    peer = without_windows(wired)
+    asked = peer.ask(*[message(128, 5.0)] * 40)  # of 2 KiB each
+    wired.loop.run()
+    wired.servable.run_all()
+    wired.loop.run()
+    found = statuses(peer, asked)
+    refused = found.count(EXHAUSTED)
+    assert 0 < refused == 40 - found.count(None)
+    assert wired.counters.outcomes["m", "1", Code.RESOURCE_EXHAUSTED, "overloaded"] == refused
+    assert wired.counters.outcomes["m", "1", Code.OK, ""] == 40 - refused
+    assert wired.transport.refusals()["too_much_unsent"] == refused
+    peer.send(OPEN)
+    wired.loop.run()
+    assert statuses(peer, asked).count(OK) == 40 - refused
     peer.close()
     wired.check_that_nothing_is_held()
 

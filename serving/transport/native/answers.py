@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from serving.batching.entries import Result
 from serving.dataplane import DataPlane
-from serving.errors import InternalError, ServingError
+from serving.errors import InternalError, Overloaded, ServingError
 from serving.transport.codec import encode_answer
 from serving.transport.native.blocks import error_block
 from serving.transport.native.calls import prefixed
@@ -40,6 +40,9 @@ SHAPES_MAX = 64
 
 _SCRATCH_BYTES = 1 << 20
 _SCRATCH_BYTES_KEPT = 16 << 20
+
+_TOO_MUCH_UNSENT = Overloaded("too many answers on this connection wait for the client to read them", retry_after_ms=0)
+"""What an outbox has answered in place of outputs; here it is only counted."""
 
 _log = logging.getLogger(__name__)
 
@@ -76,9 +79,10 @@ class Answers:
     def settle(self, group: RequestGroup, result: Result) -> None:
         """See `group.Settling`."""
         error = result if isinstance(result, ServingError) else None
+        unsent: list[int] = []
         try:
             if not isinstance(result, ServingError):
-                self._answer(group, result)
+                unsent = self._answer(group, result)
         except ServingError as refusal:
             error = refusal
         except Exception:  # noqa: BLE001 - a mistake of ours must not keep permits, rows and the servable for ever
@@ -88,18 +92,18 @@ class Answers:
             if error is not None:
                 self._refuse(group, error)
         finally:
-            self._leave(group, error)
+            self._leave(group, error, unsent)
 
-    def _answer(self, group: RequestGroup, outputs: list[Array]) -> None:
+    def _answer(self, group: RequestGroup, outputs: list[Array]) -> list[int]:
         """Answer every request of a part of a group by its rows of the outputs.
 
-        Raises InternalError when protobuf could not hold one of the answers; nothing is written then.
+        Returns how many of each segment got an error instead, because their connection has too much unsent. Raises
+        InternalError when protobuf could not hold one of the answers; nothing is written then.
         """
         origin, signature = group.origin, group.origin.servable.signature
         is_whole = signature.batchable and any(output.ndim == 0 or len(output) != group.rows for output in outputs)
         if is_whole or sum(output.nbytes for output in outputs) > LARGE_ANSWER_BYTES * group.requests:
-            self._answer_apart(group, outputs, is_whole=is_whole)
-            return
+            return self._answer_apart(group, outputs, is_whole=is_whole)
         chosen = self._counting[group.first : group.last]
         shapes, bytes_per_row = self._shapes(group, outputs)
         if not self._encode(group, chosen, shapes):
@@ -110,32 +114,37 @@ class Answers:
             contents = np.ascontiguousarray(output).reshape(-1).view(np.uint8)
             is_filled = fill(self._answers, chosen.size, index, bytes_per_row[index], contents, self._out)
             assert is_filled, "bug: an output has less rows than its batch"
-        at = 0
+        at, unsent = 0, []
         for segment in group.segments():
-            count = segment.last - segment.first
+            count, refused = segment.last - segment.first, 0
             connection = segment.connection
             if not connection.is_closed:
-                connection.outbox.settle(origin.requests, chosen, self._answers, self._out, at, at + count)
+                refused = connection.outbox.settle(origin.requests, chosen, self._answers, self._out, at, at + count)
                 self._core.mark(connection)
+            unsent.append(refused)
             at += count
         if self._out.size > _SCRATCH_BYTES_KEPT:
             self._out = np.empty(_SCRATCH_BYTES, np.uint8)
+        return unsent
 
-    def _answer_apart(self, group: RequestGroup, outputs: list[Array], *, is_whole: bool) -> None:
-        """Answer requests one by one with large outputs, which are not copied.
+    def _answer_apart(self, group: RequestGroup, outputs: list[Array], *, is_whole: bool) -> list[int]:
+        """Answer requests one by one with large outputs, which are not copied; returns what `_answer` does.
 
         Outputs that do not follow rows are those of a lone request, and all of them are its answer (`is_whole`).
         """
         assert not is_whole or group.requests == 1, "bug: outputs that do not follow rows, for several requests"
         origin, row = group.origin, group.row
+        unsent = []
         for segment in group.segments():
+            unsent.append(0)
             if segment.connection.is_closed:
                 continue
             for columns in origin.requests[segment.first : segment.last].tolist():
                 answer = answer_of(origin, columns, outputs, None if is_whole else row)
                 stream, generation = columns[R_STREAM], columns[R_STREAM_GENERATION]
-                segment.connection.outbox.answer(stream, generation, prefixed(encode_answer(answer)))
+                unsent[-1] += not segment.connection.outbox.answer(stream, generation, prefixed(encode_answer(answer)))
             self._core.mark(segment.connection)
+        return unsent
 
     def _refuse(self, group: RequestGroup, error: ServingError) -> None:
         """Answer every request of a part of a group that is not answered yet by an error."""
@@ -175,10 +184,14 @@ class Answers:
                 return needed != TOO_LONG
             self._out = np.empty(needed, np.uint8)
 
-    def _leave(self, group: RequestGroup, error: ServingError | None) -> None:
-        """Let the requests of a part of a group out."""
-        origin = group.origin
-        self._data_plane.leave_many(origin.servable, error, group.arrivals)
+    def _leave(self, group: RequestGroup, error: ServingError | None, unsent: list[int]) -> None:
+        """Let the requests of a part of a group out; `unsent` of each segment were answered by another error."""
+        origin, arrivals = group.origin, group.arrivals
+        if any(unsent):
+            refused = [(at_ns, count) for (at_ns, _), count in zip(arrivals, unsent, strict=True)]
+            arrivals = [(at_ns, of - count) for (at_ns, of), count in zip(arrivals, unsent, strict=True)]
+            self._data_plane.leave_many(origin.servable, _TOO_MUCH_UNSENT, refused)
+        self._data_plane.leave_many(origin.servable, error, arrivals)
         assert group.arena is not None, "bug: a group lies in no arena"
         group.arena.give_back(origin.lease, group.rows)
         origin.open_requests -= group.requests

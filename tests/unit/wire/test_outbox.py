@@ -212,6 +212,22 @@ def test_beyond_the_bound_answers_are_errors_and_new_streams_refused():
     session.flush()
 
 
+def test_an_answer_that_becomes_an_error_is_told_and_counted_and_one_for_nobody_is_not():
+    session = Session(window=0, unsent_bytes=1000)
+    large, small, settled, dead = (session.call() for _ in range(4))
+    session.client.reset_stream(dead)
+    session.talk()
+    for side, outbox in zip(session.peer.sides, session.outboxes, strict=True):
+        assert outbox.answer(*side.rows[large], prefixed(bytes(5000)))
+        assert not outbox.answer(*side.rows[small], prefixed(b"small"))
+        assert outbox.answer(*side.rows[dead], prefixed(b"for nobody"))
+        requests, answers, out = batch(side, {settled: b"small"}, 0)
+        assert outbox.settle(requests, np.arange(1), answers, out, 0, 1) == 1
+        assert side.state.shared[layout.H_COUNTS + layout.REFUSED_TOO_MUCH_UNSENT] == 2
+    session.finish()
+    assert [dict(session.seen[k].headers)[b"grpc-status"] for k in (small, settled)] == [b"8"] * 2
+
+
 @pytest.mark.parametrize("is_paused", [False, True])
 def test_answers_that_the_windows_let_through_do_not_count_unless_the_socket_takes_nothing(is_paused):
     session = Session(unsent_bytes=1000)
