@@ -233,6 +233,8 @@ def _view(servable: Servable) -> ServableView:
 def serve(config: ServerConfig) -> None:
     """Run a server until SIGTERM or SIGINT. Raises ConfigError when it cannot start."""
     check_onnxruntime()
+    if config.transport == "native":
+        _native_transport()  # before there is a loop with signal handlers, which would be deaf while it compiles
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     uvloop.run(_serve(config))
     if any(thread.name.startswith(INSTANCE_THREADS) for thread in threading.enumerate()):
