@@ -21,6 +21,7 @@ from serving.wire.layout import (
     STREAM_ENDED,
     STREAM_FAILED,
     STREAM_OPEN,
+    STREAM_PAUSED,
     STREAM_RESET,
     STREAM_TOLD,
 )
@@ -48,6 +49,7 @@ class Watch:
         for slot in np.flatnonzero(self._core.since[Since.STALLED] < Since.NEVER).tolist():
             self._core.connections[slot].note_taking()
         self._close(Since.STALLED, now_ns, config.stall_timeout_s, "stalled")
+        self._excuse_messages(now_ns)
         self._fail_messages(now_ns)
 
     def _end_handshakes(self, now_ns: int) -> None:
@@ -62,6 +64,23 @@ class Watch:
         for slot in np.flatnonzero(core.since[what] <= now_ns - int(limit_s * 1e9)).tolist():
             core.refusals[reason] += 1
             core.connections[slot].abort()
+
+    def _excuse_messages(self, now_ns: int) -> None:
+        """Begin the time of messages anew that cannot become complete because the server does not read on.
+
+        That is so on streams that are paused, and on all of a connection whose socket is full. They may go on at any
+        time before the next look, so their time begins there.
+        """
+        core, streams = self._core, self._core.state.streams
+        begins_ns = now_ns + int(self.interval_s * 1e9)
+        waiting = np.flatnonzero(core.since[Since.STALLED] < Since.NEVER).tolist()
+        unread = [slot for slot in waiting if core.connections[slot].outbox.is_paused]
+        state, since = streams[:, S_STATE], streams[:, S_SINCE_NS]
+        since[(since > 0) & ((state & STREAM_PAUSED != 0) | np.isin(streams[:, S_CONNECTION], unread))] = begins_ns
+        if unread:
+            for call in [call for call in core.incomplete if call.connection.slot in unread]:
+                del core.incomplete[call]
+                core.incomplete[call] = begins_ns
 
     def _fail_messages(self, now_ns: int) -> None:
         """Answer calls whose message has begun, or should have, and does not become complete."""
