@@ -13,7 +13,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving.transport.native import transport as native
 from serving.wire import frames
 from tests.support import graphs
-from tests.support.servers import PROGRAM, START_TIMEOUT_S, server_process
+from tests.support.conformance import raw_request
+from tests.support.peers import frame
+from tests.support.raw_client import RawClient, infer
+from tests.support.servers import PROGRAM, START_TIMEOUT_S, server_process, server_thread
 from tests.support.sessions import DEADLINE_S
 
 ROWS = np.ones((2, 4), np.float32)
@@ -103,3 +106,27 @@ def test_a_server_that_still_compiles_ends_at_once(repository, tmp_path):
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+def test_a_call_on_its_way_when_an_idle_server_goes_is_answered(repository, monkeypatch):
+    """The server has nothing to wait for, but the peer has not seen yet that it goes."""
+    monkeypatch.setattr(native, "_DRAIN_PING_S", START_TIMEOUT_S)  # the peer confirms long before
+    graphs.write_model(repository, "affine", graphs.affine())
+    with server_thread(repository) as server, RawClient(server.address) as client, ThreadPoolExecutor(1) as pool:
+        client.sync()
+        stopping = pool.submit(server.stop)
+        ping = client.read_until(lambda seen: seen.kind == frames.PING)
+        client.send(infer(1, raw_request("affine", x=("FP32", ROWS)).SerializeToString()))
+        assert client.answer(1).status == grpc.StatusCode.UNAVAILABLE.value[0]
+        client.send(frame(frames.PING, frames.ACK, 0, ping.payload))
+        goaways = [seen for seen in client.read_to_the_end() if seen.kind == frames.GOAWAY]
+        assert [int.from_bytes(seen.payload[:4]) for seen in goaways] == [2**31 - 1, 1]
+        stopping.result(START_TIMEOUT_S)
+
+
+def test_a_peer_that_confirms_nothing_does_not_hold_up_the_end(repository, monkeypatch):
+    monkeypatch.setattr(native, "_DRAIN_PING_S", 0.01)
+    with server_thread(repository) as server, RawClient(server.address) as client:
+        client.sync()
+        server.stop()
+        assert client.is_cut_off()

@@ -55,6 +55,7 @@ class NativeTransport:
         self._certificates = certificates
         self._listener: asyncio.Server | None = None
         self._is_draining = False
+        self._has_ended_drain = False
         self._turn = loop.turn
         core = self._core = Core(limits(config, calls_max), loop)
         messages = Messages(
@@ -108,14 +109,18 @@ class NativeTransport:
         self._loop.call_later(_DRAIN_PING_S, self._end_drain)
 
     async def stop(self, grace_s: float) -> None:
-        """Let calls in flight end for `grace_s`, then cut the rest off."""
+        """Let calls in flight end for `grace_s`, then cut the rest off.
+
+        Before that, peers have _DRAIN_PING_S to see that the server goes: calls that were on their way are answered.
+        """
         if self._listener is not None:
             self._listener.close()
         if not self._is_draining:
             self.begin_drain()
+        if not self._has_ended_drain:
+            await self._wait_until_empty(_DRAIN_PING_S)
         self._end_drain()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._core.wait_until_empty(), grace_s)
+        await self._wait_until_empty(grace_s)
         for connection in list(self._core.connections.values()):
             connection.abort()
         if self._looking is not None:
@@ -136,7 +141,12 @@ class NativeTransport:
         """How many rows of streams are held."""
         return int(np.count_nonzero(self._core.state.streams[:, S_STATE]))
 
+    async def _wait_until_empty(self, timeout_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._core.wait_until_empty(), timeout_s)
+
     def _end_drain(self) -> None:
+        self._has_ended_drain = True
         for connection in list(self._core.connections.values()):
             connection.end_drain()
 
