@@ -130,6 +130,8 @@ class Connection(asyncio.BufferedProtocol):
             self.close()
             return
         self._keep(at, end, now_ns)
+        if self._is_drained:  # the peer may have reset the last stream, of which no event need tell
+            core.mark(self)
         self._read_bytes += nbytes
         if self._read_bytes > READ_BYTES_PER_TURN:
             self.pause_reading()

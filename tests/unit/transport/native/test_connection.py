@@ -299,3 +299,20 @@ def test_messages_on_a_connection_that_is_not_read_have_their_time_when_it_is(wi
     assert not peer.read().keys() & {compiled, ordinary}
     look_after(wired, wired.transport._watch.interval_s + 1)
     assert [peer.read()[stream_id].status for stream_id in (compiled, ordinary)] == [4, 4]
+
+
+# ---- the drain -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begun", [peers.headers, lambda stream_id: peers.headers(stream_id) + peers.data(stream_id)])
+def test_a_drained_connection_is_closed_when_its_last_stream_is_reset(wired, begun):
+    peer = wired.connect()
+    stream_id, _ = peer.request(b"")
+    peer.send(begun(stream_id))
+    wired.transport.begin_drain()
+    peer.send(peers.frame(frames.PING, frames.ACK, 0, b"draining"))
+    wired.loop.run()
+    assert not peer.is_over
+    peer.cancel(stream_id)
+    wired.loop.run()
+    assert peer.is_over
