@@ -117,10 +117,10 @@ class Outbox:
     """The output of one connection. Lives on its I/O thread, as long as the connection's row.
 
     At most `Limits.unsent_bytes` and one answer more wait for a window: beyond that an answer becomes an error, which
-    needs none. What the windows let through is ready and no longer counts, but while the socket takes nothing
-    (`is_paused`, which the transport sets) nothing is made ready. Whoever hands an answer to `answer`, `refuse` or
-    `finish` has settled it: the row of the stream is released here. A generation that is over makes each of them do
-    nothing.
+    needs none, and is counted. What the windows let through is ready and no longer counts; while the socket takes
+    nothing (`is_paused`, which the transport sets) nothing that waits is made ready, but what is handed to `settle` and
+    fits its windows still is. Whoever hands an answer to `answer`, `refuse` or `finish` has settled it: the row of the
+    stream is released here. A generation that is over makes each of them do nothing.
     """
 
     def __init__(self, state: State, slot: int) -> None:
