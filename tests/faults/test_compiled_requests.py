@@ -10,7 +10,7 @@ from serving.errors import Code
 from serving.pb import open_inference_pb2 as pb
 from serving.repository.handle import Handle
 from serving.transport.calls import SERVICE
-from serving.transport.native import answers
+from serving.transport.native import answers, intake
 from serving.transport.native.answers import Answers
 from serving.transport.status import RETRY_PUSHBACK
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec

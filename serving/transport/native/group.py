@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from serving.batching.arena import Arena, Lease
 from serving.batching.entries import EXPIRED, Lane, Progress, Result
 from serving.clock import TimerHandle
-from serving.errors import Cancelled, DeadlineExceeded
+from serving.errors import Cancelled, DeadlineExceeded, ServingError
 from serving.model import Servable
 from serving.repository.handle import Handle
 from serving.transport.native.connection import Connection
@@ -265,10 +265,9 @@ class RequestGroup:
 
     def settle(self, result: Result) -> None:
         """See `Entry`."""
-        if self.progress is Progress.SETTLED:
-            return
-        self.progress = Progress.SETTLED
-        settling.settle(self, result)
+        if self.progress is not Progress.SETTLED:
+            self.progress = Progress.SETTLED
+            self.origin.settling.settle(self, result)
 
     def _is_dead(self, columns: NDArray[np.int64]) -> NDArray[np.bool_]:
         streams = self.origin.settling.streams[columns[:, R_STREAM]]
