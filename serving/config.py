@@ -80,11 +80,11 @@ class ServerConfig:
         16_384, "The metadata of one call, as HTTP/2 counts it.", minimum=1024, maximum=262_144
     )
     unsent_bytes_max: int = option(
-        16 << 20, "Answers on one connection that wait for the peer; further ones are refused. Native.",
+        16 << 20, "Answers on one connection that wait for the peer; beyond, new calls are refused. Native.",
         transport="native", minimum=65_536, maximum=1 << 40,
     )  # fmt: skip
     assembly_bytes_max: int = option(
-        256 << 20, "Bytes of messages held outside of batches, over all connections; further ones are refused. Native.",
+        256 << 20, "Bytes of messages held outside of batches, and of answers that wait, over all connections. Native.",
         transport="native", minimum=65_536, maximum=1 << 40,
     )  # fmt: skip
     handshake_timeout_s: float = option(

@@ -94,7 +94,7 @@ def as_array(block: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(block, np.uint8).copy()
 
 
-TOO_MUCH_UNSENT = error(RESOURCE_EXHAUSTED, "too many answers on this connection wait for the client to read them")
+TOO_MUCH_UNSENT = error(RESOURCE_EXHAUSTED, "too many answers wait for clients to read them")
 """What an answer becomes when its connection holds too many already."""
 
 FAILURES = {

@@ -277,6 +277,7 @@ class Limits:
     stream_window_bytes: int = 1 << 20
     connection_window_bytes: int = 16 << 20
     unsent_bytes: int = 16 << 20
+    unsent_bytes_in_all: int = 256 << 20
     control_frames: int = 1000
     control_frames_per_second: int = 10
     events: int = 4096
@@ -337,3 +338,8 @@ class State:
             (H_BUDGET_PER_SECOND, limits.control_frames_per_second),
         ):
             self.shared[column] = limit
+
+    @property
+    def unsent_bytes(self) -> int:
+        """DATA that waits for windows, of all connections."""
+        return int(self.connections[:, C_UNSENT].sum())

@@ -116,11 +116,14 @@ class _Answer:
 class Outbox:
     """The output of one connection. Lives on its I/O thread, as long as the connection's row.
 
-    At most `Limits.unsent_bytes` and one answer more wait for a window: beyond that an answer becomes an error, which
-    needs none, and is counted. What the windows let through is ready and no longer counts; while the socket takes
-    nothing (`is_paused`, which the transport sets) nothing that waits is made ready, but what is handed to `settle` and
-    fits its windows still is. Whoever hands an answer to `answer`, `refuse` or `finish` has settled it: the row of the
-    stream is released here. A generation that is over makes each of them do nothing.
+    When more than `Limits.unsent_bytes` waits for windows the peer may open no new stream, and what it has asked before
+    is still answered. While all connections together hold more than `Limits.unsent_bytes_in_all`, an answer on one that
+    is full becomes an error, which needs no window, and is counted.
+
+    What the windows let through is ready and no longer counts; while the socket takes nothing (`is_paused`, which the
+    transport sets) nothing that waits is made ready, but what is handed to `settle` and fits its windows still is.
+    Whoever hands an answer to `answer`, `refuse` or `finish` has settled it: the row of the stream is released here. A
+    generation that is over makes each of them do nothing.
     """
 
     def __init__(self, state: State, slot: int) -> None:
@@ -195,11 +198,11 @@ class Outbox:
     def answer(self, stream: int, generation: int, message: Chunk) -> bool:
         """Answer a unary call by one message, given behind gRPC's prefix, in one piece or in several.
 
-        Returns False when the call got an error instead, because too much is unsent.
+        Returns False when the call got an error instead, because too much is unsent on all connections together.
         """
         if self.is_full and not self.is_paused:
             self._cut(WINDOW_BYTES_MAX)  # many large answers in one turn may find open windows
-        if self.is_full:
+        if self.is_full and self._state.unsent_bytes > self._state.limits.unsent_bytes_in_all:
             is_refused = self._awaits(stream, generation)
             self._state.shared[H_COUNTS + REFUSED_TOO_MUCH_UNSENT] += is_refused
             self.refuse(stream, generation, TOO_MUCH_UNSENT)

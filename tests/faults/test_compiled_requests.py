@@ -466,7 +466,9 @@ def test_a_group_that_cannot_even_be_refused_lets_its_requests_out(wired, monkey
 def test_answers_that_become_errors_because_too_much_waits_are_counted_as_errors(monkeypatch, are_large):
     if are_large:
         monkeypatch.setattr(answers, "LARGE_ANSWER_BYTES", 0)
-    wired = Wired(config(batch_rows_max=1024, queue_rows_max=10_000), unsent_bytes_max=65_536)
+    wired = Wired(
+        config(batch_rows_max=1024, queue_rows_max=10_000), unsent_bytes_max=65_536, assembly_bytes_max=65_536
+    )
     peer = without_windows(wired)
     asked = peer.ask(*[message(128, 5.0)] * 40)  # of 2 KiB each
     wired.loop.run()

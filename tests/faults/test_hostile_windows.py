@@ -22,7 +22,7 @@ LARGE = raw_request("echo", x=("FP32", np.zeros((1, ANSWER_BYTES // 4), np.float
 
 @pytest.fixture
 def siege(repository):
-    with besieged(repository, unsent_bytes_max=UNSENT_BYTES_MAX) as siege:
+    with besieged(repository, unsent_bytes_max=UNSENT_BYTES_MAX, assembly_bytes_max=UNSENT_BYTES_MAX) as siege:
         yield siege
 
 

@@ -18,7 +18,14 @@ from serving.wire.response import A_AT, A_LENGTH, ANSWER_COLUMNS
 from tests.support.odd_sessions import odd_session
 from tests.support.peers import PREFACE, SLOT, Peer, message, split_frames
 
-LIMITS = {"streams_per_connection": 6, "streams": 9, "control_frames": 300, "pieces": 3, "unsent_bytes": 60_000}
+LIMITS = {
+    "streams_per_connection": 6,
+    "streams": 9,
+    "control_frames": 300,
+    "pieces": 3,
+    "unsent_bytes": 60_000,
+    "unsent_bytes_in_all": 60_000,
+}
 LIVES_MAX = 3
 WIDE_OPEN = 2**30
 FRAME_SIZE_ERROR = b"\0\0\0\6"

@@ -41,7 +41,7 @@ SHAPES_MAX = 64
 _SCRATCH_BYTES = 1 << 20
 _SCRATCH_BYTES_KEPT = 16 << 20
 
-_TOO_MUCH_UNSENT = Overloaded("too many answers on this connection wait for the client to read them", retry_after_ms=0)
+_TOO_MUCH_UNSENT = Overloaded("too many answers wait for clients to read them", retry_after_ms=0)
 """What an outbox has answered in place of outputs; here it is only counted."""
 
 _log = logging.getLogger(__name__)

@@ -168,4 +168,5 @@ def limits(config: ServerConfig, calls_max: int) -> Limits:
         header_list_bytes=config.header_list_bytes_max,
         message_bytes=config.max_message_mib << 20,
         unsent_bytes=config.unsent_bytes_max,
+        unsent_bytes_in_all=config.assembly_bytes_max,
     )

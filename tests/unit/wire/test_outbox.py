@@ -197,7 +197,7 @@ def test_acknowledged_smaller_windows_follow_the_data_of_larger_ones():
 
 
 def test_beyond_the_bound_answers_are_errors_and_new_streams_refused():
-    session = Session(window=0, unsent_bytes=1000)
+    session = Session(window=0, unsent_bytes=1000, unsent_bytes_in_all=1000)
     kept, failed = session.call(), session.call()
     session.do("answer", kept, prefixed(bytes(5000)))
     session.do("answer", failed, prefixed(b"small"))
@@ -212,8 +212,20 @@ def test_beyond_the_bound_answers_are_errors_and_new_streams_refused():
     session.flush()
 
 
-def test_an_answer_that_becomes_an_error_is_told_and_counted_and_one_for_nobody_is_not():
+def test_what_was_asked_before_the_bound_was_reached_is_answered_while_there_is_memory_for_it():
     session = Session(window=0, unsent_bytes=1000)
+    ids = [session.call() for _ in range(4)]
+    for stream_id in ids:
+        session.do("answer", stream_id, prefixed(bytes(5000)))
+    session.flush()
+    refused = session.call()
+    assert session.seen[refused].reset == frames.REFUSED_STREAM
+    session.finish()
+    assert [session.seen[stream_id].body for stream_id in ids] == [prefixed(bytes(5000))] * 4
+
+
+def test_an_answer_that_becomes_an_error_is_told_and_counted_and_one_for_nobody_is_not():
+    session = Session(window=0, unsent_bytes=1000, unsent_bytes_in_all=1000)
     large, small, settled, dead = (session.call() for _ in range(4))
     session.client.reset_stream(dead)
     session.talk()
