@@ -36,7 +36,7 @@ class LargeMessages:
     def decode(self, data: bytes, done: Callable[[InferRequest | ServingError], None]) -> None:
         """Read a ModelInferRequest, and its tensors too when it is large."""
         if len(data) <= LARGE_BYTES:
-            done(_attempt(lambda: decode_request(data)))
+            done(attempt(lambda: decode_request(data)))
             return
         if self._decoding >= DECODING_MAX:
             done(Overloaded(f"{DECODING_MAX} large messages wait to be read; try again later", retry_after_ms=1_000))
@@ -54,20 +54,20 @@ class LargeMessages:
     ) -> None:
         """Write an answer."""
         if sum(output.array.nbytes for output in answer.outputs) <= LARGE_BYTES:
-            done(_attempt(lambda: encode(answer)))
+            done(attempt(lambda: encode(answer)))
         else:
             self._beside(lambda: encode(answer), done)
 
     def _beside(self, work: Callable[[], T], done: Callable[[T | ServingError], None]) -> None:
         def run() -> None:
-            result = _attempt(work)
+            result = attempt(work)
             self._post(lambda: done(result))
 
         self._worker.submit(run)
 
 
-def _attempt(work: Callable[[], T]) -> T | ServingError:
-    """Do it; a message that cannot be read or written, such as a text that is not UTF-8, costs that request alone."""
+def attempt(work: Callable[[], T]) -> T | ServingError:
+    """Do it, on any thread; what a message makes fail, such as a text that is not UTF-8, costs that request alone."""
     try:
         return work()
     except ServingError as error:

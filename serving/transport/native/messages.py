@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from serving.errors import InvalidRequest, Overloaded, ServingError
 from serving.model import Post
 from serving.transport.calls import STREAM_MESSAGES_MAX
+from serving.transport.large import attempt
 from serving.transport.native.blocks import error_block
 from serving.transport.native.calls import MESSAGE_COST_BYTES, OpenCall
 from serving.transport.native.connection import Connection
@@ -135,7 +136,7 @@ class Messages:
 
     def _beside(self, work: Callable[[], bytes | ServingError], done: Callable[[bytes | ServingError], None]) -> None:
         """Work on a thread of the pool, and hand the result to the I/O thread."""
-        result = work()
+        result = attempt(work)
         self._post(lambda: done(result))
 
     def _inflated(self, call: OpenCall, wire_bytes: int, result: bytes | ServingError) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from serving.config import ModelConfig
-from serving.errors import InvalidRequest, Overloaded
+from serving.errors import InternalError, InvalidRequest, Overloaded
 from serving.transport.native.blocks import error_block
 from serving.transport.native.messages import INFLATING_MAX, InflatedTooLong, Messages, inflate
 from serving.wire import frames
@@ -210,6 +210,19 @@ def test_what_waits_to_be_inflated_is_bounded(messages, pool, core):
     again = Told(core)
     deliver(messages, again, "1")
     assert again.told == []
+
+
+def test_a_message_whose_inflating_breaks_costs_its_call_and_nothing_is_held(messages, pool, core, monkeypatch, caplog):
+    def run_out_of_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("serving.transport.native.messages.inflate", run_out_of_memory)
+    call = Told(core)
+    deliver(messages, call, "1", b"2", None)
+    pool.work()
+    assert call.told == [error_block(InternalError())]
+    assert "MemoryError" in caplog.text
+    assert (core.held_bytes, messages._inflating, messages._backlogs) == (0, 0, {})
 
 
 def test_a_bomb_is_counted(messages, pool, core):
