@@ -89,9 +89,12 @@ class ThreadlessServable(Servable):
 
 
 class Wired:
-    """A server of one model `m`, AFFINE unless the session says otherwise."""
+    """A server of one model `m`, AFFINE unless the session says otherwise, and pools that work at once."""
 
-    def __init__(self, config: ModelConfig, session: FakeSession | None = None, **options) -> None:
+    def __init__(
+        self, config: ModelConfig, session: FakeSession | None = None, *,
+        inflating: Executor | None = None, decoding: Executor | None = None, **options,
+    ) -> None:  # fmt: skip
         options = {"connections_max": 4, "requests_in_flight_max": 64, **options}
         self.clock = FakeClock()
         self.loop = FakeLoop(self.clock)
@@ -101,7 +104,7 @@ class Wired:
         self.servable = ThreadlessServable(session or FakeSession(), self.clock, config)
         self.handle = Handle(self.servable)
         plane = DataPlane(self, self.admission, self.counters, clock=self.clock, timers=self.clock)
-        large = LargeMessages(AtOnce(), self.loop.call_soon)
+        large = LargeMessages(decoding or AtOnce(), self.loop.call_soon)
         service = InferenceService(
             self, plane, None, large=large, worker=AtOnce(), post=self.loop.call_soon, why_not_ready=str
         )
@@ -109,7 +112,7 @@ class Wired:
         parts = LoopParts(self.loop, self.clock, self.clock, self.loop.call_soon, Turn(self.loop))
         self.transport = NativeTransport(
             methods, plane, server, parts, None,
-            worker=AtOnce(), calls_max=server.requests_in_flight_max + 16, run_cheap_batches=lambda: False,
+            worker=inflating or AtOnce(), calls_max=server.requests_in_flight_max + 16, run_cheap_batches=lambda: False,
         )  # fmt: skip
         self.core = self.transport._core
         self.intake = self.transport._intake

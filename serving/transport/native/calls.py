@@ -43,6 +43,9 @@ class OpenCall(Protocol):
     def hold(self, octets: int) -> None:
         """Count bytes of messages that are held for this call; a negative number lets go of them."""
 
+    def note_backlog(self, messages: int) -> None:
+        """Be told how many messages wait behind one that is being inflated."""
+
     def message(self, data: bytes) -> None:
         """Take a message."""
 
@@ -65,6 +68,7 @@ class _Base:
         self.generation = generation
         self.deadline_ns = deadline_ns
         self._held_bytes = 0
+        self._backlog = 0  # messages that wait behind one that is being inflated
         self._is_forgotten = False
         connection.calls[stream] = self  # type: ignore[assignment]
 
@@ -91,6 +95,12 @@ class _Base:
         if not self._is_forgotten:
             self._held_bytes += octets
             self.connection.core.held_bytes += octets
+
+    def note_backlog(self, messages: int) -> None:
+        """See `OpenCall`."""
+        self._backlog = messages
+        if messages >= STREAM_MESSAGES_MAX:
+            self.connection.outbox.pause(self.stream, self.generation)
 
     def _forget(self) -> bool:
         """Let the connection forget this call; say whether it can still be written to."""
@@ -267,9 +277,14 @@ class StreamCall(_Base):
             return
         self._inbox.append(data)
         self.hold(len(data) + MESSAGE_COST_BYTES if data is not None else 0)
-        if len(self._inbox) == STREAM_MESSAGES_MAX:
+        if self._is_crowded:
             self.connection.outbox.pause(self.stream, self.generation)
         self._go_on()
+
+    @property
+    def _is_crowded(self) -> bool:
+        """Whether so many messages wait that the client must send no more."""
+        return len(self._inbox) + self._backlog >= STREAM_MESSAGES_MAX
 
     @property
     def _takes_messages(self) -> bool:
@@ -336,7 +351,7 @@ class StreamCall(_Base):
             while self._queued < len(self._inbox):
                 self._queued += 1
                 self._queue(self)
-            if len(self._inbox) < STREAM_MESSAGES_MAX:
+            if not self._is_crowded:
                 self.connection.outbox.resume(self.stream, self.generation)
 
     def _finish(self, block: bytes) -> None:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from serving.errors import InvalidRequest, Overloaded, ServingError
 from serving.model import Post
-from serving.transport.calls import STREAM_MESSAGES_MAX
 from serving.transport.large import attempt
 from serving.transport.native.blocks import error_block
 from serving.transport.native.calls import MESSAGE_COST_BYTES, OpenCall
@@ -107,8 +106,7 @@ class Messages:
         elif backlog is not None:
             call.hold(len(data) + MESSAGE_COST_BYTES)
             backlog.append((data, encoding))
-            if len(backlog) == STREAM_MESSAGES_MAX:
-                call.connection.outbox.pause(call.stream, call.generation)
+            call.note_backlog(len(backlog))
         elif encoding == ENCODING_IDENTITY:
             call.message(data)
         else:
@@ -160,6 +158,7 @@ class Messages:
                 call.ended()
             else:
                 call.hold(-len(item[0]) - MESSAGE_COST_BYTES)
+                call.note_backlog(len(backlog))
                 self.deliver(call, *item)
         if backlog:
             self._backlogs[call].extend(backlog)

@@ -11,14 +11,22 @@ import pytest
 
 from serving.config import ModelConfig
 from serving.errors import InternalError, InvalidRequest, Overloaded
+from serving.transport.calls import SERVICE, STREAM_MESSAGES_MAX
 from serving.transport.native.blocks import error_block
 from serving.transport.native.messages import INFLATING_MAX, InflatedTooLong, Messages, inflate
 from serving.wire import frames
-from serving.wire.layout import ENCODING_DEFLATE, ENCODING_GZIP, ENCODING_IDENTITY
+from serving.wire.layout import (
+    ENCODING_DEFLATE,
+    ENCODING_GZIP,
+    ENCODING_IDENTITY,
+    S_STATE,
+    STREAM_PAUSED,
+)
 from tests.support import peers
 from tests.support.wired import Wired, message
 
 MIB = 1 << 20
+STREAM_INFER = [*peers.INFER[:2], (b":path", f"/{SERVICE}/ModelStreamInfer".encode()), *peers.INFER[3:]]
 HELD_BYTES_MAX = 65_536
 TEXT = b"a message " * 100
 FORMS = {ENCODING_GZIP: gzip.compress(TEXT), ENCODING_DEFLATE: zlib.compress(TEXT)}
@@ -114,6 +122,9 @@ class Told:
         if not self.is_over:
             self.held_bytes += octets
             self.core.held_bytes += octets
+
+    def note_backlog(self, messages):
+        self.backlog = messages
 
     def message(self, data):
         self.told.append(data)
@@ -246,6 +257,31 @@ def test_a_compressed_request_is_answered_like_a_plain_one():
     np.testing.assert_array_equal(peer.read()[stream_id].rows, np.full((2, 4), 11))
     peer.close()
     wired.check_that_nothing_is_held()
+
+
+def test_a_stream_is_not_read_while_many_of_its_messages_wait_to_be_inflated(pool):
+    wired = Wired(ModelConfig(), inflating=pool)
+    peer = wired.connect()
+    compressed = peers.data(1, peers.message(gzip.compress(message()), 1))
+    plain = peers.data(1, peers.message(message()))
+    peer.send(peers.headers(1, [*STREAM_INFER, (b"grpc-encoding", b"gzip")]))
+
+    def is_paused():
+        (row,) = wired.core.state.streams[wired.core.state.streams[:, S_STATE] != 0]
+        return bool(row[S_STATE] & STREAM_PAUSED)
+
+    peer.send(compressed + plain + compressed + (STREAM_MESSAGES_MAX - 2) * plain)
+    assert is_paused()
+    peer.send(plain + compressed + 2 * STREAM_MESSAGES_MAX * plain)
+    for paused in (True, True, False):
+        assert is_paused()
+        pool.work()
+        wired.loop.run()
+        while wired.admission.in_flight:
+            wired.servable.run_all()
+            wired.loop.run()
+        assert is_paused() == paused
+    assert wired.core.held_bytes == 0
 
 
 # ---- parts ---------------------------------------------------------------------------------------------------------
