@@ -67,6 +67,12 @@ class Stream(Protocol):
     def finish(self, error: ServingError | None = None) -> None:
         """End the call after the messages sent so far."""
 
+    def keep(self, octets: int) -> Callable[[], None]:
+        """Count bytes of a message that a receiver keeps beyond its `message`.
+
+        Returns what is to be called, once, when it keeps them no longer, even if the call is over by then.
+        """
+
     def pause(self) -> None:
         """Ask the transport for no further messages until `resume`."""
 

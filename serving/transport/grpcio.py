@@ -195,6 +195,9 @@ class _AioStream:
         self._error = error
         self._to_send.set()
 
+    def keep(self, octets: int) -> Callable[[], None]:  # noqa: ARG002 - there is no bound to count against
+        return _nothing
+
     def pause(self) -> None:
         self._paused = True
         self._set_gate()
@@ -250,6 +253,10 @@ def _stream_handler(method: StreamMethod, clock: Clock) -> Any:
             receiver.cancelled()
 
     return handle
+
+
+def _nothing() -> None:
+    """There is nothing to let go of."""
 
 
 def _abort(context: Any, error: ServingError) -> Awaitable[None]:

@@ -239,7 +239,13 @@ class InferStream:
         key = self._next_key
         self._next_key += 1
         self._in_flight[key] = None
-        self._large.decode(data, lambda request: self._start(key, request))
+        let_go = self._stream.keep(len(data))
+
+        def decoded(request: InferRequest | ServingError) -> None:
+            let_go()
+            self._start(key, request)
+
+        self._large.decode(data, decoded)
         if len(self._in_flight) >= STREAM_MESSAGES_MAX:
             self._stream.pause()
 

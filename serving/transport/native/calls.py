@@ -40,9 +40,6 @@ class OpenCall(Protocol):
     def is_over(self) -> bool:
         """Whether nothing that still comes of the call matters."""
 
-    def hold(self, octets: int) -> None:
-        """Count bytes of messages that are held for this call; a negative number lets go of them."""
-
     def note_backlog(self, messages: int) -> None:
         """Be told how many messages wait behind one that is being inflated."""
 
@@ -88,7 +85,7 @@ class _Base:
         return self._is_forgotten
 
     def hold(self, octets: int) -> None:
-        """Count bytes of messages that are held for this call; a negative number lets go of them.
+        """Count bytes of messages that this call holds; a negative number lets go of them.
 
         A call that is over holds nothing any more.
         """
@@ -205,8 +202,8 @@ class StreamCall(_Base):
     """A streaming call: `run` hands one message after the other to the receiver.
 
     At most `STREAM_MESSAGES_MAX` answers wait beside a full outbox; then the receiver gets no further message. What the
-    client sends in the meantime is bounded by the stream's receive window, and, an empty message costing something
-    too, by the bytes that are held for all calls.
+    client sends in the meantime is bounded by the stream's receive window. Messages and answers count, an empty one
+    too, against the bytes that are held for all calls; a stream whose answer finds no room there is ended.
     """
 
     def __init__(
@@ -266,17 +263,18 @@ class StreamCall(_Base):
             if data is None:
                 self._receiver.half_closed()
             else:
-                self.hold(-len(data) - MESSAGE_COST_BYTES)
                 self._receiver.message(data)
         except Exception:  # noqa: BLE001 - logged, and answered
             _log.exception("a streaming method failed")
             self.finish(InternalError())
+        finally:
+            self.hold(-_cost(data))
 
     def _take(self, data: bytes | None) -> None:
         if self._is_over:
             return
         self._inbox.append(data)
-        self.hold(len(data) + MESSAGE_COST_BYTES if data is not None else 0)
+        self.hold(_cost(data))
         if self._is_crowded:
             self.connection.outbox.pause(self.stream, self.generation)
         self._go_on()
@@ -297,14 +295,30 @@ class StreamCall(_Base):
         if self._is_over or self.connection.is_closed:
             return
         self._unsent.append(message)
+        self.hold(_cost(message))
         self.push()
+        core = self.connection.core
+        if self._unsent and core.held_bytes > core.held_bytes_max:
+            self.failed(error_block(core.no_room()))
+
+    def keep(self, octets: int) -> Callable[[], None]:
+        """See `calls.Stream`. They are no longer this call's, because they outlive it."""
+        core = self.connection.core
+        core.held_bytes += octets
+
+        def let_go() -> None:
+            core.held_bytes -= octets
+
+        return let_go
 
     def push(self) -> None:
         """Hand what waits to the outbox, as far as that is not full. Also called when it has become less full."""
         outbox = self.connection.outbox
         while self._unsent and not outbox.is_full:
             self._begin()
-            outbox.send(self.stream, self.generation, prefixed(self._unsent.popleft()))
+            message = self._unsent.popleft()
+            self.hold(-_cost(message))
+            outbox.send(self.stream, self.generation, prefixed(message))
         if self._unsent:
             self.connection.stalled.add(self)
         else:
@@ -373,6 +387,11 @@ class StreamCall(_Base):
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             receiver.cancelled()
+
+
+def _cost(message: bytes | None) -> int:
+    """Return what a message of a stream counts for; the end of what the client sends counts nothing."""
+    return len(message) + MESSAGE_COST_BYTES if message is not None else 0
 
 
 def prefixed(message: Message) -> bytes | list[bytes | memoryview]:

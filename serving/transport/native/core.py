@@ -11,6 +11,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.errors import Overloaded
 from serving.transport.native.turn import LoopParts
 from serving.wire.layout import Limits, State
 
@@ -22,6 +23,7 @@ _log = logging.getLogger(__name__)
 
 BUFFER_BYTES = 256 << 10
 """What one read brings at most, with what was left from the last one."""
+_RETRY_AFTER_MS = 1_000
 
 
 TRANSPORT_REFUSALS = (
@@ -48,7 +50,7 @@ class Since:
 class Core:
     """Lives on the I/O thread, as long as the transport."""
 
-    def __init__(self, limits: Limits, loop: LoopParts) -> None:
+    def __init__(self, limits: Limits, loop: LoopParts, *, held_bytes_max: int) -> None:
         self.state = State(limits)
         self.now_ns = loop.clock.now_ns
         self.later = loop.loop.call_later
@@ -62,7 +64,8 @@ class Core:
         self.drop: Callable[[NDArray[np.int64]], None]
         self.connections: dict[int, Connection] = {}  # by slot
         self.handshakes: WeakSet[ssl.SSLObject] = WeakSet()  # of connections to be; the event loop drops failed ones
-        self.held_bytes = 0  # of messages that are not complete, or whose calls are not answered
+        self.held_bytes = 0  # of messages and answers that lie here and in no batch and no outbox
+        self.held_bytes_max = held_bytes_max
         self.incomplete: dict[OpenCall, int] = {}  # calls whose one message has not come, oldest first, and since when
         self.deaths = 0  # streams and connections that went before their answers
         self._empty: asyncio.Event | None = None
@@ -97,6 +100,14 @@ class Core:
         self._free_slots.append(slot)
         if not self.connections and self._empty is not None:
             self._empty.set()
+
+    def no_room(self) -> Overloaded:
+        """Count a call that is refused because it would hold too much; return what to tell it."""
+        self.refusals["assembly_bytes"] += 1
+        return Overloaded(
+            f"the server holds assembly_bytes_max = {self.held_bytes_max} bytes of messages; try again later",
+            retry_after_ms=_RETRY_AFTER_MS,
+        )
 
     async def wait_until_empty(self) -> None:
         """Wait until there is no connection."""

@@ -50,17 +50,15 @@ class Assembly:
 class Messages:
     """Puts messages together and hands them to their calls, in order. Lives on the I/O thread.
 
-    Bounds: `held_bytes_max` for all messages that are held, INFLATING_MAX.
+    Bounds: `Core.held_bytes_max`, against which parts, what waits to be inflated and what calls hold count together, a
+    message until it is not needed any more even if its call is over before; INFLATING_MAX.
     """
 
-    def __init__(
-        self, core: Core, worker: Executor, post: Post, *, message_bytes_max: int, held_bytes_max: int
-    ) -> None:
+    def __init__(self, core: Core, worker: Executor, post: Post, *, message_bytes_max: int) -> None:
         self._core = core
         self._worker = worker
         self._post = post
         self._message_bytes_max = message_bytes_max
-        self._held_bytes_max = held_bytes_max
         self._inflating = 0
         self._backlogs: dict[OpenCall, deque[_Item]] = {}
 
@@ -68,9 +66,9 @@ class Messages:
 
     def add_part(self, connection: Connection, stream: int, part: Octets, length: int) -> ServingError | None:
         """Keep a part of a message of `length` bytes; return why that cannot be."""
-        if self._core.held_bytes + part.size > self._held_bytes_max:
+        if self._core.held_bytes + part.size > self._core.held_bytes_max:
             self.drop_parts(connection, stream)
-            return self._no_room()
+            return self._core.no_room()
         if stream not in connection.parts:
             connection.parts[stream] = Assembly(length)
         connection.parts[stream].add(part)
@@ -89,22 +87,15 @@ class Messages:
         if (assembly := connection.parts.pop(stream, None)) is not None:
             self._core.held_bytes -= assembly.filled
 
-    def _no_room(self) -> Overloaded:
-        self._core.refusals["assembly_bytes"] += 1
-        return Overloaded(
-            f"the server holds assembly_bytes_max = {self._held_bytes_max} bytes of messages; try again later",
-            retry_after_ms=_RETRY_AFTER_MS,
-        )
-
     # ---- compression -----------------------------------------------------------------------------------------------
 
     def deliver(self, call: OpenCall, data: bytes, encoding: int) -> None:
         """Hand a message to its call, behind those of that call that are still being inflated."""
         backlog = self._backlogs.get(call)
-        if self._core.held_bytes + len(data) > self._held_bytes_max:
-            call.failed(error_block(self._no_room()))
+        if self._core.held_bytes + len(data) > self._core.held_bytes_max:
+            call.failed(error_block(self._core.no_room()))
         elif backlog is not None:
-            call.hold(len(data) + MESSAGE_COST_BYTES)
+            self._core.held_bytes += len(data) + MESSAGE_COST_BYTES
             backlog.append((data, encoding))
             call.note_backlog(len(backlog))
         elif encoding == ENCODING_IDENTITY:
@@ -127,7 +118,7 @@ class Messages:
             call.failed(error_block(Overloaded(text, retry_after_ms=_RETRY_AFTER_MS)))
             return
         self._inflating += 1
-        call.hold(len(data))
+        self._core.held_bytes += len(data)
         self._backlogs[call] = deque()
         work = partial(inflate, data, encoding, self._message_bytes_max)
         self._worker.submit(self._beside, work, partial(self._inflated, call, len(data)))
@@ -139,29 +130,34 @@ class Messages:
 
     def _inflated(self, call: OpenCall, wire_bytes: int, result: bytes | ServingError) -> None:
         self._inflating -= 1
-        call.hold(-wire_bytes)
+        self._core.held_bytes -= wire_bytes
         backlog = self._backlogs.pop(call)
-        if call.is_over:
-            return
-        if isinstance(result, ServingError):
-            if isinstance(result, InflatedTooLong):
-                self._core.refusals["inflated_length"] += 1
-            call.failed(error_block(result))
-            return
-        if self._core.held_bytes + len(result) > self._held_bytes_max:
-            call.failed(error_block(self._no_room()))
-            return
-        call.message(result)
+        if not call.is_over:
+            self._hand_over(call, result)
         while backlog and call not in self._backlogs:
             item = backlog.popleft()
+            if item is not None:
+                self._core.held_bytes -= len(item[0]) + MESSAGE_COST_BYTES
+            if call.is_over:  # nobody wants the rest, which was held until now
+                continue
             if item is None:
                 call.ended()
             else:
-                call.hold(-len(item[0]) - MESSAGE_COST_BYTES)
                 call.note_backlog(len(backlog))
                 self.deliver(call, *item)
         if backlog:
             self._backlogs[call].extend(backlog)
+
+    def _hand_over(self, call: OpenCall, result: bytes | ServingError) -> None:
+        """Tell a call what its message has become."""
+        if isinstance(result, ServingError):
+            if isinstance(result, InflatedTooLong):
+                self._core.refusals["inflated_length"] += 1
+            call.failed(error_block(result))
+        elif self._core.held_bytes + len(result) > self._core.held_bytes_max:
+            call.failed(error_block(self._core.no_room()))
+        else:
+            call.message(result)
 
 
 class InflatedTooLong(Overloaded):

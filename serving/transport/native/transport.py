@@ -57,11 +57,8 @@ class NativeTransport:
         self._is_draining = False
         self._has_ended_drain = False
         self._turn = loop.turn
-        core = self._core = Core(limits(config, calls_max), loop)
-        messages = Messages(
-            core, worker, loop.post,
-            message_bytes_max=config.max_message_mib << 20, held_bytes_max=config.assembly_bytes_max,
-        )  # fmt: skip
+        core = self._core = Core(limits(config, calls_max), loop, held_bytes_max=config.assembly_bytes_max)
+        messages = Messages(core, worker, loop.post, message_bytes_max=config.max_message_mib << 20)
         work = OrdinaryWork(core, loop.turn)
         self._intake = Intake(core, data_plane, loop.timers)
         core.take_events = Events(core, methods, self._intake, messages, work, loop.timers).take

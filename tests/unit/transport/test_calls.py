@@ -37,12 +37,21 @@ class FakeStream:
 
     def __init__(self):
         self.deadline_ns, self.sent, self.finished, self.error, self.paused = None, [], False, None, False
+        self.kept_bytes = 0
 
     def send(self, message):
         self.sent.append(pb.ModelStreamInferResponse.FromString(message))
 
     def finish(self, error=None):
         self.finished, self.error = True, error
+
+    def keep(self, octets):
+        self.kept_bytes += octets
+
+        def let_go():
+            self.kept_bytes -= octets
+
+        return let_go
 
     def pause(self):
         self.paused = True

@@ -23,8 +23,9 @@ from serving.wire.layout import (
     STREAM_PAUSED,
 )
 from tests.support import peers
-from tests.support.wired import Wired, message
+from tests.support.wired import WIDE_OPEN, FakePeer, Wired, message
 
+RESOURCE_EXHAUSTED = 8
 MIB = 1 << 20
 STREAM_INFER = [*peers.INFER[:2], (b":path", f"/{SERVICE}/ModelStreamInfer".encode()), *peers.INFER[3:]]
 HELD_BYTES_MAX = 65_536
@@ -112,16 +113,9 @@ class Later(Executor):
 class Told:
     """A call that notes what it is told; the first failure ends it."""
 
-    def __init__(self, core):
-        self.core = core
+    def __init__(self):
         self.told = []
         self.is_over = False
-        self.held_bytes = 0
-
-    def hold(self, octets):
-        if not self.is_over:
-            self.held_bytes += octets
-            self.core.held_bytes += octets
 
     def note_backlog(self, messages):
         self.backlog = messages
@@ -134,7 +128,6 @@ class Told:
 
     def failed(self, block):
         self.told.append(block)
-        self.hold(-self.held_bytes)
         self.is_over = True
 
 
@@ -145,12 +138,12 @@ def pool():
 
 @pytest.fixture
 def core():
-    return Wired(ModelConfig()).core
+    return Wired(ModelConfig(), assembly_bytes_max=HELD_BYTES_MAX).core
 
 
 @pytest.fixture
 def messages(core, pool):
-    return Messages(core, pool, lambda work: work(), message_bytes_max=MIB, held_bytes_max=HELD_BYTES_MAX)
+    return Messages(core, pool, lambda work: work(), message_bytes_max=MIB)
 
 
 def deliver(messages, call, *contents):
@@ -165,7 +158,7 @@ def deliver(messages, call, *contents):
 
 
 def test_plain_messages_wait_behind_compressed_ones_of_their_call(messages, pool, core):
-    call, other = Told(core), Told(core)
+    call, other = Told(), Told()
     deliver(messages, call, b"1", "2", b"3", "4", "5", b"6", None)
     deliver(messages, other, b"other", None)
     assert (call.told, other.told) == ([b"1"], [b"other", "ended"])
@@ -181,7 +174,7 @@ def test_plain_messages_wait_behind_compressed_ones_of_their_call(messages, pool
 
 
 def test_calls_are_inflated_in_any_order(messages, pool, core):
-    calls = [Told(core), Told(core)]
+    calls = [Told(), Told()]
     for call in calls:
         deliver(messages, call, "1", None)
     pool.work(1)
@@ -191,7 +184,7 @@ def test_calls_are_inflated_in_any_order(messages, pool, core):
 
 
 def test_a_message_that_cannot_be_inflated_fails_its_call_and_the_rest_is_dropped(messages, pool, core):
-    call = Told(core)
+    call = Told()
     messages.deliver(call, b"noise", ENCODING_GZIP)
     deliver(messages, call, b"2", None)
     pool.work()
@@ -201,7 +194,7 @@ def test_a_message_that_cannot_be_inflated_fails_its_call_and_the_rest_is_droppe
 
 
 def test_compressed_messages_count_against_the_bound_while_they_wait(messages, pool, core):
-    call, other = Told(core), Told(core)
+    call, other = Told(), Told()
     messages.deliver(call, gzip.compress(TEXT), ENCODING_GZIP)
     held_bytes = core.held_bytes
     assert held_bytes == len(gzip.compress(TEXT))
@@ -212,13 +205,13 @@ def test_compressed_messages_count_against_the_bound_while_they_wait(messages, p
 
 
 def test_what_waits_to_be_inflated_is_bounded(messages, pool, core):
-    calls = [Told(core) for _ in range(INFLATING_MAX + 1)]
+    calls = [Told() for _ in range(INFLATING_MAX + 1)]
     for call in calls:
         deliver(messages, call, "1")
     assert [len(call.told) for call in calls] == [0] * INFLATING_MAX + [1]
     assert core.refusals["inflating"] == 1
     pool.work()
-    again = Told(core)
+    again = Told()
     deliver(messages, again, "1")
     assert again.told == []
 
@@ -228,7 +221,7 @@ def test_a_message_whose_inflating_breaks_costs_its_call_and_nothing_is_held(mes
         raise MemoryError
 
     monkeypatch.setattr("serving.transport.native.messages.inflate", run_out_of_memory)
-    call = Told(core)
+    call = Told()
     deliver(messages, call, "1", b"2", None)
     pool.work()
     assert call.told == [error_block(InternalError())]
@@ -237,7 +230,7 @@ def test_a_message_whose_inflating_breaks_costs_its_call_and_nothing_is_held(mes
 
 
 def test_a_bomb_is_counted(messages, pool, core):
-    call = Told(core)
+    call = Told()
     messages.deliver(call, gzip.compress(bytes(2 * MIB)), ENCODING_GZIP)
     pool.work()
     assert len(call.told) == 1
@@ -282,6 +275,81 @@ def test_a_stream_is_not_read_while_many_of_its_messages_wait_to_be_inflated(poo
             wired.loop.run()
         assert is_paused() == paused
     assert wired.core.held_bytes == 0
+
+
+# ---- what is held --------------------------------------------------------------------------------------------------
+
+
+def stream_data(content, flag=0):
+    body = peers.message(content, flag)
+    return b"".join(peers.data(1, body[at : at + 16_384]) for at in range(0, len(body), 16_384))
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_messages_of_a_stream_are_held_until_they_are_decoded_even_if_it_is_over(is_reset):
+    decoding, content = Later(), message(rows=200, width=800)
+    wired = Wired(ModelConfig(), decoding=decoding, assembly_bytes_max=2 * len(content))
+    peer = wired.connect()
+    peer.send(peers.headers(1, STREAM_INFER))
+    for k in range(1, 3):
+        peer.send(stream_data(content))
+        wired.loop.run()
+        assert (len(decoding.waiting), wired.core.held_bytes) == (k, k * len(content))
+    if is_reset:
+        peer.cancel(1)
+    else:
+        peer.send(stream_data(content))
+        wired.loop.run()
+        heard = peer.read()[1]
+        assert (heard.status, wired.core.refusals["assembly_bytes"]) == (RESOURCE_EXHAUSTED, 1)
+        assert f"assembly_bytes_max = {2 * len(content)}" in heard.message
+    wired.loop.run()
+    assert wired.core.held_bytes == 2 * len(content)
+    decoding.work()
+    wired.loop.run()
+    assert wired.core.held_bytes == len(content)
+    decoding.work()
+    wired.loop.run()
+    peer.close()
+    wired.check_that_nothing_is_held()
+
+
+def test_messages_that_wait_to_be_inflated_are_held_even_if_their_call_is_over(pool):
+    wired = Wired(ModelConfig(), inflating=pool)
+    peer = wired.connect()
+    content = gzip.compress(message())
+    peer.send(peers.headers(1, [*STREAM_INFER, (b"grpc-encoding", b"gzip")]))
+    peer.send(stream_data(content, 1) + stream_data(content, 1))
+    held_bytes = wired.core.held_bytes
+    assert held_bytes >= 2 * len(content)
+    peer.cancel(1)
+    wired.loop.run()
+    assert wired.core.held_bytes == held_bytes
+    pool.work()
+    wired.loop.run()
+    assert (wired.core.held_bytes, len(pool.waiting)) == (0, 0)
+    peer.close()
+    wired.check_that_nothing_is_held()
+
+
+def test_a_stream_whose_answers_find_no_room_is_ended():
+    wired = Wired(ModelConfig(), assembly_bytes_max=65_536, unsent_bytes_max=65_536)
+    peer = FakePeer(wired)
+    peer.send(peers.PREFACE + peers.settings((4, 0)) + peers.frame(frames.SETTINGS, frames.ACK, 0))
+    peer.send(peers.headers(1, STREAM_INFER))
+    for _ in range(50):
+        peer.send(stream_data(message(rows=200)))
+        wired.loop.run()
+        wired.servable.run_all()
+        wired.loop.run()
+        assert wired.core.held_bytes <= 65_536
+    assert wired.core.refusals["assembly_bytes"] == 1
+    peer.send(WIDE_OPEN + peers.frame(frames.WINDOW_UPDATE, 0, 1, (2**20).to_bytes(4, "big")))
+    wired.loop.run()
+    assert peer.read()[1].status == RESOURCE_EXHAUSTED
+    assert wired.core.held_bytes == 0
+    peer.close()
+    wired.check_that_nothing_is_held()
 
 
 # ---- parts ---------------------------------------------------------------------------------------------------------
