@@ -184,7 +184,7 @@ class RequestGroup:
 
     @property
     def arrival_ns(self) -> int:
-        """See `Entry`."""
+        """See `Entry`; of a part, when the first request of the whole group came, which none of its own came before."""
         return self.origin.segments[0].arrival_ns
 
     @property

@@ -1,7 +1,7 @@
 """Messages that do not lie whole and plain in the read buffer: those that come in parts, and compressed ones.
 
 Parts are copied once, to where the message will be whole. Compressed messages are inflated beside the I/O thread, never
-to more than a message may be long. All bytes that are held for calls not yet answered count against one bound.
+to more than a message may be long. All bytes that are held count against one bound.
 """
 
 import zlib

@@ -16,7 +16,10 @@ TURN_NS = 500_000
 
 
 class OrdinaryWork:
-    """Calls that wait for their turn. Bounded by the streams that there can be. Lives on the I/O thread."""
+    """Calls that wait for their turn: a unary call once, a streaming one once for each message that waits in it.
+
+    Bounded by the streams that there can be and by what each lets wait, see `StreamCall`. Lives on the I/O thread.
+    """
 
     def __init__(self, core: Core, turn: Turn) -> None:
         self._core = core
