@@ -1,20 +1,14 @@
 """Stock @grpc/grpc-js, which shares no code with grpcio, on each transport."""
 
-import json
-import os
 import shutil
-import subprocess
-from pathlib import Path
 
 import grpc
 import pytest
 
+from tests.support.stock_clients import CLIENTS, ROOT, run_session
 from tests.support.environments import Missing, node_modules
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = Path(__file__).parent / "clients" / "grpc_js_session.js"
 PACKAGES = "@grpc/grpc-js@^1.13.0", "@grpc/proto-loader@^0.8.0"
-SESSION_TIMEOUT_S = 240
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +19,10 @@ def facts(stock_server, tmp_path_factory):
         pytest.skip(str(reason))
     folder = tmp_path_factory.mktemp("protos")
     shutil.copytree(ROOT / "protos", folder / "serving" / "pb")
-    done = subprocess.run(
-        ["node", str(SCRIPT), stock_server.address, str(folder)],
-        env={**os.environ, "NODE_PATH": str(modules), "no_proxy": "*"},
-        capture_output=True,
-        text=True,
-        timeout=SESSION_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
+    script = CLIENTS / "grpc_js_session.js"
+    found = run_session("node", script, stock_server.address, folder, NODE_PATH=str(modules), no_proxy="*")
     stock_server.wait_until(lambda: stock_server.in_flight == 0)
-    return json.loads(done.stdout)
+    return found
 
 
 def test_many_requests_over_several_connections_get_their_own_answers(facts):

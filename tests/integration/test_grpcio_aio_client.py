@@ -1,32 +1,18 @@
 """Stock grpcio with asyncio, on each transport."""
 
-import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = Path(__file__).parent / "clients" / "grpcio_aio_session.py"
-SESSION_TIMEOUT_S = 240
+from tests.support.stock_clients import CLIENTS, ROOT, run_session
 
 
 @pytest.fixture(scope="module")
 def facts(stock_server):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(SCRIPT), stock_server.address],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=SESSION_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
+    script = CLIENTS / "grpcio_aio_session.py"
+    found = run_session(sys.executable, "-W", "error", script, stock_server.address, PYTHONPATH=str(ROOT))
     stock_server.wait_until(lambda: stock_server.in_flight == 0)
-    return json.loads(done.stdout)
+    return found
 
 
 def test_many_requests_over_several_connections_get_their_own_answers(facts):

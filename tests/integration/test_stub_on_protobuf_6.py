@@ -1,33 +1,16 @@
 """The generated stubs run on protobuf 6 as well as on the 7 that this suite may run on, without a warning."""
 
-import json
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
 
+from tests.support.stock_clients import CLIENTS, ROOT, run_session
 from tests.support.environments import environment
-
-ROOT = Path(__file__).parents[2]
-SCRIPT = Path(__file__).parent / "clients" / "stub_session.py"
-SESSION_TIMEOUT_S = 120
 
 
 @pytest.fixture
 def facts(affine_server):
     python = environment("grpcio>=1.76", "protobuf>=6.31.1,<7")
-    done = subprocess.run(
-        [str(python), "-W", "error", str(SCRIPT), affine_server.address],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=SESSION_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
-    return json.loads(done.stdout)
+    script = CLIENTS / "stub_session.py"
+    return run_session(python, "-W", "error", script, affine_server.address, PYTHONPATH=str(ROOT))
 
 
 def test_the_stubs_work_on_protobuf_6(facts):
