@@ -126,7 +126,7 @@ class Calls:
             *(state.shared, 0, 0, source.size, 0),
         )
         records = np.zeros((state.events.shape[0], RECORD_COLUMNS), np.int64)
-        assert note_requests(state.events, events, 0, 0, 0, records, 0) == batch.messages
+        assert note_requests(state.events, events, 0, records, 0) == batch.messages
         self.requests = records[: batch.messages, :REQUEST_COLUMNS].copy()
         self.waiting = state.connections.copy(), state.streams.copy(), state.shared.copy()
 

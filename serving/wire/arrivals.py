@@ -21,12 +21,9 @@ from serving.wire.layout import (
 )
 from serving.wire.records import (
     ORDINARY,
-    R_ARRIVAL_NS,
     R_AT,
     R_CONNECTION,
-    R_CONNECTION_GENERATION,
     R_DEADLINE_NS,
-    R_EVENT,
     R_LENGTH,
     R_SOURCE,
     R_STREAM,
@@ -36,13 +33,11 @@ from serving.wire.records import (
 )
 
 
-@kernel("i8(i8[:, ::1], i8, i8, i8, i8, i8[:, ::1], i8)")
+@kernel("i8(i8[:, ::1], i8, i8, i8[:, ::1], i8)")
 def note_requests(
     events: NDArray[np.int64],
     count: int,
     connection: int,
-    generation: int,
-    arrival_ns: int,
     records: NDArray[np.int64],
     at: int,
 ) -> int:
@@ -57,12 +52,11 @@ def note_requests(
         if events[k, E_KIND] != EVENT_REQUEST:
             continue
         record = records[at]
-        record[R_CONNECTION], record[R_CONNECTION_GENERATION] = connection, generation
+        record[R_CONNECTION] = connection
         record[R_STREAM], record[R_STREAM_GENERATION] = events[k, E_STREAM], events[k, E_GENERATION]
-        record[R_ARRIVAL_NS], record[R_DEADLINE_NS] = arrival_ns, events[k, E_DEADLINE_NS]
+        record[R_DEADLINE_NS] = events[k, E_DEADLINE_NS]
         record[R_SOURCE] = events[k, E_SOURCE] if events[k, E_ENCODING] == ENCODING_IDENTITY else SOURCE_NONE
         record[R_AT], record[R_LENGTH] = events[k, E_AT], events[k, E_LENGTH]
-        record[R_EVENT] = k
         record[R_VERDICT] = ORDINARY
         at += 1
     return at

@@ -41,19 +41,15 @@ from serving.wire.layout import (
     C_BUCKETS,
     C_BUDGET,
     C_BUDGET_NS,
-    C_ERROR,
     C_GENERATION,
-    C_GOAWAY_RECEIVED,
     C_LAST_ACCEPTED,
     C_LAST_STREAM,
-    C_OPENED_NS,
     C_PEER_FRAME_MAX,
     C_PEER_WINDOW,
     C_QUEUE_FIRST,
     C_QUEUE_LAST,
     C_RECEIVE_WINDOW,
     C_SEND_WINDOW,
-    C_SETTINGS_ACKED,
     C_STATE,
     C_TABLE_LIMIT,
     CONNECTION_CLOSED,
@@ -127,7 +123,7 @@ def open_connection(
     row[C_SEND_WINDOW] = row[C_PEER_WINDOW] = WINDOW_BYTES_INITIAL
     row[C_PEER_FRAME_MAX] = FRAME_BYTES_MAX
     row[C_BUDGET] = shared[H_BUDGET_MAX]
-    row[C_BUDGET_NS] = row[C_OPENED_NS] = now_ns
+    row[C_BUDGET_NS] = now_ns
     row[C_LAST_ACCEPTED] = WINDOW_BYTES_MAX
     row[C_TABLE_LIMIT] = TABLE_BYTES_MAX
     write_frame_header(control, 0, _OUR_SETTINGS_BYTES, SETTINGS, 0, 0)
@@ -183,7 +179,6 @@ def say_goodbye(wire: Wire, slot: int, code: int, text: NDArray[np.uint8]) -> bo
     row = wire.connections[slot]
     write_goaway(wire, row[C_LAST_STREAM], code, text)
     row[C_STATE] = CONNECTION_CLOSED
-    row[C_ERROR] = code
     tell(wire, EVENT_CLOSED, -1, code)
     return False
 
@@ -233,7 +228,6 @@ def take_settings(wire: Wire, slot: int, at: int, length: int, flags: int, strea
     if stream_id != 0:
         return break_off(wire, slot, PROTOCOL_ERROR)
     if flags & ACK:
-        wire.connections[slot, C_SETTINGS_ACKED] = 1
         return spend(wire, slot, REFUSED_SETTINGS_FLOOD) if length == 0 else break_off(wire, slot, FRAME_SIZE_ERROR)
     if length % 6:
         return break_off(wire, slot, FRAME_SIZE_ERROR)
@@ -295,7 +289,6 @@ def take_goaway(wire: Wire, slot: int, at: int, length: int, stream_id: int) -> 
     """Take GOAWAY: the peer finishes what is in flight and opens nothing more."""
     if stream_id != 0 or length < 8:
         return break_off(wire, slot, PROTOCOL_ERROR if stream_id else FRAME_SIZE_ERROR)
-    wire.connections[slot, C_GOAWAY_RECEIVED] = 1
     tell(wire, EVENT_GOAWAY, -1, read_number(wire.source, at + 4, 4))
     return spend(wire, slot, REFUSED_CONTROL_FLOOD)
 

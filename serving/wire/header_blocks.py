@@ -56,7 +56,6 @@ from serving.wire.layout import (
     H_NOW_NS,
     H_STREAMS_MAX,
     H_UNSENT_BYTES_MAX,
-    HEAD_ACCEPT,
     HEAD_CONTENT_LENGTH,
     HEAD_CONTENT_TYPE,
     HEAD_ENCODING,
@@ -78,7 +77,6 @@ from serving.wire.layout import (
     REFUSED_REQUEST_FLOOD,
     REFUSED_TOO_MANY_STREAMS,
     REFUSED_TOO_MUCH_UNSENT,
-    S_ACCEPT,
     S_BODY,
     S_CONTENT_LENGTH,
     S_DEADLINE_NS,
@@ -278,7 +276,6 @@ def note_head(wire: Wire, stream: int, ended: bool) -> None:
     if 0 <= timeout_ns < NO_DEADLINE - now_ns:
         row[S_DEADLINE_NS] = now_ns + timeout_ns
     row[S_ENCODING] = wire.shared[HEAD_ENCODING]
-    row[S_ACCEPT] = wire.shared[HEAD_ACCEPT]
     row[S_CONTENT_LENGTH] = wire.shared[HEAD_CONTENT_LENGTH]
     if ended:
         row[S_STATE] |= STREAM_ENDED

@@ -13,7 +13,6 @@ from serving.wire.hpack_table import (
     KIND_CONNECTION_SPECIFIC,
     KIND_CONTENT_LENGTH,
     KIND_CONTENT_TYPE,
-    KIND_GRPC_ACCEPT_ENCODING,
     KIND_GRPC_ENCODING,
     KIND_GRPC_TIMEOUT,
     KIND_INVALID,
@@ -43,7 +42,6 @@ from serving.wire.layout import (
     FLAG_PSEUDO,
     FLAG_REGULAR,
     FLAG_SCHEME,
-    HEAD_ACCEPT,
     HEAD_CONTENT_LENGTH,
     HEAD_CONTENT_TYPE,
     HEAD_ENCODING,
@@ -86,7 +84,6 @@ def clear(shared: NDArray[np.int64]) -> None:
     shared[HEAD_PATH] = PATH_OTHER
     shared[HEAD_CONTENT_TYPE] = CONTENT_TYPE_MISSING
     shared[HEAD_ENCODING] = ENCODING_IDENTITY
-    shared[HEAD_ACCEPT] = 0
     shared[HEAD_TIMEOUT_NS] = TIMEOUT_NONE
     shared[HEAD_CONTENT_LENGTH] = -1
     shared[HEAD_LIST_BYTES] = 0
@@ -117,25 +114,6 @@ def encoding(text: NDArray[np.uint8], at: int, length: int) -> int:
     if is_text(text, at, length, _GZIP):
         return ENCODING_GZIP
     return ENCODING_DEFLATE if is_text(text, at, length, _DEFLATE) else ENCODING_UNKNOWN
-
-
-@part
-def accepted_encodings(text: NDArray[np.uint8], at: int, length: int) -> int:
-    """Read a comma-separated list of encodings as a set of 1 << ENCODING_*."""
-    found = 0
-    end = at + length
-    while at < end:
-        while at < end and (text[at] == 32 or text[at] == 9 or text[at] == 44):
-            at += 1
-        begin = at
-        while at < end and text[at] != 44:
-            at += 1
-        last = at
-        while last > begin and (text[last - 1] == 32 or text[last - 1] == 9):
-            last -= 1
-        if last > begin:
-            found |= 1 << encoding(text, begin, last - begin)
-    return found
 
 
 @part
@@ -193,8 +171,6 @@ def sense_of(kind: int, text: NDArray[np.uint8], at: int, length: int) -> int:
         sense = 0 if is_text(text, at, length, _TRAILERS) else SENSE_BROKEN
     elif kind == KIND_GRPC_ENCODING:
         sense = encoding(text, at, length)
-    elif kind == KIND_GRPC_ACCEPT_ENCODING:
-        sense = accepted_encodings(text, at, length)
     return sense if value_is_valid(text, at, length) else sense | SENSE_BROKEN
 
 
@@ -247,8 +223,6 @@ def note(meaning: int, text: NDArray[np.uint8], at: int, length: int, shared: ND
     column = _COLUMNS[kind]
     if column:
         shared[column] = sense & SENSE_MASK
-    elif kind == KIND_GRPC_ACCEPT_ENCODING:
-        shared[HEAD_ACCEPT] |= sense & SENSE_MASK
     elif kind == KIND_GRPC_TIMEOUT:
         shared[HEAD_TIMEOUT_NS] = timeout_ns(text, at, length)
     elif kind == KIND_CONTENT_LENGTH:

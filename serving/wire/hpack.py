@@ -10,7 +10,7 @@ block on, so encoding has no state. (RFC 7541.)
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.wire.compiler import inlined, int64, kernel, part
+from serving.wire.compiler import inlined, int64, part
 from serving.wire.header_values import MODEL_INFER, clear, note, sense_of
 from serving.wire.hpack_table import (
     ENTRY_OVERHEAD_BYTES,
@@ -264,29 +264,6 @@ def decode_block(
         if shared[HEAD_LIST_BYTES] > shared[H_LIST_BYTES_HARD]:
             return LIST_BEYOND_BOUNDS
     return out_at
-
-
-@kernel("int64(uint8[::1], int64, int64, int64[:, ::1], int64, uint8[::1], uint8[::1], int64[::1], b1)")
-def decode_headers(
-    source: NDArray[np.uint8],
-    at: int,
-    end: int,
-    connections: NDArray[np.int64],
-    slot: int,
-    pool: NDArray[np.uint8],
-    out: NDArray[np.uint8],
-    shared: NDArray[np.int64],
-    keeps_all: bool,
-) -> int:
-    """Decode one header block by itself, as a client of this server or a test wants it; see `decode_block`.
-
-    The row in `slot` needs no more of an open connection than its C_TABLE_LIMIT.
-    """
-    room = shared[H_LIST_BYTES_MAX] + OUTPUT_SLACK_BYTES
-    assert 0 <= at <= end <= source.size, "bug: the block lies outside of its buffer"
-    assert 0 <= slot < connections.shape[0], "bug: no such connection"
-    assert out.size >= room, "bug: the header output has no room for a list"
-    return decode_block(source, at, end, connections, slot, pool, out, 0, shared, keeps_all)
 
 
 def encode_field(name: bytes, value: bytes) -> bytes:

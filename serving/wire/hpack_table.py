@@ -36,11 +36,10 @@ from serving.wire.octets import copy, equal
     KIND_TE,
     KIND_GRPC_TIMEOUT,
     KIND_GRPC_ENCODING,
-    KIND_GRPC_ACCEPT_ENCODING,
     KIND_CONTENT_LENGTH,
     KIND_CONNECTION_SPECIFIC,
     KIND_INVALID,
-) = range(14)
+) = range(13)
 """What a header's name means to the server."""
 KIND_MASK, SENSE_SHIFT, SENSE_MASK, SENSE_BROKEN = 31, 5, 15, 16
 """A field's meaning is the kind of its name, and above it the sense of its value: a number of a few bits (such as
@@ -57,7 +56,6 @@ _KNOWN_NAMES: list[tuple[bytes, int]] = [
     (b"te", KIND_TE),
     (b"grpc-timeout", KIND_GRPC_TIMEOUT),
     (b"grpc-encoding", KIND_GRPC_ENCODING),
-    (b"grpc-accept-encoding", KIND_GRPC_ACCEPT_ENCODING),
     (b"content-length", KIND_CONTENT_LENGTH),
     (b"connection", KIND_CONNECTION_SPECIFIC),
     (b"proxy-connection", KIND_CONNECTION_SPECIFIC),

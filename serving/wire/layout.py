@@ -37,21 +37,17 @@ NO_DEADLINE = 2**62
     C_BUDGET,  # control frames that the peer may still send
     C_BUDGET_NS,  # when the budget was last refilled
     C_LAST_ACCEPTED,  # streams above this id are refused: the last id of our GOAWAY
-    C_GOAWAY_RECEIVED,
-    C_SETTINGS_ACKED,
     C_ENCODER_STARTED,  # whether the first header block, with its table size of 0, was written
     C_TABLE_FIRST,  # the oldest entry of the dynamic table
     C_TABLE_COUNT,
     C_TABLE_BYTES,
     C_TABLE_LIMIT,
     C_TABLE_TAIL,  # the end of the table's text in its stretch of the pool
-    C_ERROR,  # the HTTP/2 error code that ended the connection
     C_BLOCKED,  # set while output waits for a window
     C_QUEUE_FIRST,  # the streams with unsent DATA, in the order of their turns; -1 when there is none
     C_QUEUE_LAST,
     C_UNSENT,  # bytes of DATA that wait in the queue
-    C_OPENED_NS,
-) = range(25)
+) = range(21)
 C_BUCKETS = 32
 C_TABLE_ENTRIES = C_BUCKETS + BUCKETS
 CONNECTION_COLUMNS = C_TABLE_ENTRIES + TABLE_ENTRIES_MAX
@@ -76,12 +72,11 @@ CONNECTION_FREE, CONNECTION_PREFACE, CONNECTION_SETTINGS, CONNECTION_OPEN, CONNE
     S_BODY,  # bytes of DATA without padding
     S_CONTENT_LENGTH,
     S_ENCODING,
-    S_ACCEPT,
     S_COMPRESSED,  # the flag of the last complete message
     S_QUEUE_NEXT,  # the stream whose turn to write comes after this one's
     S_UNSENT,  # bytes of DATA that wait in the queue
     S_SINCE_NS,  # when a ModelInfer was opened, or the unfinished message of another call began; 0 when there is none
-) = range(21)
+) = range(20)
 STREAM_COLUMNS = 24
 
 (
@@ -230,12 +225,11 @@ STATUS_HUNGRY, STATUS_FULL, STATUS_CLOSED = range(3)
     HEAD_PATH,
     HEAD_CONTENT_TYPE,
     HEAD_ENCODING,
-    HEAD_ACCEPT,  # a set of 1 << ENCODING_*
     HEAD_TIMEOUT_NS,
     HEAD_CONTENT_LENGTH,
     HEAD_LIST_BYTES,
     H_NOW_NS,  # of the current decode call
-) = range(29)
+) = range(28)
 H_COUNTS = 64
 """From here on, one word per REFUSED_*: how often that has happened. They only ever grow."""
 H_BLOCK_NEXT = 128

@@ -13,10 +13,8 @@ ID_BYTES_MAX = 64
 
 (
     R_CONNECTION,
-    R_CONNECTION_GENERATION,
     R_STREAM,
     R_STREAM_GENERATION,
-    R_ARRIVAL_NS,
     R_DEADLINE_NS,
     R_VERDICT,  # ORDINARY or ACCEPTED; the columns from here on mean something only when accepted
     R_SLOT,  # which servable of the plan
@@ -26,17 +24,16 @@ ID_BYTES_MAX = 64
     R_ID_LENGTH,
     R_OUTPUT_COUNT,
     R_OUTPUT,  # so many positions of outputs in the signature, in the asked order
-) = range(14)
+) = range(12)
 REQUEST_COLUMNS = R_OUTPUT + OUTPUTS_MAX
 
 # What nobody needs any more once the request is in a batch.
 (
-    R_EVENT,  # which event told of it
     R_SOURCE,  # in which buffer the message lies: one of layout.SOURCE_*, or SOURCE_NONE
     R_AT,  # where it begins there, behind gRPC's prefix
     R_LENGTH,
-) = range(REQUEST_COLUMNS, REQUEST_COLUMNS + 4)
-R_INPUT = REQUEST_COLUMNS + 4  # per input of the signature: where its raw contents begin in the buffer
+) = range(REQUEST_COLUMNS, REQUEST_COLUMNS + 3)
+R_INPUT = REQUEST_COLUMNS + 3  # per input of the signature: where its raw contents begin in the buffer
 R_ORDER = R_INPUT + INPUTS_MAX  # per input of the message: its position in the signature
 R_TEXT = R_ORDER + INPUTS_MAX  # begin and end of model_name, model_version and id
 R_INPUTS_FOUND = R_TEXT + 6

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 
 from serving.wire import hpack, layout
-from serving.wire.hpack import decode_headers
+from tests.support.header_blocks import decode_headers
 
 CANARY_BYTES = 64
 

@@ -23,7 +23,7 @@ from serving.transport.tls import peer_names, speaks_http2
 from serving.wire.answer_blocks import not_http2
 from serving.wire.connection import close_connection, open_connection
 from serving.wire.http2 import decode
-from serving.wire.layout import C_GENERATION, C_STREAM_COUNT, S_CONNECTION, S_STATE, STATUS_CLOSED, STATUS_FULL
+from serving.wire.layout import C_STREAM_COUNT, S_CONNECTION, S_STATE, STATUS_CLOSED, STATUS_FULL
 from serving.wire.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ class Connection(asyncio.BufferedProtocol):
         self._read_bytes = 0
         self._is_reading_paused = False
         self.slot = -1
-        self.generation = -1
         self.is_closed = True
         self._is_drained = False
         self._is_stalling = False
@@ -89,7 +88,6 @@ class Connection(asyncio.BufferedProtocol):
         if self._socket is not None:
             _keep_alive(self._socket)
         state = core.state
-        self.generation = int(state.connections[slot, C_GENERATION])
         self.outbox = Outbox(state, slot)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         core.since[Since.OPENED, slot] = core.now_ns()

@@ -96,7 +96,7 @@ class Events:
         """Take the first `count` events, which the connection's last decode call has put out."""
         core, records = self._core, self._records
         events = core.state.events
-        requests = note_requests(events, count, connection.slot, connection.generation, now_ns, records, 0)
+        requests = note_requests(events, count, connection.slot, records, 0)
         accepted = self._intake.take(connection, records, requests, now_ns) if requests else 0
         if accepted == count:
             return

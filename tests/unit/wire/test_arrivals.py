@@ -10,13 +10,11 @@ from serving.wire.records import (
     ACCEPTED,
     ID_BYTES_MAX,
     ORDINARY,
-    R_ARRIVAL_NS,
     R_CONNECTION,
-    R_CONNECTION_GENERATION,
     R_DEADLINE_NS,
-    R_EVENT,
     R_SOURCE,
     R_STREAM,
+    R_STREAM_GENERATION,
     R_VERDICT,
     RECORD_COLUMNS,
     REQUEST_COLUMNS,
@@ -26,7 +24,7 @@ from tests.support.infer_wire import Reader, arena_of, request
 from tests.support.peers import INFER, OTHER, PREFACE, data, headers, message, settings
 from tests.support.peers import request as call
 
-SLOT, GENERATION, ARRIVAL_NS = 1, 5, 1_000
+SLOT, ARRIVAL_NS = 1, 1_000
 ASKED = [b"".join(request(count=count, named=f"id {count}")) for count in (1, 2, 3)]
 PLAN = Reader().plan
 
@@ -50,7 +48,7 @@ def decoded():
 
 def noted(state, count):
     records = np.zeros((count + 1, RECORD_COLUMNS), np.int64)
-    end = note_requests(state.events, count, SLOT, GENERATION, ARRIVAL_NS, records, 1)
+    end = note_requests(state.events, count, SLOT, records, 1)
     return records, end
 
 
@@ -60,11 +58,10 @@ def test_each_complete_call_of_model_infer_has_a_record_and_nothing_else_has():
     found = records[1:end]
     assert len(found) == 5
     assert not records[0].any()
-    kinds = state.events[found[:, R_EVENT], layout.E_KIND]
-    assert kinds.tolist() == [layout.EVENT_REQUEST] * 5
-    assert state.events[found[:, R_EVENT], layout.E_ID].tolist() == [1, 3, 7, 9, 11]
-    assert found[:, R_STREAM].tolist() == state.events[found[:, R_EVENT], layout.E_STREAM].tolist()
-    assert (found[:, [R_CONNECTION, R_CONNECTION_GENERATION, R_ARRIVAL_NS]] == [SLOT, GENERATION, ARRIVAL_NS]).all()
+    assert state.streams[found[:, R_STREAM], layout.S_ID].tolist() == [1, 3, 7, 9, 11]
+    told = state.events[:count][state.events[:count, layout.E_KIND] == layout.EVENT_REQUEST]
+    assert found[:, R_STREAM_GENERATION].tolist() == told[:, layout.E_GENERATION].tolist()
+    assert (found[:, R_CONNECTION] == SLOT).all()
     assert found[:2, R_DEADLINE_NS].tolist() == [layout.NO_DEADLINE, ARRIVAL_NS + 1_000]
     assert (found[:, R_VERDICT] == ORDINARY).all()
 
@@ -74,7 +71,7 @@ def test_records_without_room_are_our_mistake():
     records = np.zeros((3, RECORD_COLUMNS), np.int64)
     for count, at in ((4, 0), (3, 1), (1, -1), (5, 0)):
         with pytest.raises(AssertionError, match="bug"):
-            note_requests(events, count, SLOT, GENERATION, ARRIVAL_NS, records, at)
+            note_requests(events, count, SLOT, records, at)
 
 
 def test_a_compressed_message_lies_in_no_buffer_and_stays_ordinary():

@@ -15,7 +15,7 @@ from numba.core import caching
 from numba.core.errors import TypingError
 
 from serving.wire import compiler, layout
-from serving.wire.hpack import decode_headers
+from tests.support.header_blocks import decode_headers
 
 ROOT = Path(__file__).parents[3]
 

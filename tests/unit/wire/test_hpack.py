@@ -24,7 +24,7 @@ REQUEST = [
 ]
 WELL_FORMED = layout.FLAG_METHOD | layout.FLAG_PATH | layout.FLAG_SCHEME | layout.FLAG_AUTHORITY
 WELL_FORMED |= layout.FLAG_PSEUDO | layout.FLAG_REGULAR
-FLAGS, METHOD, PATH, CONTENT_TYPE, ENCODING, ACCEPT, TIMEOUT, LENGTH, LIST_BYTES = range(9)
+FLAGS, METHOD, PATH, CONTENT_TYPE, ENCODING, TIMEOUT, LENGTH, LIST_BYTES = range(8)
 
 
 def literal(name: bytes, value: bytes) -> bytes:
@@ -150,13 +150,6 @@ def test_content_types(value, kind):
 )
 def test_grpc_timeouts_in_every_unit(value, timeout_ns):
     assert head(*REQUEST, (b"grpc-timeout", value))[TIMEOUT] == timeout_ns
-
-
-def test_accepted_encodings_are_a_set():
-    accepted = head(*REQUEST, (b"grpc-accept-encoding", b"identity, gzip ,deflate"))[ACCEPT]
-    assert accepted == 1 << layout.ENCODING_IDENTITY | 1 << layout.ENCODING_GZIP | 1 << layout.ENCODING_DEFLATE
-    assert head(*REQUEST, (b"grpc-accept-encoding", b"br"))[ACCEPT] == 1 << layout.ENCODING_UNKNOWN
-    assert head(*REQUEST, (b"grpc-accept-encoding", b" , "[1:2]))[ACCEPT] == 0
 
 
 @pytest.mark.parametrize(

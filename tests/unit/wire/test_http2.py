@@ -538,12 +538,6 @@ def test_no_message_is_owed_between_two_and_each_counts_anew():
     assert since(peer, 1) == 0
 
 
-def test_a_connection_knows_when_it_was_opened():
-    state = layout.State(layout.Limits(connections=1, blocks=0))
-    connection.open_connection(state.connections, state.shared, state.control, 0, 1234)
-    assert state.connections[0, layout.C_OPENED_NS] == 1234
-
-
 def test_output_that_is_full_is_emptied_and_decoding_goes_on():
     peer = Peer(events=3300, control_bytes=300)
     chunk = frame(frames.PING, 0, 0, b"12345678") * 50 + headers(1, OTHER) + data(1, message(b"") * 3200) * 2
