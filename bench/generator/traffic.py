@@ -17,6 +17,7 @@ from bench.generator.links import CONNECT_TIMEOUT_S, Link, connect, tls_context
 from bench.slices import Target
 from serving.wire.client import heads
 from serving.wire.client.layout import (
+    K_ERROR,
     K_OUT_BYTES,
     K_STUCK,
     STATUS_BREACH,
@@ -28,7 +29,7 @@ from serving.wire.client.layout import (
 )
 from serving.wire.client.receive import receive
 from serving.wire.client.send import cancel, open_connection
-from serving.wire.layout import C_ERROR, C_LAST_STREAM, C_STATE, CONNECTION_OPEN
+from serving.wire.layout import C_LAST_STREAM, C_STATE, CONNECTION_OPEN
 
 CANCEL_TIMEOUT_S = 1.0
 _GONE = select.EPOLLHUP | select.EPOLLERR
@@ -190,7 +191,7 @@ class Traffic:
             if status == STATUS_BREACH:
                 raise failures.breach(self._target, self._at_s(), detail)
             if status == STATUS_GOAWAY:
-                code = int(state.connections[link.slot, C_ERROR])
+                code = int(state.connections[link.slot, K_ERROR])
                 raise failures.goaway(self._target, self._at_s(), code, state.headers[:detail].tobytes())
             if out_bytes and not link.is_stuck:
                 self._flush(link, out_bytes)

@@ -5,8 +5,8 @@ import shutil
 import grpc
 import pytest
 
-from tests.support.stock_clients import CLIENTS, ROOT, run_session
 from tests.support.environments import Missing, node_modules
+from tests.support.stock_clients import CLIENTS, ROOT, run_session
 
 PACKAGES = "@grpc/grpc-js@^1.13.0", "@grpc/proto-loader@^0.8.0"
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.support.stock_clients import CLIENTS, ROOT, run_session
 from tests.support.environments import environment
+from tests.support.stock_clients import CLIENTS, ROOT, run_session
 
 
 @pytest.fixture

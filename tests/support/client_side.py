@@ -12,7 +12,7 @@ from serving.wire.client import heads, layout
 from serving.wire.client.receive import receive
 from serving.wire.client.send import cancel, expire, open_connection, send
 from serving.wire.client.tally import CODE_NAMES
-from serving.wire.layout import C_ERROR, C_STATE, C_STREAM_COUNT, CONNECTION_OPEN
+from serving.wire.layout import C_STATE, C_STREAM_COUNT, CONNECTION_OPEN
 from tests.support.peers import settings
 
 SLOT = 1
@@ -171,4 +171,4 @@ class ClientSide:
 
     @property
     def goaway_code(self) -> int:
-        return self.connection(C_ERROR)
+        return self.connection(K_ERROR)

@@ -9,6 +9,7 @@ from serving.wire.client.layout import (
     BREACH_ORDER,
     BREACH_SETTING,
     BREACH_WINDOW,
+    K_ERROR,
     K_OUT_BYTES,
     K_PARTIAL,
     K_PARTIAL_WINDOW,
@@ -33,7 +34,6 @@ from serving.wire.frames import (
     write_number,
 )
 from serving.wire.layout import (
-    C_ERROR,
     C_PEER_FRAME_MAX,
     C_PEER_WINDOW,
     C_RECEIVE_WINDOW,
@@ -137,12 +137,12 @@ def take_window_update(client: Client, slot: int, at: int, length: int, stream_i
 
 @part
 def take_goaway(client: Client, slot: int, at: int, length: int, stream_id: int) -> tuple[int, int]:
-    """Take GOAWAY: its code goes to C_ERROR, its text to `headers`; returns (a breach, bytes of text)."""
+    """Take GOAWAY: its code goes to K_ERROR, its text to `headers`; returns (a breach, bytes of text)."""
     if stream_id != 0:
         return BREACH_ORDER, 0
     if length < 8:
         return BREACH_FRAME_SIZE, 0
-    client.connections[slot, C_ERROR] = read_number(client.source, at + 4, 4)
+    client.connections[slot, K_ERROR] = read_number(client.source, at + 4, 4)
     text_bytes = min(length - 8, GOAWAY_TEXT_BYTES_MAX)
     copy(client.source, at + 8, client.headers, 0, text_bytes)
     return NONE, text_bytes

@@ -52,8 +52,9 @@ STREAM_ID_MAX = 2**31 - 1
     K_PARTIAL_AT,  # how much of that message is written
     K_PARTIAL_WINDOW,  # what that stream's window still takes
     K_RECEIVED,  # DATA since the connection's window was last given back
-) = range(C_BUCKETS, C_BUCKETS + 9)
-assert K_RECEIVED < C_TABLE_ENTRIES, "bug: a connection's own columns reach into its header table"
+    K_ERROR,  # the code of the GOAWAY that has come
+) = range(C_BUCKETS, C_BUCKETS + 10)
+assert K_ERROR < C_TABLE_ENTRIES, "bug: a connection's own columns reach into its header table"
 
 # A call's row. Stream `id` of connection `slot` has the row slot * calls_max + (id >> 1) % calls_max.
 (

@@ -46,7 +46,6 @@ from serving.wire.client.tally import DEADLINE_EXCEEDED, count_sent
 from serving.wire.compiler import inlined, int64, kernel, part
 from serving.wire.frames import DATA, END_STREAM, FRAME_HEADER_BYTES, write_frame_header, write_number
 from serving.wire.layout import (
-    C_GOAWAY_RECEIVED,
     C_LAST_STREAM,
     C_PEER_FRAME_MAX,
     C_PEER_WINDOW,
@@ -136,7 +135,6 @@ def is_able(connections: NDArray[np.int64], calls: NDArray[np.int64], outs: NDAr
         and row[C_STREAM_COUNT] < min(row[K_PEER_STREAMS_MAX], calls_max)
         and row[C_SEND_WINDOW] > 0
         and row[C_LAST_STREAM] < STREAM_ID_MAX
-        and row[C_GOAWAY_RECEIVED] == 0
         and room(connections, outs, slot) >= 2 * _PIECE_BYTES_MIN
     )
 
