@@ -171,4 +171,4 @@ class ClientSide:
 
     @property
     def goaway_code(self) -> int:
-        return self.connection(K_ERROR)
+        return self.connection(layout.K_ERROR)

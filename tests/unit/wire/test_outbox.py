@@ -242,7 +242,7 @@ def test_an_answer_that_becomes_an_error_is_told_and_counted_and_one_for_nobody_
 
 @pytest.mark.parametrize("is_paused", [False, True])
 def test_answers_that_the_windows_let_through_do_not_count_unless_the_socket_takes_nothing(is_paused):
-    session = Session(unsent_bytes=1000)
+    session = Session(unsent_bytes=1000, unsent_bytes_in_all=1000)
     ids = [session.call() for _ in range(3)]
     for outbox in session.outboxes:
         outbox.is_paused = is_paused
