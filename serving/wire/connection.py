@@ -1,8 +1,10 @@
 """What concerns a connection as a whole: its beginning and end, its budget of control frames, its settings.
 
 Control frames cost us work and bring none, so they are paid for: from an allowance, refilled slowly so that a quiet
-client may keep its connection alive for ever, and from a credit for every answer and every KiB of DATA, so that a busy
-honest client is never cut off. (RFC 9113, sections 3.4, 5.4, 6.5, 6.7, 6.8 and 10.5.)
+client may keep its connection alive for ever, and from a credit for every answer, every message of one that goes on,
+and every KiB of DATA received, so that a busy honest client is never cut off. Window updates are paid for by the DATA
+that the peer was sent: it may return that as late and in as small pieces as it came. (RFC 9113, sections 3.4, 5.4, 6.5,
+6.7, 6.8 and 10.5.)
 """
 
 import numpy as np
@@ -52,6 +54,7 @@ from serving.wire.layout import (
     C_SEND_WINDOW,
     C_STATE,
     C_TABLE_LIMIT,
+    C_UPDATES_DUE,
     CONNECTION_CLOSED,
     CONNECTION_FREE,
     CONNECTION_OPEN,
@@ -83,7 +86,7 @@ from serving.wire.layout import (
     WINDOW_BYTES_INITIAL,
     WINDOW_BYTES_MAX,
 )
-from serving.wire.streams import release
+from serving.wire.streams import earn, release
 
 PREFACE = np.frombuffer(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", np.uint8).copy()
 _NO_TEXT = np.zeros(0, np.uint8)
@@ -194,17 +197,20 @@ def refill(wire: Wire, slot: int, now_ns: int) -> None:
         row[C_BUDGET_NS] = now_ns
 
 
-@inlined
-def earn(connections: NDArray[np.int64], shared: NDArray[np.int64], slot: int, frames: int) -> None:
-    """Credit a connection for useful work, up to its allowance."""
-    connections[slot, C_BUDGET] = min(shared[H_BUDGET_MAX], connections[slot, C_BUDGET] + frames)
-
-
 @part
 def spend(wire: Wire, slot: int, flood: int) -> bool:
     """Pay for a control frame; false when the budget is used up and the connection is over, by a flood of them."""
     wire.connections[slot, C_BUDGET] -= 1
     return wire.connections[slot, C_BUDGET] >= 0 or cut_off(wire, slot, flood)
+
+
+@part
+def spend_on_update(wire: Wire, slot: int) -> bool:
+    """Pay for a window update: out of what the peer was sent, or else like any control frame."""
+    if wire.connections[slot, C_UPDATES_DUE] > 0:
+        wire.connections[slot, C_UPDATES_DUE] -= 1
+        return True
+    return spend(wire, slot, REFUSED_CONTROL_FLOOD)
 
 
 @part

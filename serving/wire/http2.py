@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from serving.wire.compiler import inlined, int64, kernel, part
 from serving.wire.connection import (
     break_off,
-    earn,
     refill,
     return_window,
     spend,
+    spend_on_update,
     take_goaway,
     take_ping,
     take_preface,
@@ -95,7 +95,7 @@ from serving.wire.layout import (
     WINDOW_BYTES_MAX,
 )
 from serving.wire.messages import feed
-from serving.wire.streams import find, free_retired_blocks, kill_stream, reset_stream
+from serving.wire.streams import earn, find, free_retired_blocks, kill_stream, reset_stream
 
 EVENTS_PER_FRAME_MAX = 8
 """Beside one for every message that a DATA frame completes."""
@@ -188,12 +188,12 @@ def take_window_update(wire: Wire, slot: int, at: int, length: int, stream_id: i
         wire.connections[slot, C_SEND_WINDOW] = window
         if wire.connections[slot, C_BLOCKED]:
             tell(wire, EVENT_WRITABLE, -1, 0)
-        return increment >= FREE_WINDOW_UPDATE_BYTES or spend(wire, slot, REFUSED_CONTROL_FLOOD)
+        return increment >= FREE_WINDOW_UPDATE_BYTES or spend_on_update(wire, slot)
     if is_idle(wire, slot, stream_id):
         return break_off(wire, slot, PROTOCOL_ERROR)
     stream = find(wire.connections, wire.streams, slot, stream_id)
     if stream < 0 or wire.streams[stream, S_STATE] & STREAM_RESET:
-        return spend(wire, slot, REFUSED_CONTROL_FLOOD)
+        return spend_on_update(wire, slot)
     window = wire.streams[stream, S_SEND_WINDOW] + increment
     if increment == 0 or window > WINDOW_BYTES_MAX:
         code = FLOW_CONTROL_ERROR if increment else PROTOCOL_ERROR
@@ -202,7 +202,7 @@ def take_window_update(wire: Wire, slot: int, at: int, length: int, stream_id: i
     wire.streams[stream, S_SEND_WINDOW] = window
     if wire.connections[slot, C_BLOCKED]:
         tell(wire, EVENT_WRITABLE, stream, 0)
-    return increment >= FREE_WINDOW_UPDATE_BYTES or spend(wire, slot, REFUSED_CONTROL_FLOOD)
+    return increment >= FREE_WINDOW_UPDATE_BYTES or spend_on_update(wire, slot)
 
 
 @part

@@ -47,7 +47,8 @@ NO_DEADLINE = 2**62
     C_QUEUE_FIRST,  # the streams with unsent DATA, in the order of their turns; -1 when there is none
     C_QUEUE_LAST,
     C_UNSENT,  # bytes of DATA that wait in the queue
-) = range(21)
+    C_UPDATES_DUE,  # window updates that the peer may still send for DATA that it was sent
+) = range(22)
 C_BUCKETS = 32
 C_TABLE_ENTRIES = C_BUCKETS + BUCKETS
 CONNECTION_COLUMNS = C_TABLE_ENTRIES + TABLE_ENTRIES_MAX

@@ -238,7 +238,8 @@ class Outbox:
         pieces = [piece.cast("B") for piece in pieces if piece.nbytes]
         if pieces:
             self._answers[stream].pieces += pieces
-            enqueue(self._state.connections, self._state.streams, stream, sum(map(len, pieces)))
+            state = self._state
+            enqueue(state.connections, state.streams, state.shared, stream, sum(map(len, pieces)))
 
     def finish(self, stream: int, generation: int, block: bytes) -> None:
         """End an answer that was begun, by its trailers, when all of its DATA is written."""

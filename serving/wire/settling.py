@@ -41,7 +41,7 @@ from serving.wire.layout import (
 from serving.wire.octets import copy
 from serving.wire.records import R_CONNECTION, R_STREAM, R_STREAM_GENERATION
 from serving.wire.response import A_AT, A_LENGTH
-from serving.wire.streams import give_back
+from serving.wire.streams import expect_updates, give_back
 
 _FIRST_START, _START, _TRAILERS = as_array(FIRST_START), as_array(START), as_array(trailers(OK))
 assert _FIRST_START.size == _START.size, "bug: the place of an answer depends on whether it is the first"
@@ -133,6 +133,7 @@ def settle_answers(
         is_first = connections[slot, C_ENCODER_STARTED] == 0
         connections[slot, C_ENCODER_STARTED] = 1
         connections[slot, C_SEND_WINDOW] -= length
+        expect_updates(connections, slot, length)
         end = write_frames(out, end, length, streams[stream, S_ID], is_first)
         give_back(connections, streams, shared, stream)
     return last, begin, end

@@ -17,6 +17,7 @@ from serving.wire.layout import (
     C_BUDGET,
     C_PEER_WINDOW,
     C_STREAM_COUNT,
+    C_UPDATES_DUE,
     EVENT_FAILED,
     EVENT_RESET,
     H_BLOCK_NEXT,
@@ -45,6 +46,12 @@ from serving.wire.layout import (
 
 CREDIT_PER_ANSWER = 8
 """Control frames that an answer pays for: window updates of its stream and connection, a ping, and as many again."""
+CREDIT_PER_MESSAGE = 2
+"""Control frames that DATA handed in pays for, while its stream goes on: a ping, and one more."""
+UPDATES_PER_FRAME = 2
+"""Window updates that a message, and a frame, pay for: of the stream and of the connection."""
+UPDATE_BYTES_SHIFT = 8
+"""A peer that takes a frame piece by piece may send one more for every 256 bytes of it."""
 
 
 @inlined
@@ -165,14 +172,25 @@ def fail_stream(wire: Wire, stream: int, reason: int) -> None:
     tell(wire, EVENT_FAILED, stream, reason)
 
 
+@inlined
+def earn(connections: NDArray[np.int64], shared: NDArray[np.int64], slot: int, frames: int) -> None:
+    """Credit a connection for useful work, up to its allowance."""
+    connections[slot, C_BUDGET] = min(shared[H_BUDGET_MAX], connections[slot, C_BUDGET] + frames)
+
+
+@inlined
+def expect_updates(connections: NDArray[np.int64], slot: int, count: int) -> None:
+    """Let a peer answer a message, or a frame of `count` bytes, by window updates, whenever it likes."""
+    connections[slot, C_UPDATES_DUE] += UPDATES_PER_FRAME + (count >> UPDATE_BYTES_SHIFT)
+
+
 @part
 def give_back(
     connections: NDArray[np.int64], streams: NDArray[np.int64], shared: NDArray[np.int64], stream: int
 ) -> None:
     """Release the row of a stream that is settled; one that was not reset got an answer, which earns control frames."""
     if not streams[stream, S_STATE] & STREAM_RESET:
-        slot = streams[stream, S_CONNECTION]
-        connections[slot, C_BUDGET] = min(shared[H_BUDGET_MAX], connections[slot, C_BUDGET] + CREDIT_PER_ANSWER)
+        earn(connections, shared, streams[stream, S_CONNECTION], CREDIT_PER_ANSWER)
     release(connections, streams, shared, stream)
 
 

@@ -39,7 +39,7 @@ from serving.wire.layout import (
     STREAM_QUEUED,
     STREAM_RESET,
 )
-from serving.wire.streams import give_back
+from serving.wire.streams import CREDIT_PER_MESSAGE, earn, expect_updates, give_back
 
 TURN_BYTES_MAX = 65_536
 """What a stream gets at most before the next one's turn, however large the frames are that its peer would take."""
@@ -66,9 +66,14 @@ def remove_first(connections: NDArray[np.int64], streams: NDArray[np.int64], slo
         connections[slot, C_QUEUE_LAST] = -1
 
 
-@kernel("i8(i8[:, ::1], i8[:, ::1], i8, i8)")
-def enqueue(connections: NDArray[np.int64], streams: NDArray[np.int64], stream: int, count: int) -> int:
-    """Count `count` bytes of DATA to what a stream has unsent; returns what its connection has."""
+@kernel("i8(i8[:, ::1], i8[:, ::1], i8[::1], i8, i8)")
+def enqueue(
+    connections: NDArray[np.int64], streams: NDArray[np.int64], shared: NDArray[np.int64], stream: int, count: int
+) -> int:
+    """Count `count` bytes of DATA to what a stream has unsent; returns what its connection has.
+
+    Each call counts as a message, which is work done and earns control frames.
+    """
     assert 0 <= stream < streams.shape[0], "bug: no such stream"
     assert count > 0, "bug: DATA without a byte"
     row = streams[stream]
@@ -81,6 +86,8 @@ def enqueue(connections: NDArray[np.int64], streams: NDArray[np.int64], stream: 
         append(connections, streams, slot, stream)
     row[S_UNSENT] += count
     connections[slot, C_UNSENT] += count
+    earn(connections, shared, slot, CREDIT_PER_MESSAGE)
+    expect_updates(connections, slot, 0)
     return int64(connections[slot, C_UNSENT])
 
 
@@ -123,6 +130,7 @@ def take_turn(
     connection[C_UNSENT] -= count
     row[S_UNSENT] -= count
     piece[P_COUNT] = count
+    expect_updates(connections, slot, count)
     if row[S_UNSENT]:
         remove_first(connections, streams, slot)
         append(connections, streams, slot, stream)

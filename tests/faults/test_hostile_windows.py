@@ -155,3 +155,26 @@ def test_a_peer_with_a_small_window_that_it_opens_in_time_gets_its_whole_answer(
                 peer.send(window_update(1, 2048))
         assert received > ANSWER_BYTES
     assert siege.refused() == {}
+
+
+def test_a_peer_gets_its_whole_answer_however_small_its_window_is(siege):
+    with siege.connect(opening=settings((frames.SETTINGS_INITIAL_WINDOW_SIZE, 64))) as peer:
+        peer.send(infer(1, LARGE))
+        received = 0
+        for seen in peer.frames_of(frames.DATA, frames.HEADERS):
+            received += len(seen.payload) if seen.kind == frames.DATA else 0
+            if seen.flags & frames.END_STREAM:
+                break
+            if seen.kind == frames.DATA:
+                peer.send(window_update(1, len(seen.payload)) + window_update(0, len(seen.payload)))
+        assert received > ANSWER_BYTES
+    assert siege.refused() == {}
+
+
+def test_what_an_answer_has_brought_does_not_pay_for_a_flood_of_other_frames(siege):
+    with siege.connect() as offender:
+        offender.send(infer(1, LARGE))
+        offender.answer(1)
+        offender.send(frame(frames.PRIORITY, 0, 1, bytes(5)) * 1100)
+        assert offender.goaway()[0] == frames.ENHANCE_YOUR_CALM
+    assert siege.refused() == {"control_flood": 1}

@@ -1,6 +1,7 @@
 """Stock grpcio, synchronous, on each transport: many at once, compression, large messages, metadata, interruptions."""
 
 import contextlib
+import queue
 
 import grpc
 import numpy as np
@@ -15,6 +16,8 @@ from tests.support.servers import server_thread
 PING, GOAWAY = 6, 7
 MESSAGE_BYTES_MAX = 64 << 20
 HEADER_LIST_BYTES_MAX = 16 << 10
+MESSAGES = 2000
+"""On one stream: more than a connection's allowance of control frames, of which a client sends two for each answer."""
 UNLIMITED = {"grpc.max_receive_message_length": -1, "grpc.max_send_message_length": -1}
 
 
@@ -147,6 +150,30 @@ def test_streams_and_unary_calls_share_a_connection(stub):
     seen = [float(answer_of(response.infer_response)[0, 0]) for response in stream]
     assert sorted(seen) == [2.0 * value + 1 for value in range(200)]
     assert [float(answer_of(call.result())[0, 0]) for call in calls] == [2.0 * value + 1 for value in range(200)]
+
+
+def test_a_stream_may_go_to_and_fro_for_as_long_as_its_client_likes(stock_server):
+    with connected(stock_server.address) as stub:
+        asked = queue.SimpleQueue()
+        answers = stub.ModelStreamInfer(iter(asked.get, None), timeout=CALL_TIMEOUT_S)
+        for value in range(MESSAGES):
+            asked.put(affine(value))
+            assert answer_of(next(answers).infer_response).tolist() == [[2.0 * value + 1] * 4]
+        asked.put(None)
+        assert list(answers) == []
+
+
+def test_answers_that_are_read_late_and_one_by_one_may_be_followed_by_more_questions(stock_server):
+    with connected(stock_server.address) as stub:
+        asked = queue.SimpleQueue()
+        answers = stub.ModelStreamInfer(iter(asked.get, None), timeout=CALL_TIMEOUT_S)
+        for value in range(MESSAGES):
+            asked.put(affine(value))
+        seen = []
+        for value in range(2 * MESSAGES):
+            seen.append(float(answer_of(next(answers).infer_response)[0, 0]))
+            asked.put(affine(value + MESSAGES) if value < MESSAGES else None)
+        assert sorted(seen) == [2.0 * value + 1 for value in range(2 * MESSAGES)]
 
 
 def test_a_client_that_waits_for_the_server_is_answered_when_it_starts_and_after_it_comes_back(repository, transport):

@@ -108,6 +108,22 @@ def test_an_answer_earns_control_frames():
     assert session.column(layout.C_BUDGET) > 3
 
 
+@pytest.mark.parametrize("messages", [0, 1, 500])
+def test_messages_pay_for_the_window_updates_that_return_them_and_for_little_more(messages):
+    session = Session(control_frames=50)
+    stream_id = session.call(OTHER, end=False)
+    session.do("open", stream_id)
+    for _ in range(messages):
+        session.do("send", stream_id, prefixed(b"message"))
+        session.flush()
+    update, count = frame(frames.WINDOW_UPDATE, 0, stream_id, struct.pack(">I", 1)), 0
+    while not session.peer.is_closed:
+        session.peer.send(update)
+        count += 1
+    assert 2 * messages + 40 <= count <= 4 * messages + 51
+    assert session.peer.refusals() == {"control_flood": 1}
+
+
 def test_answers_without_gaps_are_our_mistake():
     session = Session()
     side = session.peer.sides[0]
