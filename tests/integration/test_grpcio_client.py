@@ -123,6 +123,21 @@ def test_large_metadata_is_taken_below_the_bound_and_refused_above_it(stub, tag)
     assert answer_of(response).tolist() == [[13.0] * 4]
 
 
+def test_metadata_may_be_as_long_as_the_option_says(repository, transport):
+    graphs.write_model(repository, "affine", graphs.affine())
+    bound = 256 << 10
+    with (
+        server_thread(repository, header_list_bytes_max=bound, **transport) as server,
+        connected(server.address, **{"grpc.max_metadata_size": 4 * bound}) as stub,
+    ):
+        for metadata in ([("x-long", "v" * 200_000)], [(f"x-{k}", "w" * 2000) for k in range(100)]):
+            response = stub.ModelInfer(affine(5), metadata=metadata, timeout=CALL_TIMEOUT_S)
+            assert answer_of(response).tolist() == [[11.0] * 4]
+        error = fails(stub.ModelInfer, affine(5), metadata=[("x-long", "v" * (bound + 10_000))])
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert answer_of(stub.ModelInfer(affine(6), timeout=CALL_TIMEOUT_S)).tolist() == [[13.0] * 4]
+
+
 def test_an_expired_and_a_cancelled_call_leave_nothing_behind(stock_server, stub):
     with pytest.raises(grpc.RpcError) as caught:
         stub.ModelInfer(raw_request("slow", x=("FP32", np.ones((256, 512), np.float32))), timeout=0.05)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 BUFFER_BYTES = 256 << 10
-"""What one read brings at most, with what was left from the last one."""
+"""What one read brings at most, with what was left from the last one; more where a header block may be so long."""
 _RETRY_AFTER_MS = 1_000
 
 
@@ -56,7 +56,7 @@ class Core:
         self.later = loop.loop.call_later
         self.wake = loop.turn.wake_for_later_phase
         self.wake_again = loop.turn.wake  # also out of a phase that comes before the caller's, or out of the last one
-        self.buffer: NDArray[np.uint8] = np.zeros(BUFFER_BYTES, np.uint8)
+        self.buffer: NDArray[np.uint8] = np.zeros(max(BUFFER_BYTES, 2 * limits.header_block_bytes), np.uint8)
         self.view = self.buffer.data
         self.since = np.full((3, limits.connections), Since.NEVER, np.int64)
         self.refusals: Counter[str] = Counter(dict.fromkeys(TRANSPORT_REFUSALS, 0))

@@ -31,7 +31,7 @@ from serving.transport.native.ordinary import OrdinaryWork
 from serving.transport.native.turn import LoopParts, Phase
 from serving.transport.native.watch import Watch
 from serving.transport.tls import Certificates, ReloadingContext
-from serving.wire.layout import H_COUNTS, REFUSALS, S_STATE, Limits
+from serving.wire.layout import FRAME_BYTES_MAX, H_COUNTS, REFUSALS, S_STATE, Limits
 
 _log = logging.getLogger(__name__)
 
@@ -157,12 +157,20 @@ class NativeTransport:
 
 
 def limits(config: ServerConfig, calls_max: int) -> Limits:
-    """Return the bounds of the wire."""
+    """Return the bounds of the wire.
+
+    What is a little too long for one call is answered, so more than that is read before the connection is cut off.
+    """
+    usual, list_bytes = Limits(), config.header_list_bytes_max
+    block_bytes = max(usual.header_block_bytes, 2 * list_bytes)
     return Limits(
         connections=config.connections_max,
         streams=calls_max,
         streams_per_connection=config.streams_per_connection_max,
-        header_list_bytes=config.header_list_bytes_max,
+        header_list_bytes=list_bytes,
+        header_list_bytes_hard=max(usual.header_list_bytes_hard, 4 * list_bytes),
+        header_block_bytes=block_bytes,
+        continuations=max(usual.continuations, block_bytes // FRAME_BYTES_MAX + 1),
         message_bytes=config.max_message_mib << 20,
         unsent_bytes=config.unsent_bytes_max,
         unsent_bytes_in_all=config.assembly_bytes_max,
