@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +21,8 @@ from tests.support.servers import PROGRAM, START_TIMEOUT_S, server_process, serv
 from tests.support.sessions import DEADLINE_S
 
 ROWS = np.ones((2, 4), np.float32)
+LARGE_BYTES = 20 << 20
+"""Much more than the sockets between client and server hold."""
 
 
 def wait_until_in_flight(server):
@@ -59,6 +62,26 @@ def test_a_request_that_waits_for_batchmates_waits_no_longer(repository, transpo
         np.testing.assert_array_equal(client.read(future.result(DEADLINE_S)), 2 * ROWS + 1)
         assert server.process.wait(START_TIMEOUT_S) == 0
         assert not any("requests still run" in line for line in server.log)
+
+
+def test_a_client_that_reads_a_large_answer_slowly_gets_all_of_it(repository):
+    graphs.write_model(repository, "echo", graphs.open_inner())
+    large = raw_request("echo", x=("FP32", np.zeros((1, LARGE_BYTES // 4), np.float32))).SerializeToString()
+    with (
+        server_process(repository, "--drain-timeout-s", "60", "--transport", "native") as server,
+        RawClient(server.address, receive_bytes=16_384) as client,
+    ):
+        client.send(infer(1, large))
+        client.read_until(lambda seen: seen.kind == frames.DATA)
+        server.process.send_signal(signal.SIGTERM)
+        ping = client.read_until(lambda seen: seen.kind == frames.PING)
+        client.send(frame(frames.PING, frames.ACK, 0, ping.payload))
+        for seen in client.frames_of(frames.DATA, frames.HEADERS):
+            if seen.flags & frames.END_STREAM:
+                break
+            time.sleep(0.001)
+        assert client.answer(1).status == 0
+        assert server.process.wait(START_TIMEOUT_S) == 0
 
 
 def test_a_health_watch_hears_of_the_end_and_does_not_delay_it(repository, transport):

@@ -40,12 +40,19 @@ class Ended(NamedTuple):
 
 
 class RawClient:
-    """One connection. Greets the server unless told otherwise; `opening` is what follows the preface."""
+    """One connection. Greets the server unless told otherwise; `opening` is what follows the preface.
 
-    def __init__(self, address: str, *, greet: bool = True, opening: bytes = WIDE_OPEN) -> None:
+    `receive_bytes` is about what the system takes in before the test reads it.
+    """
+
+    def __init__(
+        self, address: str, *, greet: bool = True, opening: bytes = WIDE_OPEN, receive_bytes: int | None = None
+    ) -> None:
         host, _, port = address.rpartition(":")
         self.socket = socket.create_connection((host, int(port)), SILENCE_TIMEOUT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if receive_bytes is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.seen: list[Frame] = []
         self._unread = b""
         self._decoder = hpack.Decoder()

@@ -54,6 +54,7 @@ class Connection(asyncio.BufferedProtocol):
         self.slot = -1
         self.is_closed = True
         self._is_drained = False
+        self._is_leaving = False
         self._is_stalling = False
         self._moved_bytes = 0
         self._written_bytes = 0  # handed to the event loop, in all
@@ -184,7 +185,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._is_reading_paused and not self.outbox.is_paused:
             self._is_reading_paused = False
             self._transport.resume_reading()
-        if self._is_drained and not self._streams and not self.outbox.is_waiting:
+        if self._is_drained and (self._is_leaving or not self._streams) and not self._has_output:
             self.close()
 
     def _note_progress(self) -> None:
@@ -236,7 +237,14 @@ class Connection(asyncio.BufferedProtocol):
         """Name the last stream that is answered, and close when that is done."""
         if not self._is_drained and not self.is_closed:
             self._is_drained = True
+            self._transport.set_write_buffer_limits(high=0)  # so that we hear when all is written
             self.outbox.end_drain()
+            self.core.mark(self)
+
+    def leave(self) -> None:
+        """Wait for no more answers, and close when those that are there are written."""
+        if not self.is_closed:
+            self._is_leaving = True
             self.core.mark(self)
 
     def pause_reading(self) -> None:
@@ -271,6 +279,11 @@ class Connection(asyncio.BufferedProtocol):
         elif self._tail:
             self.core.since[Since.PARTIAL, self.slot] = Since.NEVER
             self._tail = b""
+
+    @property
+    def _has_output(self) -> bool:
+        """Whether something is not with the system yet, and so would be lost if the process ended."""
+        return self.outbox.is_waiting or self.outbox.is_ready or self._transport.get_write_buffer_size() > 0
 
     @property
     def _streams(self) -> int:

@@ -56,6 +56,7 @@ class NativeTransport:
         self._listener: asyncio.Server | None = None
         self._is_draining = False
         self._has_ended_drain = False
+        self._drain_ends_ns = 0
         self._turn = loop.turn
         core = self._core = Core(limits(config, calls_max), loop, held_bytes_max=config.assembly_bytes_max)
         messages = Messages(core, worker, loop.post, message_bytes_max=config.max_message_mib << 20)
@@ -100,6 +101,7 @@ class NativeTransport:
     def begin_drain(self) -> None:
         """Tell every peer that the server goes; one that comes back until it has is told so by the answer."""
         self._is_draining = True
+        self._drain_ends_ns = self._core.now_ns() + int(self._config.drain_timeout_s * 1e9)
         for connection in list(self._core.connections.values()):
             connection.begin_drain()
             self._core.mark(connection)
@@ -109,6 +111,7 @@ class NativeTransport:
         """Let calls in flight end for `grace_s`, then cut the rest off.
 
         Before that, peers have _DRAIN_PING_S to see that the server goes: calls that were on their way are answered.
+        A peer that is still taking answers may go on until `drain_timeout_s` after the drain began.
         """
         if self._listener is not None:
             self._listener.close()
@@ -118,6 +121,9 @@ class NativeTransport:
             await self._wait_until_empty(_DRAIN_PING_S)
         self._end_drain()
         await self._wait_until_empty(grace_s)
+        for connection in list(self._core.connections.values()):
+            connection.leave()
+        await self._wait_until_empty((self._drain_ends_ns - self._core.now_ns()) / 1e9)
         for connection in list(self._core.connections.values()):
             connection.abort()
         if self._looking is not None:
