@@ -70,7 +70,11 @@ class Connection(asyncio.BufferedProtocol):
     # ---- what the event loop calls ---------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin with our settings, if there is room for one more."""
+        """Have our settings ready, if there is room for one more.
+
+        They are written with what answers the peer's own, which are its first words: a client of HTTP/1 could not read
+        behind them what it is told.
+        """
         self._transport = transport = cast("asyncio.Transport", transport)
         core = self.core
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
@@ -93,7 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         core.since[Since.OPENED, slot] = core.now_ns()
         opening = open_connection(state.connections, state.shared, state.control, slot, core.now_ns())
-        self._write(state.control[:opening].tobytes())
+        self.outbox.write(state.control[:opening].tobytes())  # goes out when the peer has begun to speak HTTP/2
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the buffer is always the same
         """Return the shared buffer, behind what is left from the last read."""
@@ -254,11 +258,11 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     def close(self, begun: bytes = b"") -> None:
-        """Write what is ready and close; a peer that has `begun` to speak another protocol is told so."""
+        """Write what is ready and close; a peer that has `begun` to speak another protocol is only told so."""
         if self.is_closed:
             return
         chunk, _ = self.outbox.flush(0)
-        self._transport.write(chunk + (not_http2(begun) if begun else b""))
+        self._transport.write(not_http2(begun) if begun else chunk)
         self._transport.close()
         if self._transport.get_write_buffer_size():  # for a peer that takes it, not for ever
             self.core.later(CLOSE_TIMEOUT_S, self._transport.abort)
