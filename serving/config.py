@@ -69,7 +69,7 @@ class ServerConfig:
         choices=("native", "grpcio"),
     )  # fmt: skip
     inline_us_max: int = option(
-        200, "How long a turn of the event loop may run cheap batches; 0 leaves all to instance threads. Native.",
+        1000, "How long a turn of the event loop may run cheap batches; 0 leaves all to instance threads. Native.",
         transport="native", minimum=0, maximum=1_000_000,
     )  # fmt: skip
     connections_max: int = option(
