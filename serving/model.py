@@ -90,7 +90,10 @@ class Servable:
                 inline.add(self)
 
     def run_inline(self, budget_ns: int) -> Left:
-        """Run one batch on the I/O thread, see `CheapWork`; what turns out to be dear is left to instance threads."""
+        """Run one batch on the I/O thread, see `CheapWork`.
+
+        What turns out to be dear is left to instance threads, and so is a request of more rows than fit a whole turn.
+        """
         assert self._inline is not None, "bug: a servable without a place on the I/O thread was run there"
         waiting_rows = min(self.batcher.queued_rows, self.batch_rows_max)
         rows = self._pace.rows_within(waiting_rows, budget_ns)
@@ -100,7 +103,10 @@ class Servable:
             if batch.entries:
                 self._compute(batch, self._inline_staging)
             self._settle(batch)
-            if self._pace.is_cheap:
+            is_too_large = not batch.entries and not self.batcher.is_empty
+            if is_too_large and budget_ns < self._inline.budget_ns:
+                return Left.MORE_THAN_FITS
+            if not is_too_large and self._pace.is_cheap:
                 return Left.NOTHING if self.batcher.is_empty else Left.MORE
         self.batcher.set_inline(False)
         return Left.NOTHING

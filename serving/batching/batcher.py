@@ -152,12 +152,15 @@ class Batcher:
                 self._ready.wait((due_ns - now_ns) / 1e9)
 
     def take_now(self, rows_max: int) -> Batch | None:
-        """Return a batch of at most `rows_max` rows, or of one request, of what waits; None when nothing does."""
+        """Return a batch of at most `rows_max` rows of what waits; None when nothing does.
+
+        It is without entries when the first request has more rows.
+        """
         with self._ready:
             if not self._waiting:
                 return None
             lane = self._lanes[next(iter(self._waiting)).lane]
-            return self._form(lane, self._clock.now_ns(), min(rows_max, self._window.batch_rows_max))
+            return self._form(lane, self._clock.now_ns(), min(rows_max, self._window.batch_rows_max), must_fit=True)
 
     def observe(self, batch: Batch) -> None:
         """Learn from a finished batch how long a row takes; used to say when trying again makes sense."""
@@ -215,8 +218,8 @@ class Batcher:
             return due_ns
         return min(due_ns, head.deadline_ns - round(_MARGIN * lane.rows * self._ns_per_row) - _MARGIN_NS)
 
-    def _form(self, lane: _LaneQueue, now_ns: int, rows_max: int) -> Batch:
-        """Take the requests of a lane that fit into one batch, in order of arrival."""
+    def _form(self, lane: _LaneQueue, now_ns: int, rows_max: int, *, must_fit: bool = False) -> Batch:
+        """Take the requests of a lane that fit into one batch, in order of arrival: the first in any case, or none."""
         batch = Batch([], 0, now_ns)
         while lane.entries:
             entry = next(iter(lane.entries))
@@ -226,7 +229,7 @@ class Batcher:
             if batch.entries and not self._grouping:
                 break
             part = entry.take(max(0, rows_max - batch.rows), _NO_LIMIT if self._grouping else 1)
-            if part is None and batch.entries:
+            if part is None and (batch.entries or must_fit):
                 break
             part = part or entry.take(_NO_LIMIT, 1)
             assert part is not None, "bug: an entry without requests waits"

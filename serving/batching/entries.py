@@ -157,9 +157,9 @@ class QueuedRequest:
         """See `Entry`."""
         return (self,)
 
-    def finished(self, outputs: list[Array], now_ns: int) -> Sequence[tuple[Self, Result]]:  # noqa: ARG002 - see there
-        """See `Entry`; whoever has queued it settles it when it expires."""
-        return ((self, outputs),)
+    def finished(self, outputs: list[Array], now_ns: int) -> Sequence[tuple[Self, Result]]:
+        """See `Entry`; whoever has queued it settles it when it expires, but not while it runs on that thread."""
+        return ((self, DeadlineExceeded(EXPIRED) if self.is_stale(now_ns) else outputs),)
 
     def settle(self, result: Result) -> None:
         """See `Entry`."""

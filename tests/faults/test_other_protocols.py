@@ -5,6 +5,7 @@ import http.client
 
 import pytest
 
+from serving.wire import frames
 from tests.support.siege import besieged
 
 HTTP1 = [
@@ -16,7 +17,7 @@ HTTP1 = [
     b"PRI * HTTP/1.1\r\n\r\n",
 ]
 TLS_HELLO = bytes.fromhex("16030100b8010000b40303") + bytes(173)
-NOISE = [TLS_HELLO, bytes(64), b"\xff" * 64, b"\r\n\r\n", b"SSH-2.0-OpenSSH_9.9\r\n"[::-1], b"\x00\x00\x00\x04\x00"]
+NOISE = [bytes(64), b"\xff" * 64, b"\r\n\r\n", b"SSH-2.0-OpenSSH_9.9\r\n"[::-1], b"\x00\x00\x00\x04\x00"]
 
 
 @pytest.fixture
@@ -52,4 +53,13 @@ def test_noise_is_shown_out_without_a_word(siege, begun):
         lost.read_to_the_end()
         assert lost.seen == []
         assert lost._unread == b""
+    assert siege.refused() == {"not_http2": 1}
+
+
+def test_a_client_of_tls_hears_something_that_is_no_tls(siege):
+    """Its library then says so, where silence would look like a refused certificate."""
+    with siege.connect(greet=False) as lost:
+        lost.send(TLS_HELLO)
+        lost.read_to_the_end()
+        assert lost.seen[0].kind == frames.SETTINGS
     assert siege.refused() == {"not_http2": 1}

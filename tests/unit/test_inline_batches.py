@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from serving.batching.inline import InlineRuns
-from serving.errors import Overloaded
+from serving.errors import DeadlineExceeded, Overloaded
 from serving.model import Servable
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 from tests.support.clocks import FakeClock
@@ -77,6 +77,41 @@ def test_what_waits_is_run_also_when_the_request_that_turned_it_inline_is_refuse
     run_all(inline)
     one.close()
     assert len(answers) == 1
+
+
+def test_a_request_of_more_rows_than_fit_a_turn_is_left_to_an_instance_thread():
+    """One row of it takes half a turn."""
+    clock, posts = FakeClock(), Posts()
+
+    def slow(x):
+        clock.advance(100_000 * max(1, len(x)))
+        return [x]
+
+    session = FakeSession(slow)
+    inline = InlineRuns(clock, budget_us=200, wake=lambda: None)
+    one = Servable("m", 1, session, model_config(), clock=clock, post=posts, inline=inline)
+    answers = []
+    one.submit(queued(1, settle=answers))
+    run_all(inline)
+    assert len(answers) == 1
+    one.submit(queued(64, settle=answers))
+    assert not inline.run()
+    posts.run()
+    one.close()
+    assert len(answers) == 2
+
+
+def test_a_request_that_expires_while_it_runs_on_the_io_thread_is_told_so():
+    session = FakeSession()
+    one, inline = inline_servable(session)
+    answers = []
+    one._clock.advance(1_000)
+    session._function = lambda x: one._clock.advance(5_000) or [x]
+    one.submit(queued(1, settle=answers, deadline_ns=one._clock.now_ns() + 2_000))
+    run_all(inline)
+    one.close()
+    assert [type(answer) for answer in answers] == [DeadlineExceeded]
+    assert one.statistics.stages["request"].count == 0
 
 
 def test_a_graph_that_others_compute_never_runs_on_the_io_thread():

@@ -37,6 +37,8 @@ WRITE_BYTES_PER_TURN = 1 << 20
 WRITE_BUFFER_BYTES = 256 << 10
 """What the event loop may hold of a connection's output before nothing more is made ready."""
 
+_TLS_HANDSHAKE = 22
+"""The first byte of what a client of TLS says."""
 KEEPALIVE_IDLE_S, KEEPALIVE_PROBE_S, KEEPALIVE_PROBES = 60, 10, 3
 """A peer that has been silent for so long is probed, so many times, and given up when its machine answers none."""
 CLOSE_TIMEOUT_S = 5.0
@@ -262,7 +264,8 @@ class Connection(asyncio.BufferedProtocol):
         if self.is_closed:
             return
         chunk, _ = self.outbox.flush(0)
-        self._transport.write(not_http2(begun) if begun else chunk)
+        # A client of TLS understands our HTTP/2 as little as silence, but says so: it is no TLS.
+        self._transport.write(chunk if not begun or begun[0] == _TLS_HANDSHAKE else not_http2(begun))
         self._transport.close()
         if self._transport.get_write_buffer_size():  # for a peer that takes it, not for ever
             self.core.later(CLOSE_TIMEOUT_S, self._transport.abort)
