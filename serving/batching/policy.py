@@ -1,15 +1,41 @@
-"""When an idle instance should take the waiting rows. Pure.
+"""When an idle instance should take waiting rows, how many, and who is turned away. Pure: snapshot in, decision out.
 
-Natural batching: while every instance is busy the batch grows by itself, so an idle instance takes what is there at
-once. Only a window (`queue_delay_us_max`) makes it wait, and never longer than that after the first row arrived.
+Natural batching comes first: while every instance is busy the batch grows by itself. An idle instance then takes the
+number of rows that are answered in time at the best rate. It waits for more only if rows that come while it runs could
+not be answered in time otherwise, and then no longer than the first row's slack and S(1) allow.
+
+A row is *due* at its deadline or at its model's target, whichever comes first. Past a deadline nobody waits for the
+answer any more, so who cannot make it is dropped at once. A target only orders, chooses and turns newcomers away: an
+admitted row is answered, late if need be.
+
+Everything is in ns, as floats; a moment that never comes is infinite. As in `service_time`, the functions work on
+plain numbers, so that the simulator in bench/ can compile these very functions: what it proves is what is served.
 """
 
+import enum
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from serving.batching.service_time import Curve, best_rows_per_ns, least_rows, mean_ns
+
+NEVER = math.inf
+
+RETRY_NS = 10e6
+"""When to try again while nothing is known about how long batches take."""
+
+_GOOD_ENOUGH = 0.97
+"""A smaller batch is as good as a larger one from this part of its throughput on."""
+_WORTH_A_LOSS = 1.1
+"""A batch that leaves rows behind that then come too late must be so much better than one that does not."""
+_BUSY = 0.5
+"""Below this utilisation nothing waits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The bounds of one batch."""
+    """The bounds of one batch in mode `window`."""
 
     batch_rows_max: int
     queue_delay_ns_max: int
@@ -23,3 +49,216 @@ def take_at_ns(window: Window, *, rows: int, head_arrival_ns: int) -> int:
     if rows >= window.batch_rows_max:
         return head_arrival_ns
     return head_arrival_ns + window.queue_delay_ns_max
+
+
+class Reason(enum.IntEnum):
+    """Why a batch is taken, or why none is."""
+
+    FULL = 0
+    DEADLINE = 1
+    EFFICIENCY = 2
+    IDLE = 3
+    DRAIN = 4
+    GROWING = 5
+    WAITING = 6
+    EMPTY = 7
+
+
+class Bounds(NamedTuple):
+    """What is configured. `overhead_ns` is spent outside the model, from the close of a batch to its answers."""
+
+    batch_rows_max: int
+    queue_rows_max: int
+    instances: int
+    overhead_ns: float
+
+
+class Snapshot(NamedTuple):
+    """What a decision depends on.
+
+    `rows` wait. `due_ns[k]` is when row number `sizes[k]` of the queue's order is due (sizes of the curve; what lies
+    beyond `rows` is ignored), `last_due_ns` when the last one is. `hard` says that these are deadlines. `idle`
+    instances are free; the next other one is expected to be at `free_ns`. `since_ns` is from when the first row could
+    have run: it waited and an instance was idle. Rows come at `rows_per_ns`, and usually have `slack_ns`. `used` is the
+    utilisation. `draining` lets nothing wait.
+    """
+
+    now_ns: float
+    rows: int
+    due_ns: Sequence[float]
+    last_due_ns: float
+    hard: bool
+    idle: int
+    free_ns: float
+    since_ns: float
+    rows_per_ns: float
+    slack_ns: float
+    used: float
+    draining: bool
+
+
+class Decision(NamedTuple):
+    """First drop what has its deadline before `drop_before_ns`, then take `rows` from the front; 0 rows: none now.
+
+    Ask again at the next arrival or completion, and at `at_ns` at the latest.
+    """
+
+    rows: int
+    at_ns: float
+    drop_before_ns: float
+    reason: Reason
+
+
+class Choice(NamedTuple):
+    """A batch of `rows` rows, of which `useful` are answered in time, after dropping up to `drop_before_ns`."""
+
+    rows: int
+    useful: float
+    drop_before_ns: float
+    rows_per_ns: float
+    lost: float
+
+
+def hopeless_before_ns(bounds: Bounds, curve: Curve, free_ns: float) -> float:
+    """Return the moment before which no deadline can be made any more, even alone, from `free_ns` on."""
+    return free_ns + curve.fitted_ns[0] + bounds.overhead_ns
+
+
+class Newcomer(NamedTuple):
+    """`rows` rows that come while `queued_rows` wait and an instance is free from `free_ns` on."""
+
+    rows: int
+    due_ns: float
+    queued_rows: int
+    free_ns: float
+
+
+def retry_after_ns(bounds: Bounds, curve: Curve, newcomer: Newcomer) -> float:
+    """Return 0 to admit a newcomer, or after how long it may try again.
+
+    It is refused when the backlog at the best throughput leaves it no time, or when the queue is full.
+    """
+    best = best_rows_per_ns(curve) * bounds.instances
+    excess_rows = newcomer.queued_rows + newcomer.rows - bounds.queue_rows_max
+    if excess_rows > 0:
+        return excess_rows / best if best > 0.0 else RETRY_NS
+    if best <= 0.0:
+        return 0.0
+    done_ns = newcomer.free_ns + newcomer.queued_rows / best + mean_ns(curve, newcomer.rows) + bounds.overhead_ns
+    return max(0.0, done_ns - newcomer.due_ns)
+
+
+def decide(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Decision:
+    """Say what an idle instance should do now."""
+    if snapshot.rows <= 0:
+        return Decision(0, NEVER, 0.0, Reason.EMPTY)
+    if snapshot.idle <= 0:
+        return Decision(0, NEVER, 0.0, Reason.GROWING)
+    choice = choose(bounds, curve, snapshot)
+    reason = Reason.IDLE
+    if snapshot.draining:
+        reason = Reason.DRAIN
+    elif choice.rows >= bounds.batch_rows_max:
+        reason = Reason.FULL
+    elif choice.rows < snapshot.rows:
+        reason = Reason.DEADLINE if _is_tight(bounds, curve, snapshot) else Reason.EFFICIENCY
+    else:
+        until_ns = wait_until_ns(bounds, curve, snapshot, choice.rows)
+        if until_ns > snapshot.now_ns:
+            return Decision(0, until_ns, 0.0, Reason.WAITING)
+    return Decision(choice.rows, snapshot.now_ns, choice.drop_before_ns, reason)
+
+
+def _is_tight(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> bool:
+    """Say whether the first row would be late in as large a batch as there could be."""
+    rows = min(snapshot.rows, bounds.batch_rows_max)
+    return snapshot.now_ns + mean_ns(curve, rows) + bounds.overhead_ns > snapshot.due_ns[0]
+
+
+def choose(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Choice:
+    """Return the batch with the best rate of rows answered in time, the smallest one of those that are as good."""
+    rows_max = min(snapshot.rows, bounds.batch_rows_max)
+    best = Choice(0, 0.0, 0.0, 0.0, 0.0)
+    level = len(curve.sizes) - 1
+    rows = rows_max
+    while True:
+        choice = _weigh(bounds, curve, snapshot, rows)
+        if best.rows == 0 or _is_better(choice, best):
+            best = choice
+        while level >= 0 and curve.sizes[level] >= rows:
+            level -= 1
+        if level < 0:
+            break
+        rows = curve.sizes[level]
+    if best.useful > 0.0:
+        return best
+    return Choice(least_rows(curve, rows_max, _GOOD_ENOUGH), 0.0, 0.0, 0.0, 0.0)
+
+
+def _is_better(choice: Choice, best: Choice) -> bool:
+    """Compare a smaller batch with the best larger one so far."""
+    if choice.useful <= 0.0 or best.useful <= 0.0:
+        return choice.useful > best.useful
+    if choice.lost < best.lost:
+        return choice.rows_per_ns * _WORTH_A_LOSS >= best.rows_per_ns
+    return choice.rows_per_ns >= best.rows_per_ns * _GOOD_ENOUGH
+
+
+def _weigh(bounds: Bounds, curve: Curve, snapshot: Snapshot, rows: int) -> Choice:
+    """Say what a batch of `rows` rows is worth."""
+    done_ns = snapshot.now_ns + mean_ns(curve, rows) + bounds.overhead_ns
+    late = _due_before(curve, snapshot, done_ns)
+    if not snapshot.hard or late <= 0.0:
+        useful = max(0.0, rows - late)
+        return Choice(rows, useful, 0.0, useful / max(mean_ns(curve, rows), 1.0), 0.0)
+    drop_before_ns = done_ns
+    if snapshot.idle > 1:
+        drop_before_ns = min(done_ns, hopeless_before_ns(bounds, curve, snapshot.now_ns))
+    lost = _due_before(curve, snapshot, drop_before_ns)
+    rows = min(rows, int(snapshot.rows - lost))
+    if rows <= 0:
+        return Choice(0, 0.0, 0.0, 0.0, lost)
+    useful = max(0.0, rows - (late - lost))
+    return Choice(rows, useful, drop_before_ns, useful / max(mean_ns(curve, rows), 1.0), lost)
+
+
+def _due_before(curve: Curve, snapshot: Snapshot, moment_ns: float) -> float:
+    """Return how many rows are due before a moment; between two known ones they lie evenly."""
+    before, before_due_ns = 0, snapshot.due_ns[0]
+    for level in range(len(curve.sizes)):
+        rows, due_ns = curve.sizes[level], snapshot.due_ns[level]
+        if rows >= snapshot.rows:
+            rows, due_ns = snapshot.rows, snapshot.last_due_ns
+        if due_ns >= moment_ns:
+            if before == 0:
+                return 0.0
+            share = (moment_ns - before_due_ns) / (due_ns - before_due_ns)
+            return before + math.ceil(share * (rows - before) - 1.0) if rows - before > 1 else float(before)
+        if rows >= snapshot.rows:
+            return float(rows)
+        before, before_due_ns = rows, due_ns
+    return float(before)
+
+
+def wait_until_ns(bounds: Bounds, curve: Curve, snapshot: Snapshot, rows: int) -> float:
+    """Return until when `rows` rows, all that wait, should wait for more; a moment in the past means not at all.
+
+    Joining the next row saves S(r) + S(1) - S(r+1) of the instance's time and costs r rows the time until it comes.
+    That pays if the time is needed: if the rows that come during S(r) would wait for it and then be late themselves.
+    """
+    service_ns, rate = mean_ns(curve, rows), snapshot.rows_per_ns
+    if snapshot.used < _BUSY:
+        return 0.0
+    saved_ns = service_ns + curve.fitted_ns[0] - mean_ns(curve, rows + 1)
+    if saved_ns * rate <= rows:
+        return 0.0
+    free_ns = service_ns / bounds.instances
+    next_rows = max(1.0, rate * free_ns)
+    next_ns = max(
+        mean_ns(curve, min(next_rows, float(bounds.batch_rows_max))),
+        next_rows / (best_rows_per_ns(curve) * bounds.instances),
+    )
+    if free_ns + next_ns + bounds.overhead_ns <= snapshot.slack_ns:
+        return 0.0
+    by_slack_ns = snapshot.due_ns[0] - mean_ns(curve, rows + 1) - bounds.overhead_ns
+    return min(by_slack_ns, snapshot.since_ns + curve.fitted_ns[0])

@@ -1,0 +1,55 @@
+"""How much is asked of a servable: how fast rows come, and how much of its instances' time they take. Pure.
+
+The gap between rows is averaged over the last `_ROWS` rows or so, and again over many more: the burst factor is how
+much faster they come now than they usually do. As in `service_time`, the functions work on any sequence of numbers.
+"""
+
+from collections.abc import MutableSequence
+
+_ROWS, _ROWS_USUAL = 32.0, 1024.0
+_BATCHES = 16.0
+
+GAP, USUAL_GAP, CAME, SERVED, PERIOD, DONE = range(6)
+"""Where each number lies: mean gap between rows now and usually, the last arrival, mean service time and mean period of
+batches, the last completion; all in ns."""
+NUMBERS = 6
+
+
+def note_arrival(demand: MutableSequence[float], rows: int, now_ns: float) -> None:
+    """Count `rows` rows that came at `now_ns`."""
+    if rows <= 0:
+        return
+    gap_ns = max(now_ns - demand[CAME], 0.0) / rows
+    first = demand[GAP] <= 0.0
+    demand[CAME] = now_ns
+    kept = (1.0 - 1.0 / _ROWS) ** rows if not first else 0.0
+    demand[GAP] = max(kept * demand[GAP] + (1.0 - kept) * gap_ns, 1.0)
+    kept = (1.0 - 1.0 / _ROWS_USUAL) ** rows if not first else 0.0
+    demand[USUAL_GAP] = max(kept * demand[USUAL_GAP] + (1.0 - kept) * gap_ns, 1.0)
+
+
+def note_batch(demand: MutableSequence[float], service_ns: float, now_ns: float) -> None:
+    """Count a batch that was done at `now_ns` after `service_ns`, on any of the instances."""
+    share = 1.0 / _BATCHES
+    demand[SERVED] += share * (service_ns - demand[SERVED])
+    demand[PERIOD] += share * (max(now_ns - demand[DONE], 0.0) - demand[PERIOD])
+    demand[DONE] = now_ns
+
+
+def rows_per_ns(demand: MutableSequence[float], now_ns: float) -> float:
+    """Return how fast rows come; silence counts."""
+    gap_ns = max(demand[GAP], now_ns - demand[CAME])
+    return 1.0 / gap_ns if demand[GAP] > 0.0 else 0.0
+
+
+def burst_factor(demand: MutableSequence[float]) -> float:
+    """Return how much faster rows come now than usually."""
+    return demand[USUAL_GAP] / demand[GAP] if demand[GAP] > 0.0 else 1.0
+
+
+def utilisation(demand: MutableSequence[float], instances: int, now_ns: float) -> float:
+    """Return which part of the instances' time the last batches took, from 0 to 1."""
+    period_ns = max(demand[PERIOD], (now_ns - demand[DONE]) / _BATCHES)
+    if period_ns <= 0.0:
+        return 0.0
+    return min(1.0, demand[SERVED] / (period_ns * instances))
