@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from bench.simulation.compiled import compiled, inlined, kernel
 from bench.simulation.rivals import BENTO_NUMBERS, begin, bento_drops, learn_batch, rows_to_take
 from bench.simulation.world import BENTO, DROPPED, OURS, QUEUE_ROWS_MAX, REFUSED, Floats, Rival, World
-from serving.batching.demand import NUMBERS
+from serving.batching.demand import CAME as CAME_NS
+from serving.batching.demand import MISSED, NUMBERS
 from serving.batching.policy import Bounds, Newcomer, Snapshot
 from serving.batching.service_time import Curve, ladder
 
 _core = compiled()
 decide, learn, mean_ns = _core.decide, _core.learn, _core.mean_ns
 retry_after_ns, hopeless_before_ns = _core.retry_after_ns, _core.hopeless_before_ns
-note_arrival, note_batch = _core.note_arrival, _core.note_batch
+note_arrival, note_batch, note_settled = _core.note_arrival, _core.note_batch, _core.note_settled
 rows_per_ns, utilisation = _core.rows_per_ns, _core.utilisation
 
 SWEEPS = 3
@@ -40,7 +41,7 @@ class Run(NamedTuple):
     """All that changes in a run.
 
     Per instance: when its batch is done, and expected to be; when it was taken, with how many rows, and how long its
-    first row had waited. `totals` are [batches, busy ns, decisions, rows of the largest batch].
+    first row had waited, and how many rows will be late. `totals` are [batches, busy ns, decisions, rows of the largest batch].
     """
 
     queue: Ints
@@ -51,6 +52,7 @@ class Run(NamedTuple):
     taken_ns: Floats
     taken_rows: Ints
     waited_ns: Floats
+    late_rows: Ints
     demand: Floats
     numbers: Floats
     due_ns: Floats
@@ -77,7 +79,7 @@ def _new_run(world: World, levels: int) -> Run:
     return Run(
         queue=np.empty(count, np.int64), counts=counts, moments_ns=np.array([np.inf, 0.0]),
         done_ns=np.full(instances, np.inf), expected_ns=np.full(instances, np.inf), taken_ns=np.zeros(instances),
-        taken_rows=np.zeros(instances, np.int64), waited_ns=np.zeros(instances), demand=np.zeros(NUMBERS),
+        taken_rows=np.zeros(instances, np.int64), waited_ns=np.zeros(instances), late_rows=np.zeros(instances, np.int64), demand=np.zeros(NUMBERS),
         numbers=np.zeros(BENTO_NUMBERS), due_ns=np.full(levels, np.inf), latency_ns=np.zeros(count), totals=np.zeros(4),
     )  # fmt: skip
 
@@ -145,6 +147,7 @@ def _complete(run: Run, world: World, rival: Rival, curve: Curve, now_ns: float)
         if rival.kind == OURS:
             learn(curve, run.taken_rows[instance], took_ns, now_ns)
             note_batch(run.demand, took_ns, now_ns)
+            note_settled(run.demand, run.taken_rows[instance], run.late_rows[instance])
         else:
             learn_batch(rival, run.numbers, world, run.taken_rows[instance], run.waited_ns[instance], took_ns, now_ns)
 
@@ -161,6 +164,7 @@ def _drop(run: Run, world: World, rival: Rival, before_ns: float, now_ns: float)
         ):
             return
         run.latency_ns[run.queue[run.counts[HEAD]]] = DROPPED
+        note_settled(run.demand, 1, 1)
         run.counts[HEAD] += 1
 
 
@@ -177,6 +181,7 @@ def _arrive(run: Run, world: World, rival: Rival, bounds: Bounds, curve: Curve, 
             newcomer = Newcomer(1, world.times_ns[request] + world.slack_ns, counts[TAIL] - counts[HEAD], free_ns)
             if retry_after_ns(bounds, curve, newcomer) > 0.0:
                 run.latency_ns[request] = REFUSED
+                note_settled(run.demand, 1, 1)
                 continue
         run.queue[counts[TAIL]] = request
         counts[TAIL] += 1
@@ -194,11 +199,13 @@ def _decide(run: Run, world: World, bounds: Bounds, curve: Curve, now_ns: float)
         now_ns, tail - head, run.due_ns, world.times_ns[run.queue[tail - 1]] + world.slack_ns, world.hard,
         run.counts[IDLE], max(now_ns, run.expected_ns.min()),
         max(world.times_ns[run.queue[head]], run.moments_ns[IDLE_SINCE]),
-        rows_per_ns(run.demand, now_ns), world.slack_ns, utilisation(run.demand, world.instances, now_ns), False,
+        rows_per_ns(run.demand, now_ns), run.demand[CAME_NS], world.slack_ns, utilisation(run.demand, world.instances, now_ns),
+        run.demand[MISSED], False,
     )  # fmt: skip
     decision = decide(bounds, curve, snapshot)
     while head < tail and world.times_ns[run.queue[head]] + world.slack_ns < decision.drop_before_ns:
         run.latency_ns[run.queue[head]] = DROPPED
+        note_settled(run.demand, 1, 1)
         head += 1
     run.counts[HEAD] = head
     return min(decision.rows, tail - head), decision.at_ns
@@ -214,8 +221,11 @@ def _take(run: Run, world: World, rival: Rival, curve: Curve, rows: int, now_ns:
     begins = counts[TAIL] - rows if newest_first else counts[HEAD]
     service_ns = world.service_ns[rows] * world.noise[counts[BATCHES] % world.noise.size]
     answered_ns = now_ns + service_ns + world.overhead_ns
+    run.late_rows[instance] = 0
     for place in range(begins, begins + rows):
-        run.latency_ns[run.queue[place]] = answered_ns - world.times_ns[run.queue[place]]
+        latency_ns = answered_ns - world.times_ns[run.queue[place]]
+        run.latency_ns[run.queue[place]] = latency_ns
+        run.late_rows[instance] += latency_ns > world.slack_ns
     run.waited_ns[instance] = now_ns - world.times_ns[run.queue[begins]]
     run.taken_ns[instance], run.taken_rows[instance] = now_ns, rows
     run.done_ns[instance] = now_ns + service_ns

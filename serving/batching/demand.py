@@ -7,12 +7,15 @@ much faster they come now than they usually do. As in `service_time`, the functi
 from collections.abc import MutableSequence
 
 _ROWS, _ROWS_USUAL = 32.0, 1024.0
+_ROWS_SETTLED = 256.0
+_PAUSE = 8.0
+"""A longer gap, as a multiple of the mean, is a pause between bursts and says little about the rate within one."""
 _BATCHES = 16.0
 
-GAP, USUAL_GAP, CAME, SERVED, PERIOD, DONE = range(6)
+GAP, USUAL_GAP, CAME, SERVED, PERIOD, DONE, MISSED = range(7)
 """Where each number lies: mean gap between rows now and usually, the last arrival, mean service time and mean period of
-batches, the last completion; all in ns."""
-NUMBERS = 6
+batches, the last completion, all in ns; the part of rows that missed their moment."""
+NUMBERS = 7
 
 
 def note_arrival(demand: MutableSequence[float], rows: int, now_ns: float) -> None:
@@ -21,9 +24,10 @@ def note_arrival(demand: MutableSequence[float], rows: int, now_ns: float) -> No
         return
     gap_ns = max(now_ns - demand[CAME], 0.0) / rows
     first = demand[GAP] <= 0.0
+    now_gap_ns = gap_ns if first else min(gap_ns, _PAUSE * demand[GAP])
     demand[CAME] = now_ns
     kept = (1.0 - 1.0 / _ROWS) ** rows if not first else 0.0
-    demand[GAP] = max(kept * demand[GAP] + (1.0 - kept) * gap_ns, 1.0)
+    demand[GAP] = max(kept * demand[GAP] + (1.0 - kept) * now_gap_ns, 1.0)
     kept = (1.0 - 1.0 / _ROWS_USUAL) ** rows if not first else 0.0
     demand[USUAL_GAP] = max(kept * demand[USUAL_GAP] + (1.0 - kept) * gap_ns, 1.0)
 
@@ -34,6 +38,13 @@ def note_batch(demand: MutableSequence[float], service_ns: float, now_ns: float)
     demand[SERVED] += share * (service_ns - demand[SERVED])
     demand[PERIOD] += share * (max(now_ns - demand[DONE], 0.0) - demand[PERIOD])
     demand[DONE] = now_ns
+
+
+def note_settled(demand: MutableSequence[float], rows: int, missed: int) -> None:
+    """Count `rows` rows that are over, `missed` of them refused, dropped or late."""
+    if rows > 0:
+        kept = (1.0 - 1.0 / _ROWS_SETTLED) ** rows
+        demand[MISSED] = kept * demand[MISSED] + (1.0 - kept) * missed / rows
 
 
 def rows_per_ns(demand: MutableSequence[float], now_ns: float) -> float:

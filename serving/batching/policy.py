@@ -31,6 +31,8 @@ _WORTH_A_LOSS = 1.1
 """A batch that leaves rows behind that then come too late must be so much better than one that does not."""
 _BUSY = 0.5
 """Below this utilisation nothing waits."""
+_MISSED = 0.01
+"""From this part of missed rows on, instances' time is scarce."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Reason(enum.IntEnum):
     GROWING = 5
     WAITING = 6
     EMPTY = 7
+    LATE = 8
 
 
 class Bounds(NamedTuple):
@@ -79,8 +82,9 @@ class Snapshot(NamedTuple):
     `rows` wait. `due_ns[k]` is when row number `sizes[k]` of the queue's order is due (sizes of the curve; what lies
     beyond `rows` is ignored), `last_due_ns` when the last one is. `hard` says that these are deadlines. `idle`
     instances are free; the next other one is expected to be at `free_ns`. `since_ns` is from when the first row could
-    have run: it waited and an instance was idle. Rows come at `rows_per_ns`, and usually have `slack_ns`. `used` is the
-    utilisation. `draining` lets nothing wait.
+    have run: it waited and an instance was idle. Rows come at `rows_per_ns`, the last
+    one at `came_ns`, and usually have `slack_ns`. `used` is the
+    utilisation, `missed` the part of rows that lately missed their moment. `draining` lets nothing wait.
     """
 
     now_ns: float
@@ -92,15 +96,17 @@ class Snapshot(NamedTuple):
     free_ns: float
     since_ns: float
     rows_per_ns: float
+    came_ns: float
     slack_ns: float
     used: float
+    missed: float
     draining: bool
 
 
 class Decision(NamedTuple):
-    """First drop what has its deadline before `drop_before_ns`, then take `rows` from the front; 0 rows: none now.
+    """Take `rows` from the front; or, with 0 rows, drop what has its deadline before `drop_before_ns`, if that is not 0.
 
-    Ask again at the next arrival or completion, and at `at_ns` at the latest.
+    With 0 rows ask again at `at_ns`, which is now after a drop, and at the next arrival or completion.
     """
 
     rows: int
@@ -155,6 +161,8 @@ def decide(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Decision:
     if snapshot.idle <= 0:
         return Decision(0, NEVER, 0.0, Reason.GROWING)
     choice = choose(bounds, curve, snapshot)
+    if choice.lost > 0.0:
+        return Decision(0, snapshot.now_ns, choice.drop_before_ns, Reason.LATE)
     reason = Reason.IDLE
     if snapshot.draining:
         reason = Reason.DRAIN
@@ -166,7 +174,7 @@ def decide(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Decision:
         until_ns = wait_until_ns(bounds, curve, snapshot, choice.rows)
         if until_ns > snapshot.now_ns:
             return Decision(0, until_ns, 0.0, Reason.WAITING)
-    return Decision(choice.rows, snapshot.now_ns, choice.drop_before_ns, reason)
+    return Decision(choice.rows, snapshot.now_ns, 0.0, reason)
 
 
 def _is_tight(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> bool:
@@ -244,7 +252,7 @@ def wait_until_ns(bounds: Bounds, curve: Curve, snapshot: Snapshot, rows: int) -
     """Return until when `rows` rows, all that wait, should wait for more; a moment in the past means not at all.
 
     Joining the next row saves S(r) + S(1) - S(r+1) of the instance's time and costs r rows the time until it comes.
-    That pays if the time is needed: if the rows that come during S(r) would wait for it and then be late themselves.
+    That pays if the time is needed: if rows miss their moment already, or those that come during S(r) are going to.
     """
     service_ns, rate = mean_ns(curve, rows), snapshot.rows_per_ns
     if snapshot.used < _BUSY:
@@ -252,13 +260,10 @@ def wait_until_ns(bounds: Bounds, curve: Curve, snapshot: Snapshot, rows: int) -
     saved_ns = service_ns + curve.fitted_ns[0] - mean_ns(curve, rows + 1)
     if saved_ns * rate <= rows:
         return 0.0
-    free_ns = service_ns / bounds.instances
-    next_rows = max(1.0, rate * free_ns)
-    next_ns = max(
-        mean_ns(curve, min(next_rows, float(bounds.batch_rows_max))),
-        next_rows / (best_rows_per_ns(curve) * bounds.instances),
-    )
-    if free_ns + next_ns + bounds.overhead_ns <= snapshot.slack_ns:
+    next_rows = min(max(1.0, rate * service_ns), float(bounds.batch_rows_max))
+    would_take_ns = service_ns / bounds.instances + mean_ns(curve, next_rows) + bounds.overhead_ns
+    if would_take_ns <= snapshot.slack_ns and snapshot.missed < _MISSED:
         return 0.0
     by_slack_ns = snapshot.due_ns[0] - mean_ns(curve, rows + 1) - bounds.overhead_ns
-    return min(by_slack_ns, snapshot.since_ns + curve.fitted_ns[0])
+    silent_ns = snapshot.came_ns + saved_ns / rows  # then rows come too slowly for it to pay
+    return min(by_slack_ns, silent_ns, snapshot.since_ns + curve.fitted_ns[0])
