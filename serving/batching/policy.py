@@ -168,12 +168,14 @@ def decide(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Decision:
         reason = Reason.DRAIN
     elif choice.rows >= bounds.batch_rows_max:
         reason = Reason.FULL
-    elif choice.rows < snapshot.rows:
-        reason = Reason.DEADLINE if _is_tight(bounds, curve, snapshot) else Reason.EFFICIENCY
-    else:
-        until_ns = wait_until_ns(bounds, curve, snapshot, choice.rows)
+    elif _is_tight(bounds, curve, snapshot):
+        reason = Reason.DEADLINE
+    elif snapshot.rows < bounds.batch_rows_max:
+        until_ns = wait_until_ns(bounds, curve, snapshot)
         if until_ns > snapshot.now_ns:
             return Decision(0, until_ns, 0.0, Reason.WAITING)
+    if reason == Reason.IDLE and choice.rows < snapshot.rows:
+        reason = Reason.EFFICIENCY
     return Decision(choice.rows, snapshot.now_ns, 0.0, reason)
 
 
@@ -191,7 +193,7 @@ def choose(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Choice:
     rows = rows_max
     while True:
         choice = _weigh(bounds, curve, snapshot, rows)
-        if best.rows == 0 or _is_better(choice, best):
+        if best.rows == 0 or _is_better(curve, choice, best):
             best = choice
         while level >= 0 and curve.sizes[level] >= rows:
             level -= 1
@@ -203,13 +205,22 @@ def choose(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Choice:
     return Choice(least_rows(curve, rows_max, _GOOD_ENOUGH), 0.0, 0.0, 0.0, 0.0)
 
 
-def _is_better(choice: Choice, best: Choice) -> bool:
+def _is_better(curve: Curve, choice: Choice, best: Choice) -> bool:
     """Compare a smaller batch with the best larger one so far."""
     if choice.useful <= 0.0 or best.useful <= 0.0:
         return choice.useful > best.useful
     if choice.lost < best.lost:
         return choice.rows_per_ns * _WORTH_A_LOSS >= best.rows_per_ns
-    return choice.rows_per_ns >= best.rows_per_ns * _GOOD_ENOUGH
+    if choice.rows_per_ns >= best.rows_per_ns * _GOOD_ENOUGH and choice.lost <= best.lost:
+        return choice.rows_per_ns > best.rows_per_ns or _is_sooner(curve, choice.rows, best.rows)
+    return False
+
+
+def _is_sooner(curve: Curve, rows: int, all_rows: int) -> bool:
+    """Say whether answers come sooner on average if `rows` of `all_rows` run first, and then the others."""
+    others = all_rows - rows
+    then_ns = mean_ns(curve, others) * others / all_rows
+    return mean_ns(curve, rows) + then_ns < mean_ns(curve, all_rows)
 
 
 def _weigh(bounds: Bounds, curve: Curve, snapshot: Snapshot, rows: int) -> Choice:
@@ -248,13 +259,14 @@ def _due_before(curve: Curve, snapshot: Snapshot, moment_ns: float) -> float:
     return float(before)
 
 
-def wait_until_ns(bounds: Bounds, curve: Curve, snapshot: Snapshot, rows: int) -> float:
-    """Return until when `rows` rows, all that wait, should wait for more; a moment in the past means not at all.
+def wait_until_ns(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> float:
+    """Return until when the r rows that wait should wait for more; a moment in the past means not at all.
 
     Joining the next row saves S(r) + S(1) - S(r+1) of the instance's time and costs r rows the time until it comes.
     That pays if the time is needed: if rows miss their moment already, or those that come during S(r) are going to.
     """
-    service_ns, rate = mean_ns(curve, rows), snapshot.rows_per_ns
+    rows, rate = snapshot.rows, snapshot.rows_per_ns
+    service_ns = mean_ns(curve, rows)
     if snapshot.used < _BUSY:
         return 0.0
     saved_ns = service_ns + curve.fitted_ns[0] - mean_ns(curve, rows + 1)
