@@ -15,7 +15,8 @@ from serving.batching import demand, policy, service_time
 MODULES: tuple[ModuleType, ...] = (service_time, demand, policy)
 LARGE = frozenset({"decide", "learn"})
 """What is called and not inlined. An array handed to a function costs two atomic counts, so small ones are inlined."""
-LEFT_OUT = frozenset({"take_at_ns", "ladder"})
+LEFT_OUT = frozenset({"take_at_ns", "decide_in_window", "rank", "ladder"})
+"""Functions that only Python calls."""
 
 
 F = TypeVar("F", bound=Callable[..., object])

@@ -64,9 +64,11 @@ def simulate(world: World, rival: Rival) -> tuple[Floats, Floats]:
     """Return the latency of every request in ns (or REFUSED, DROPPED), and the totals of the run."""
     rows_max = min(rival.batch_rows_max, world.service_ns.size - 1)
     sizes = np.array(ladder(rows_max), np.int64)
-    blank = [np.zeros(sizes.size) for _ in range(3)]
-    curve = _Curve(sizes, blank[0], blank[1], np.full(sizes.size, 1.1), blank[2], np.zeros(2))
-    bounds = Bounds(rows_max, QUEUE_ROWS_MAX if rival.guarded else _UNBOUNDED, world.instances, world.overhead_ns)
+    blank = [np.zeros(sizes.size) for _ in range(4)]
+    curve = _Curve(sizes, blank[0], blank[1], np.full(sizes.size, 1.1), blank[2], blank[3], np.zeros(2))
+    bounds = Bounds(
+        rows_max, QUEUE_ROWS_MAX if rival.guarded else _UNBOUNDED, world.instances, world.overhead_ns, False
+    )
     run = _new_run(world, sizes.size)
     _simulate(run, world, rival, bounds, curve)
     return run.latency_ns, run.totals
@@ -178,7 +180,8 @@ def _arrive(run: Run, world: World, rival: Rival, bounds: Bounds, curve: Curve, 
         if rival.kind == OURS:
             note_arrival(run.demand, 1, now_ns)
         if rival.guarded:
-            newcomer = Newcomer(1, world.times_ns[request] + world.slack_ns, counts[TAIL] - counts[HEAD], free_ns)
+            due_ns, hard = world.times_ns[request] + world.slack_ns, world.hard or rival.kind != OURS
+            newcomer = Newcomer(1, now_ns, due_ns, hard, counts[TAIL] - counts[HEAD], free_ns)
             if retry_after_ns(bounds, curve, newcomer) > 0.0:
                 run.latency_ns[request] = REFUSED
                 note_settled(run.demand, 1, 1)

@@ -22,10 +22,12 @@ def note_arrival(demand: MutableSequence[float], rows: int, now_ns: float) -> No
     """Count `rows` rows that came at `now_ns`."""
     if rows <= 0:
         return
-    gap_ns = max(now_ns - demand[CAME], 0.0) / rows
+    came_ns, demand[CAME] = demand[CAME], now_ns
+    if came_ns <= 0.0:
+        return
+    gap_ns = max(now_ns - came_ns, 0.0) / rows
     first = demand[GAP] <= 0.0
     now_gap_ns = gap_ns if first else min(gap_ns, _PAUSE * demand[GAP])
-    demand[CAME] = now_ns
     kept = (1.0 - 1.0 / _ROWS) ** rows if not first else 0.0
     demand[GAP] = max(kept * demand[GAP] + (1.0 - kept) * now_gap_ns, 1.0)
     kept = (1.0 - 1.0 / _ROWS_USUAL) ** rows if not first else 0.0
@@ -34,7 +36,9 @@ def note_arrival(demand: MutableSequence[float], rows: int, now_ns: float) -> No
 
 def note_batch(demand: MutableSequence[float], service_ns: float, now_ns: float) -> None:
     """Count a batch that was done at `now_ns` after `service_ns`, on any of the instances."""
-    share = 1.0 / _BATCHES
+    if demand[DONE] <= 0.0:
+        demand[SERVED] = demand[PERIOD] = service_ns
+    share = 1.0 / _BATCHES if demand[DONE] > 0.0 else 0.0
     demand[SERVED] += share * (service_ns - demand[SERVED])
     demand[PERIOD] += share * (max(now_ns - demand[DONE], 0.0) - demand[PERIOD])
     demand[DONE] = now_ns

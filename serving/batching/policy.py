@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from serving.batching.service_time import Curve, best_rows_per_ns, least_rows, mean_ns
+from serving.batching.service_time import Curve, best_rows_per_ns, least_rows, mean_ns, nearest
 
 NEVER = math.inf
 
@@ -37,10 +37,14 @@ _MISSED = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The bounds of one batch in mode `window`."""
+    """The bounds of one batch in mode `window`; in mode `none` it holds one row and waits for nothing.
+
+    A batch of one of `batch_rows_preferred` does not wait either; the largest one that is filled is taken.
+    """
 
     batch_rows_max: int
     queue_delay_ns_max: int
+    batch_rows_preferred: tuple[int, ...] = ()
 
 
 def take_at_ns(window: Window, *, rows: int, head_arrival_ns: int) -> int:
@@ -51,6 +55,11 @@ def take_at_ns(window: Window, *, rows: int, head_arrival_ns: int) -> int:
     if rows >= window.batch_rows_max:
         return head_arrival_ns
     return head_arrival_ns + window.queue_delay_ns_max
+
+
+def rank(priority: int, due_ns: float, arrival_ns: int) -> tuple[int, float, int]:
+    """Return what the queue is sorted by: priority, the lower first, then deadline or target, then arrival."""
+    return priority, due_ns, arrival_ns
 
 
 class Reason(enum.IntEnum):
@@ -68,12 +77,17 @@ class Reason(enum.IntEnum):
 
 
 class Bounds(NamedTuple):
-    """What is configured. `overhead_ns` is spent outside the model, from the close of a batch to its answers."""
+    """What is configured.
+
+    `overhead_ns` is spent outside the model, from the close of a batch to its answers. `fixed`: the engine runs only
+    the sizes of the curve, so a batch is padded up to the next one, or rows are left for later, whichever is cheaper.
+    """
 
     batch_rows_max: int
     queue_rows_max: int
     instances: int
     overhead_ns: float
+    fixed: bool
 
 
 class Snapshot(NamedTuple):
@@ -104,7 +118,7 @@ class Snapshot(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """Take `rows` from the front; or, with 0 rows, drop what has its deadline before `drop_before_ns`, if that is not 0.
+    """Take `rows` from the front, or with 0 rows drop what has its deadline before `drop_before_ns` (0: nothing).
 
     With 0 rows ask again at `at_ns`, which is now after a drop, and at the next arrival or completion.
     """
@@ -131,10 +145,15 @@ def hopeless_before_ns(bounds: Bounds, curve: Curve, free_ns: float) -> float:
 
 
 class Newcomer(NamedTuple):
-    """`rows` rows that come while `queued_rows` wait and an instance is free from `free_ns` on."""
+    """`rows` rows that come at `now_ns` while `queued_rows` wait and an instance is free from `free_ns` on.
+
+    `hard` says that `due_ns` is a deadline: should it not be made after all, the newcomer can still be dropped.
+    """
 
     rows: int
+    now_ns: float
     due_ns: float
+    hard: bool
     queued_rows: int
     free_ns: float
 
@@ -142,16 +161,60 @@ class Newcomer(NamedTuple):
 def retry_after_ns(bounds: Bounds, curve: Curve, newcomer: Newcomer) -> float:
     """Return 0 to admit a newcomer, or after how long it may try again.
 
-    It is refused when the backlog at the best throughput leaves it no time, or when the queue is full.
+    It is refused when the queue is full, or when the backlog at the best throughput leaves it no time. For a deadline
+    that is the best of all sizes, because whoever cannot make it will leave; whoever comes with a target stays, so
+    there it is the best of those sizes that fit the target after a wait for a batch before.
     """
     best = best_rows_per_ns(curve) * bounds.instances
     excess_rows = newcomer.queued_rows + newcomer.rows - bounds.queue_rows_max
     if excess_rows > 0:
         return excess_rows / best if best > 0.0 else RETRY_NS
-    if best <= 0.0:
+    if best <= 0.0 or newcomer.due_ns == NEVER:
         return 0.0
-    done_ns = newcomer.free_ns + newcomer.queued_rows / best + mean_ns(curve, newcomer.rows) + bounds.overhead_ns
+    backlog_ns, last_rows = newcomer.queued_rows / best, float(newcomer.rows)
+    if not newcomer.hard:
+        level = _sustained(bounds, curve, newcomer.due_ns - newcomer.now_ns)
+        batches = newcomer.queued_rows // curve.sizes[level]
+        backlog_ns = batches * curve.fitted_ns[level] / bounds.instances
+        last_rows += newcomer.queued_rows - batches * curve.sizes[level]
+    done_ns = newcomer.free_ns + backlog_ns + run_ns(bounds, curve, last_rows) + bounds.overhead_ns
     return max(0.0, done_ns - newcomer.due_ns)
+
+
+def _sustained(bounds: Bounds, curve: Curve, slack_ns: float) -> int:
+    """Return the index of the size with the best throughput that can be kept up within a slack."""
+    best, best_level = 0.0, 0
+    for level in range(len(curve.sizes)):
+        service_ns = max(curve.fitted_ns[level], 1.0)
+        if service_ns * (1.0 + 1.0 / bounds.instances) + bounds.overhead_ns > slack_ns:
+            break
+        if curve.sizes[level] / service_ns > best:
+            best, best_level = curve.sizes[level] / service_ns, level
+    return best_level
+
+
+def decide_in_window(window: Window, snapshot: Snapshot, head_arrival_ns: int) -> Decision:
+    """Say what an idle instance should do now in modes `window` and `none`."""
+    if snapshot.rows <= 0:
+        return Decision(0, NEVER, 0.0, Reason.EMPTY)
+    if snapshot.idle <= 0:
+        return Decision(0, NEVER, 0.0, Reason.GROWING)
+    filled = [rows for rows in (*window.batch_rows_preferred, window.batch_rows_max) if rows <= snapshot.rows]
+    if filled:
+        return Decision(max(filled), snapshot.now_ns, 0.0, Reason.FULL)
+    if snapshot.draining:
+        return Decision(snapshot.rows, snapshot.now_ns, 0.0, Reason.DRAIN)
+    at_ns = float(take_at_ns(window, rows=snapshot.rows, head_arrival_ns=head_arrival_ns))
+    if at_ns > snapshot.now_ns:
+        return Decision(0, at_ns, 0.0, Reason.WAITING)
+    return Decision(snapshot.rows, snapshot.now_ns, 0.0, Reason.IDLE)
+
+
+def run_ns(bounds: Bounds, curve: Curve, rows: float) -> float:
+    """Return how long a batch of `rows` rows takes, with its padding if there is some."""
+    if bounds.fixed and rows > 0.0:
+        return curve.fitted_ns[nearest(curve.sizes, rows)]
+    return mean_ns(curve, rows)
 
 
 def decide(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Decision:
@@ -182,7 +245,7 @@ def decide(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Decision:
 def _is_tight(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> bool:
     """Say whether the first row would be late in as large a batch as there could be."""
     rows = min(snapshot.rows, bounds.batch_rows_max)
-    return snapshot.now_ns + mean_ns(curve, rows) + bounds.overhead_ns > snapshot.due_ns[0]
+    return snapshot.now_ns + run_ns(bounds, curve, rows) + bounds.overhead_ns > snapshot.due_ns[0]
 
 
 def choose(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Choice:
@@ -193,7 +256,7 @@ def choose(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Choice:
     rows = rows_max
     while True:
         choice = _weigh(bounds, curve, snapshot, rows)
-        if best.rows == 0 or _is_better(curve, choice, best):
+        if best.rows == 0 or _is_better(bounds, curve, choice, best):
             best = choice
         while level >= 0 and curve.sizes[level] >= rows:
             level -= 1
@@ -205,31 +268,31 @@ def choose(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Choice:
     return Choice(least_rows(curve, rows_max, _GOOD_ENOUGH), 0.0, 0.0, 0.0, 0.0)
 
 
-def _is_better(curve: Curve, choice: Choice, best: Choice) -> bool:
+def _is_better(bounds: Bounds, curve: Curve, choice: Choice, best: Choice) -> bool:
     """Compare a smaller batch with the best larger one so far."""
     if choice.useful <= 0.0 or best.useful <= 0.0:
         return choice.useful > best.useful
     if choice.lost < best.lost:
         return choice.rows_per_ns * _WORTH_A_LOSS >= best.rows_per_ns
     if choice.rows_per_ns >= best.rows_per_ns * _GOOD_ENOUGH and choice.lost <= best.lost:
-        return choice.rows_per_ns > best.rows_per_ns or _is_sooner(curve, choice.rows, best.rows)
+        return choice.rows_per_ns > best.rows_per_ns or _is_sooner(bounds, curve, choice.rows, best.rows)
     return False
 
 
-def _is_sooner(curve: Curve, rows: int, all_rows: int) -> bool:
+def _is_sooner(bounds: Bounds, curve: Curve, rows: int, all_rows: int) -> bool:
     """Say whether answers come sooner on average if `rows` of `all_rows` run first, and then the others."""
     others = all_rows - rows
-    then_ns = mean_ns(curve, others) * others / all_rows
-    return mean_ns(curve, rows) + then_ns < mean_ns(curve, all_rows)
+    then_ns = run_ns(bounds, curve, others) * others / all_rows
+    return run_ns(bounds, curve, rows) + then_ns < run_ns(bounds, curve, all_rows)
 
 
 def _weigh(bounds: Bounds, curve: Curve, snapshot: Snapshot, rows: int) -> Choice:
     """Say what a batch of `rows` rows is worth."""
-    done_ns = snapshot.now_ns + mean_ns(curve, rows) + bounds.overhead_ns
+    done_ns = snapshot.now_ns + run_ns(bounds, curve, rows) + bounds.overhead_ns
     late = _due_before(curve, snapshot, done_ns)
     if not snapshot.hard or late <= 0.0:
         useful = max(0.0, rows - late)
-        return Choice(rows, useful, 0.0, useful / max(mean_ns(curve, rows), 1.0), 0.0)
+        return Choice(rows, useful, 0.0, useful / max(run_ns(bounds, curve, rows), 1.0), 0.0)
     drop_before_ns = done_ns
     if snapshot.idle > 1:
         drop_before_ns = min(done_ns, hopeless_before_ns(bounds, curve, snapshot.now_ns))
@@ -238,7 +301,7 @@ def _weigh(bounds: Bounds, curve: Curve, snapshot: Snapshot, rows: int) -> Choic
     if rows <= 0:
         return Choice(0, 0.0, 0.0, 0.0, lost)
     useful = max(0.0, rows - (late - lost))
-    return Choice(rows, useful, drop_before_ns, useful / max(mean_ns(curve, rows), 1.0), lost)
+    return Choice(rows, useful, drop_before_ns, useful / max(run_ns(bounds, curve, rows), 1.0), lost)
 
 
 def _due_before(curve: Curve, snapshot: Snapshot, moment_ns: float) -> float:
@@ -266,16 +329,16 @@ def wait_until_ns(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> float:
     That pays if the time is needed: if rows miss their moment already, or those that come during S(r) are going to.
     """
     rows, rate = snapshot.rows, snapshot.rows_per_ns
-    service_ns = mean_ns(curve, rows)
+    service_ns = run_ns(bounds, curve, rows)
     if snapshot.used < _BUSY:
         return 0.0
-    saved_ns = service_ns + curve.fitted_ns[0] - mean_ns(curve, rows + 1)
+    saved_ns = service_ns + curve.fitted_ns[0] - run_ns(bounds, curve, rows + 1)
     if saved_ns * rate <= rows:
         return 0.0
     next_rows = min(max(1.0, rate * service_ns), float(bounds.batch_rows_max))
-    would_take_ns = service_ns / bounds.instances + mean_ns(curve, next_rows) + bounds.overhead_ns
+    would_take_ns = service_ns / bounds.instances + run_ns(bounds, curve, next_rows) + bounds.overhead_ns
     if would_take_ns <= snapshot.slack_ns and snapshot.missed < _MISSED:
         return 0.0
-    by_slack_ns = snapshot.due_ns[0] - mean_ns(curve, rows + 1) - bounds.overhead_ns
+    by_slack_ns = snapshot.due_ns[0] - run_ns(bounds, curve, rows + 1) - bounds.overhead_ns
     silent_ns = snapshot.came_ns + saved_ns / rows  # then rows come too slowly for it to pay
     return min(by_slack_ns, silent_ns, snapshot.since_ns + curve.fitted_ns[0])

@@ -26,6 +26,7 @@ KNEE = 0.95
 SEEN, BEST = 0, 1
 
 _TRUSTED_WEIGHT = 2.0  # below it a size is too little known for its estimate to clip anything
+_RECENT_BATCHES = 32.0
 _SPREAD_STEP = 0.02
 _SPREAD_AT_FIRST = 1.1
 
@@ -34,6 +35,7 @@ class Curve(NamedTuple):
     """What is known, per size of the ladder. `weights` are decayed counts, 0 for a size never seen.
 
     `means_ns` is as learnt, `fitted_ns` the same made monotone, `upper` the upper quantile as a multiple of the mean.
+    `recent` is 1 for a size that just ran and fades soon.
     `last` holds two numbers: when something was learnt last, in ns, and the best throughput, in rows per ns.
     """
 
@@ -42,6 +44,7 @@ class Curve(NamedTuple):
     fitted_ns: MutableSequence[float]
     upper: MutableSequence[float]
     weights: MutableSequence[float]
+    recent: MutableSequence[float]
     last: MutableSequence[float]
 
 
@@ -89,7 +92,7 @@ def learn(curve: Curve, rows: int, duration_ns: float, now_ns: float) -> None:
     expected_ns = interpolated(curve.sizes, curve.means_ns, rows)
     if expected_ns <= 0.0:  # the first one of all
         curve.means_ns[above] = max(1.0, duration_ns * curve.sizes[above] / max(rows, 1))
-        curve.weights[above] = 1.0
+        curve.weights[above] = curve.recent[above] = 1.0
         fit(curve)
         return
     ratio = max(duration_ns, 1.0) / expected_ns
@@ -106,9 +109,11 @@ def _fade(curve: Curve, now_ns: float) -> None:
     """Let what was seen before count less."""
     passed_ns = max(0.0, now_ns - curve.last[SEEN])
     kept = 0.5 ** (1.0 / HALF_LIFE_BATCHES + passed_ns / HALF_LIFE_NS)
+    kept_recent = 0.5 ** (1.0 / _RECENT_BATCHES)
     curve.last[SEEN] = now_ns
     for level in range(len(curve.sizes)):
         curve.weights[level] *= kept
+        curve.recent[level] *= kept_recent
 
 
 def _move(curve: Curve, level: int, share: float, ratio: float) -> float:
@@ -116,6 +121,7 @@ def _move(curve: Curve, level: int, share: float, ratio: float) -> float:
     if share <= 0.0:
         return 0.0
     curve.weights[level] += share
+    curve.recent[level] = max(curve.recent[level], share)
     step = share / curve.weights[level]
     curve.means_ns[level] *= 1.0 + step * (ratio - 1.0)
     upwards = UPPER_QUANTILE if ratio > curve.upper[level] else UPPER_QUANTILE - 1.0
@@ -127,8 +133,8 @@ def _move(curve: Curve, level: int, share: float, ratio: float) -> float:
 def _follow(curve: Curve, below: int, above: int, factor: float) -> None:
     """Let sizes that nothing was heard of for long change as those do that run."""
     for level in range(len(curve.sizes)):
-        if 0.0 < curve.weights[level] < 1.0 and level not in (below, above):
-            curve.means_ns[level] *= 1.0 + (factor - 1.0) * (1.0 - curve.weights[level])
+        if curve.weights[level] > 0.0 and level not in (below, above):
+            curve.means_ns[level] *= 1.0 + (factor - 1.0) * (1.0 - curve.recent[level])
 
 
 def fit(curve: Curve) -> None:
@@ -195,8 +201,8 @@ class ServiceTimes:
         count = len(sizes)
         assert count, "bug: a service model without sizes"
         assert all(low < high for low, high in pairwise(sizes)), "bug: sizes do not ascend"
-        zeros = [[0.0] * count for _ in range(3)]
-        self.curve = Curve(tuple(sizes), zeros[0], zeros[1], [_SPREAD_AT_FIRST] * count, zeros[2], [0.0, 0.0])
+        zeros = [[0.0] * count for _ in range(4)]
+        self.curve = Curve(tuple(sizes), zeros[0], zeros[1], [_SPREAD_AT_FIRST] * count, zeros[2], zeros[3], [0.0, 0.0])
 
     def observe(self, rows: int, duration_ns: float, now_ns: int) -> None:
         """Learn from a clean run: not the first of its shape, not beside a load."""
