@@ -24,14 +24,15 @@ note_arrival, note_batch, note_settled = _core.note_arrival, _core.note_batch, _
 rows_per_ns, utilisation = _core.rows_per_ns, _core.utilisation
 
 SWEEPS = 3
+OURS_GUARDED = Rival(OURS, 0, 0.0, guarded=True)
 _UNBOUNDED = 1 << 40
 
 _Curve, _Snapshot = cast("Any", Curve), cast("Any", Snapshot)  # of arrays here, which are no Sequence to mypy
 
 Ints = NDArray[np.int64]
 
-HEAD, TAIL, IDLE, BATCHES, CAME = range(5)
-"""Counters: `queue[HEAD:TAIL]` waits, CAME is the next request to come."""
+HEAD, TAIL, IDLE, BATCHES, CAME, ASIDE_HEAD, ASIDE_TAIL = range(7)
+"""Counters: `queue[HEAD:TAIL]` waits, `aside[ASIDE_HEAD:ASIDE_TAIL]` is set aside, CAME is the next to come."""
 WAKE, IDLE_SINCE = range(2)
 """Moments: when to ask again, and since when an instance is idle."""
 BATCH_COUNT, BUSY_NS, DECISIONS, LARGEST = range(4)
@@ -41,10 +42,12 @@ class Run(NamedTuple):
     """All that changes in a run.
 
     Per instance: when its batch is done, and expected to be; when it was taken, with how many rows, and how long its
-    first row had waited, and how many rows will be late. `totals` are [batches, busy ns, decisions, rows of the largest batch].
+    first row had waited, and how many rows will be late. `totals` are [batches, busy ns, decisions, rows of the
+    largest batch].
     """
 
     queue: Ints
+    aside: Ints
     counts: Ints
     moments_ns: Floats
     done_ns: Floats
@@ -76,12 +79,13 @@ def simulate(world: World, rival: Rival) -> tuple[Floats, Floats]:
 
 def _new_run(world: World, levels: int) -> Run:
     count, instances = world.times_ns.size, world.instances
-    counts = np.zeros(5, np.int64)
+    counts = np.zeros(7, np.int64)
     counts[IDLE] = instances
     return Run(
-        queue=np.empty(count, np.int64), counts=counts, moments_ns=np.array([np.inf, 0.0]),
-        done_ns=np.full(instances, np.inf), expected_ns=np.full(instances, np.inf), taken_ns=np.zeros(instances),
-        taken_rows=np.zeros(instances, np.int64), waited_ns=np.zeros(instances), late_rows=np.zeros(instances, np.int64), demand=np.zeros(NUMBERS),
+        queue=np.empty(2 * count, np.int64), aside=np.empty(count, np.int64), counts=counts,
+        moments_ns=np.array([np.inf, 0.0]), done_ns=np.full(instances, np.inf),
+        expected_ns=np.full(instances, np.inf), taken_ns=np.zeros(instances), taken_rows=np.zeros(instances, np.int64),
+        waited_ns=np.zeros(instances), late_rows=np.zeros(instances, np.int64), demand=np.zeros(NUMBERS),
         numbers=np.zeros(BENTO_NUMBERS), due_ns=np.full(levels, np.inf), latency_ns=np.zeros(count), totals=np.zeros(4),
     )  # fmt: skip
 
@@ -103,7 +107,7 @@ def _simulate(run: Run, world: World, rival: Rival, bounds: Bounds, curve: Curve
         _complete(run, world, rival, curve, now_ns)
         _drop(run, world, rival, hopeless_before_ns(bounds, curve, _free_ns(run, now_ns)), now_ns)
         _arrive(run, world, rival, bounds, curve, now_ns)
-        while run.counts[IDLE] > 0 and run.counts[HEAD] < run.counts[TAIL]:
+        while run.counts[IDLE] > 0 and _waits(run):
             run.totals[DECISIONS] += 1
             if rival.kind == OURS:
                 rows, at_ns = _decide(run, world, bounds, curve, now_ns)
@@ -115,6 +119,13 @@ def _simulate(run: Run, world: World, rival: Rival, bounds: Bounds, curve: Curve
                 break
             if rows > 0:
                 _take(run, world, rival, curve, rows, now_ns)
+
+
+@inlined
+def _waits(run: Run) -> bool:
+    """Say whether any request waits."""
+    counts = run.counts
+    return bool(counts[HEAD] < counts[TAIL] or counts[ASIDE_HEAD] < counts[ASIDE_TAIL])
 
 
 @inlined
@@ -156,8 +167,8 @@ def _complete(run: Run, world: World, rival: Rival, curve: Curve, now_ns: float)
 
 @inlined
 def _drop(run: Run, world: World, rival: Rival, before_ns: float, now_ns: float) -> None:
-    """Drop from the front whoever cannot be answered in time."""
-    guarded = world.hard and rival.guarded
+    """Let go from the front whoever cannot be answered in time; of the rivals' only what has a deadline."""
+    guarded = rival.guarded and (world.hard or rival.kind == OURS)
     while run.counts[HEAD] < run.counts[TAIL]:
         due_ns = world.times_ns[run.queue[run.counts[HEAD]]] + world.slack_ns
         if not (guarded and due_ns < before_ns) and not (
@@ -165,9 +176,20 @@ def _drop(run: Run, world: World, rival: Rival, before_ns: float, now_ns: float)
             and bento_drops(run.numbers, run.counts[TAIL] - run.counts[HEAD], due_ns, now_ns, run.counts[IDLE])
         ):
             return
-        run.latency_ns[run.queue[run.counts[HEAD]]] = DROPPED
+        _let_go(run, world.hard or rival.kind == BENTO)
+
+
+@inlined
+def _let_go(run: Run, hard: bool) -> None:
+    """Drop the first request, or set it aside."""
+    request = run.queue[run.counts[HEAD]]
+    run.counts[HEAD] += 1
+    if hard:
+        run.latency_ns[request] = DROPPED
         note_settled(run.demand, 1, 1)
-        run.counts[HEAD] += 1
+    else:
+        run.aside[run.counts[ASIDE_TAIL]] = request
+        run.counts[ASIDE_TAIL] += 1
 
 
 @inlined
@@ -180,8 +202,8 @@ def _arrive(run: Run, world: World, rival: Rival, bounds: Bounds, curve: Curve, 
         if rival.kind == OURS:
             note_arrival(run.demand, 1, now_ns)
         if rival.guarded:
-            due_ns, hard = world.times_ns[request] + world.slack_ns, world.hard or rival.kind != OURS
-            newcomer = Newcomer(1, now_ns, due_ns, hard, counts[TAIL] - counts[HEAD], free_ns)
+            queued_rows = counts[TAIL] - counts[HEAD] + counts[ASIDE_TAIL] - counts[ASIDE_HEAD]
+            newcomer = Newcomer(1, world.times_ns[request] + world.slack_ns, queued_rows, free_ns)
             if retry_after_ns(bounds, curve, newcomer) > 0.0:
                 run.latency_ns[request] = REFUSED
                 note_settled(run.demand, 1, 1)
@@ -192,26 +214,36 @@ def _arrive(run: Run, world: World, rival: Rival, bounds: Bounds, curve: Curve, 
 
 @inlined
 def _decide(run: Run, world: World, bounds: Bounds, curve: Curve, now_ns: float) -> tuple[int, float]:
-    """Ask our policy, with what a batcher would tell it; return (rows to take, when to ask again)."""
-    head, tail = run.counts[HEAD], run.counts[TAIL]
+    """Ask our policy, with what a batcher would tell it; return (rows to take, when to ask again).
+
+    What was set aside is asked about when nothing else waits, as rows that are never due.
+    """
+    counts, slack_ns = run.counts, world.slack_ns
+    rows, last_ns, since_ns = counts[TAIL] - counts[HEAD], np.inf, now_ns
     for level in range(len(curve.sizes)):
-        if curve.sizes[level] > tail - head:
-            break
-        run.due_ns[level] = world.times_ns[run.queue[head + curve.sizes[level] - 1]] + world.slack_ns
+        run.due_ns[level] = np.inf
+        if curve.sizes[level] <= rows:
+            run.due_ns[level] = world.times_ns[run.queue[counts[HEAD] + curve.sizes[level] - 1]] + slack_ns
+    if rows > 0:
+        last_ns = world.times_ns[run.queue[counts[TAIL] - 1]] + slack_ns
+        since_ns = max(world.times_ns[run.queue[counts[HEAD]]], run.moments_ns[IDLE_SINCE])
+    aside = rows == 0
+    if aside:
+        rows = counts[ASIDE_TAIL] - counts[ASIDE_HEAD]
     snapshot = _Snapshot(
-        now_ns, tail - head, run.due_ns, world.times_ns[run.queue[tail - 1]] + world.slack_ns, world.hard,
-        run.counts[IDLE], max(now_ns, run.expected_ns.min()),
-        max(world.times_ns[run.queue[head]], run.moments_ns[IDLE_SINCE]),
-        rows_per_ns(run.demand, now_ns), run.demand[CAME_NS], world.slack_ns, utilisation(run.demand, world.instances, now_ns),
-        run.demand[MISSED], False,
+        now_ns, rows, run.due_ns, last_ns, counts[IDLE], max(now_ns, run.expected_ns.min()), since_ns,
+        rows_per_ns(run.demand, now_ns), run.demand[CAME_NS], slack_ns,
+        utilisation(run.demand, world.instances, now_ns), run.demand[MISSED], aside,
     )  # fmt: skip
     decision = decide(bounds, curve, snapshot)
-    while head < tail and world.times_ns[run.queue[head]] + world.slack_ns < decision.drop_before_ns:
-        run.latency_ns[run.queue[head]] = DROPPED
-        note_settled(run.demand, 1, 1)
-        head += 1
-    run.counts[HEAD] = head
-    return min(decision.rows, tail - head), decision.at_ns
+    if decision.late_before_ns > 0.0:
+        _drop(run, world, OURS_GUARDED, decision.late_before_ns, now_ns)
+    if aside:
+        for _ in range(decision.rows):
+            run.queue[counts[TAIL]] = run.aside[counts[ASIDE_HEAD]]
+            counts[TAIL] += 1
+            counts[ASIDE_HEAD] += 1
+    return decision.rows, decision.at_ns
 
 
 @inlined

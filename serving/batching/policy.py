@@ -4,9 +4,9 @@ Natural batching comes first: while every instance is busy the batch grows by it
 number of rows that are answered in time at the best rate. It waits for more only if rows that come while it runs could
 not be answered in time otherwise, and then no longer than the first row's slack and S(1) allow.
 
-A row is *due* at its deadline or at its model's target, whichever comes first. Past a deadline nobody waits for the
-answer any more, so who cannot make it is dropped at once. A target only orders, chooses and turns newcomers away: an
-admitted row is answered, late if need be.
+A row is *due* at its deadline or at its model's target, whichever comes first. Who cannot make it leaves the front of
+the queue at once: past a deadline nobody waits for the answer any more, so the row is dropped; past a target it is
+answered late, and *set aside*: it runs when nothing else waits, and the backlog at the door counts it.
 
 Everything is in ns, as floats; a moment that never comes is infinite. As in `service_time`, the functions work on
 plain numbers, so that the simulator in bench/ can compile these very functions: what it proves is what is served.
@@ -28,7 +28,7 @@ RETRY_NS = 10e6
 _GOOD_ENOUGH = 0.97
 """A smaller batch is as good as a larger one from this part of its throughput on."""
 _WORTH_A_LOSS = 1.1
-"""A batch that leaves rows behind that then come too late must be so much better than one that does not."""
+"""A batch for which rows have to go must be so much better than one that does not."""
 _BUSY = 0.5
 """Below this utilisation nothing waits."""
 _MISSED = 0.01
@@ -94,7 +94,7 @@ class Snapshot(NamedTuple):
     """What a decision depends on.
 
     `rows` wait. `due_ns[k]` is when row number `sizes[k]` of the queue's order is due (sizes of the curve; what lies
-    beyond `rows` is ignored), `last_due_ns` when the last one is. `hard` says that these are deadlines. `idle`
+    beyond `rows` is ignored), `last_due_ns` when the last one is. `idle`
     instances are free; the next other one is expected to be at `free_ns`. `since_ns` is from when the first row could
     have run: it waited and an instance was idle. Rows come at `rows_per_ns`, the last
     one at `came_ns`, and usually have `slack_ns`. `used` is the
@@ -105,7 +105,6 @@ class Snapshot(NamedTuple):
     rows: int
     due_ns: Sequence[float]
     last_due_ns: float
-    hard: bool
     idle: int
     free_ns: float
     since_ns: float
@@ -118,23 +117,25 @@ class Snapshot(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """Take `rows` from the front, or with 0 rows drop what has its deadline before `drop_before_ns` (0: nothing).
+    """Take `rows` from the front, or with 0 rows let go of what is due before `late_before_ns` (0: nothing).
 
-    With 0 rows ask again at `at_ns`, which is now after a drop, and at the next arrival or completion.
+    To let go is to drop what has a deadline, and to set aside what has a target.
+
+    With 0 rows ask again at `at_ns`, which is now if something goes, and at the next arrival or completion.
     """
 
     rows: int
     at_ns: float
-    drop_before_ns: float
+    late_before_ns: float
     reason: Reason
 
 
 class Choice(NamedTuple):
-    """A batch of `rows` rows, of which `useful` are answered in time, after dropping up to `drop_before_ns`."""
+    """A batch of `rows` rows, of which `useful` are answered in time when `lost` ones go before."""
 
     rows: int
     useful: float
-    drop_before_ns: float
+    late_before_ns: float
     rows_per_ns: float
     lost: float
 
@@ -145,15 +146,10 @@ def hopeless_before_ns(bounds: Bounds, curve: Curve, free_ns: float) -> float:
 
 
 class Newcomer(NamedTuple):
-    """`rows` rows that come at `now_ns` while `queued_rows` wait and an instance is free from `free_ns` on.
-
-    `hard` says that `due_ns` is a deadline: should it not be made after all, the newcomer can still be dropped.
-    """
+    """`rows` rows that come while `queued_rows` wait and an instance is free from `free_ns` on."""
 
     rows: int
-    now_ns: float
     due_ns: float
-    hard: bool
     queued_rows: int
     free_ns: float
 
@@ -161,36 +157,17 @@ class Newcomer(NamedTuple):
 def retry_after_ns(bounds: Bounds, curve: Curve, newcomer: Newcomer) -> float:
     """Return 0 to admit a newcomer, or after how long it may try again.
 
-    It is refused when the queue is full, or when the backlog at the best throughput leaves it no time. For a deadline
-    that is the best of all sizes, because whoever cannot make it will leave; whoever comes with a target stays, so
-    there it is the best of those sizes that fit the target after a wait for a batch before.
+    It is refused when the backlog at the best throughput leaves it no time, or when the queue is full.
     """
     best = best_rows_per_ns(curve) * bounds.instances
     excess_rows = newcomer.queued_rows + newcomer.rows - bounds.queue_rows_max
     if excess_rows > 0:
         return excess_rows / best if best > 0.0 else RETRY_NS
-    if best <= 0.0 or newcomer.due_ns == NEVER:
+    if best <= 0.0:
         return 0.0
-    backlog_ns, last_rows = newcomer.queued_rows / best, float(newcomer.rows)
-    if not newcomer.hard:
-        level = _sustained(bounds, curve, newcomer.due_ns - newcomer.now_ns)
-        batches = newcomer.queued_rows // curve.sizes[level]
-        backlog_ns = batches * curve.fitted_ns[level] / bounds.instances
-        last_rows += newcomer.queued_rows - batches * curve.sizes[level]
-    done_ns = newcomer.free_ns + backlog_ns + run_ns(bounds, curve, last_rows) + bounds.overhead_ns
+    service_ns = run_ns(bounds, curve, newcomer.rows)
+    done_ns = newcomer.free_ns + newcomer.queued_rows / best + service_ns + bounds.overhead_ns
     return max(0.0, done_ns - newcomer.due_ns)
-
-
-def _sustained(bounds: Bounds, curve: Curve, slack_ns: float) -> int:
-    """Return the index of the size with the best throughput that can be kept up within a slack."""
-    best, best_level = 0.0, 0
-    for level in range(len(curve.sizes)):
-        service_ns = max(curve.fitted_ns[level], 1.0)
-        if service_ns * (1.0 + 1.0 / bounds.instances) + bounds.overhead_ns > slack_ns:
-            break
-        if curve.sizes[level] / service_ns > best:
-            best, best_level = curve.sizes[level] / service_ns, level
-    return best_level
 
 
 def decide_in_window(window: Window, snapshot: Snapshot, head_arrival_ns: int) -> Decision:
@@ -225,7 +202,7 @@ def decide(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Decision:
         return Decision(0, NEVER, 0.0, Reason.GROWING)
     choice = choose(bounds, curve, snapshot)
     if choice.lost > 0.0:
-        return Decision(0, snapshot.now_ns, choice.drop_before_ns, Reason.LATE)
+        return Decision(0, snapshot.now_ns, choice.late_before_ns, Reason.LATE)
     reason = Reason.IDLE
     if snapshot.draining:
         reason = Reason.DRAIN
@@ -290,18 +267,17 @@ def _weigh(bounds: Bounds, curve: Curve, snapshot: Snapshot, rows: int) -> Choic
     """Say what a batch of `rows` rows is worth."""
     done_ns = snapshot.now_ns + run_ns(bounds, curve, rows) + bounds.overhead_ns
     late = _due_before(curve, snapshot, done_ns)
-    if not snapshot.hard or late <= 0.0:
-        useful = max(0.0, rows - late)
-        return Choice(rows, useful, 0.0, useful / max(run_ns(bounds, curve, rows), 1.0), 0.0)
-    drop_before_ns = done_ns
+    if late <= 0.0:
+        return Choice(rows, float(rows), 0.0, rows / max(run_ns(bounds, curve, rows), 1.0), 0.0)
+    late_before_ns = done_ns
     if snapshot.idle > 1:
-        drop_before_ns = min(done_ns, hopeless_before_ns(bounds, curve, snapshot.now_ns))
-    lost = _due_before(curve, snapshot, drop_before_ns)
+        late_before_ns = min(done_ns, hopeless_before_ns(bounds, curve, snapshot.now_ns))
+    lost = _due_before(curve, snapshot, late_before_ns)
     rows = min(rows, int(snapshot.rows - lost))
     if rows <= 0:
         return Choice(0, 0.0, 0.0, 0.0, lost)
     useful = max(0.0, rows - (late - lost))
-    return Choice(rows, useful, drop_before_ns, useful / max(run_ns(bounds, curve, rows), 1.0), lost)
+    return Choice(rows, useful, late_before_ns, useful / max(run_ns(bounds, curve, rows), 1.0), lost)
 
 
 def _due_before(curve: Curve, snapshot: Snapshot, moment_ns: float) -> float:
