@@ -18,7 +18,7 @@ from serving.batching.policy import Bounds, Newcomer, Snapshot
 from serving.batching.service_time import Curve, ladder
 
 _core = compiled()
-decide, learn, mean_ns = _core.decide, _core.learn, _core.mean_ns
+decide, learn, mean_ns, riders = _core.decide, _core.learn, _core.mean_ns, _core.riders
 retry_after_ns, hopeless_before_ns = _core.retry_after_ns, _core.hopeless_before_ns
 note_arrival, note_batch, note_settled = _core.note_arrival, _core.note_batch, _core.note_settled
 rows_per_ns, utilisation = _core.rows_per_ns, _core.utilisation
@@ -109,8 +109,9 @@ def _simulate(run: Run, world: World, rival: Rival, bounds: Bounds, curve: Curve
         _arrive(run, world, rival, bounds, curve, now_ns)
         while run.counts[IDLE] > 0 and _waits(run):
             run.totals[DECISIONS] += 1
+            more_rows = 0
             if rival.kind == OURS:
-                rows, at_ns = _decide(run, world, bounds, curve, now_ns)
+                rows, more_rows, at_ns = _decide(run, world, bounds, curve, now_ns)
             else:
                 queue = run.queue[run.counts[HEAD] : run.counts[TAIL]]
                 rows, at_ns = rows_to_take(rival, run.numbers, world.times_ns, queue, now_ns)
@@ -118,7 +119,7 @@ def _simulate(run: Run, world: World, rival: Rival, bounds: Bounds, curve: Curve
                 run.moments_ns[WAKE] = at_ns
                 break
             if rows > 0:
-                _take(run, world, rival, curve, rows, now_ns)
+                _take(run, world, rival, curve, rows, more_rows, now_ns)
 
 
 @inlined
@@ -213,8 +214,8 @@ def _arrive(run: Run, world: World, rival: Rival, bounds: Bounds, curve: Curve, 
 
 
 @inlined
-def _decide(run: Run, world: World, bounds: Bounds, curve: Curve, now_ns: float) -> tuple[int, float]:
-    """Ask our policy, with what a batcher would tell it; return (rows to take, when to ask again).
+def _decide(run: Run, world: World, bounds: Bounds, curve: Curve, now_ns: float) -> tuple[int, int, float]:
+    """Ask our policy, with what a batcher would tell it; return (rows to take, riders, when to ask again).
 
     What was set aside is asked about when nothing else waits, as rows that are never due.
     """
@@ -243,28 +244,36 @@ def _decide(run: Run, world: World, bounds: Bounds, curve: Curve, now_ns: float)
             run.queue[counts[TAIL]] = run.aside[counts[ASIDE_HEAD]]
             counts[TAIL] += 1
             counts[ASIDE_HEAD] += 1
-    return decision.rows, decision.at_ns
+    more_rows = 0
+    if decision.rows > 0:
+        more_rows = riders(bounds, curve, snapshot, decision, counts[ASIDE_TAIL] - counts[ASIDE_HEAD])
+    return decision.rows, more_rows, decision.at_ns
 
 
 @inlined
-def _take(run: Run, world: World, rival: Rival, curve: Curve, rows: int, now_ns: float) -> None:
-    """Start a batch on an idle instance."""
+def _take(run: Run, world: World, rival: Rival, curve: Curve, rows: int, more_rows: int, now_ns: float) -> None:
+    """Start a batch on an idle instance: `rows` of the queue and `more_rows` that were set aside."""
     counts, instance = run.counts, 0
     while run.done_ns[instance] < np.inf:
         instance += 1
     newest_first = rival.kind == BENTO and not rival.guarded
     begins = counts[TAIL] - rows if newest_first else counts[HEAD]
-    service_ns = world.service_ns[rows] * world.noise[counts[BATCHES] % world.noise.size]
+    all_rows = rows + more_rows
+    service_ns = world.service_ns[all_rows] * world.noise[counts[BATCHES] % world.noise.size]
     answered_ns = now_ns + service_ns + world.overhead_ns
     run.late_rows[instance] = 0
     for place in range(begins, begins + rows):
         latency_ns = answered_ns - world.times_ns[run.queue[place]]
         run.latency_ns[run.queue[place]] = latency_ns
         run.late_rows[instance] += latency_ns > world.slack_ns
+    for place in range(counts[ASIDE_HEAD], counts[ASIDE_HEAD] + more_rows):
+        run.latency_ns[run.aside[place]] = answered_ns - world.times_ns[run.aside[place]]
+    run.late_rows[instance] += more_rows
+    counts[ASIDE_HEAD] += more_rows
     run.waited_ns[instance] = now_ns - world.times_ns[run.queue[begins]]
-    run.taken_ns[instance], run.taken_rows[instance] = now_ns, rows
+    run.taken_ns[instance], run.taken_rows[instance] = now_ns, all_rows
     run.done_ns[instance] = now_ns + service_ns
-    run.expected_ns[instance] = now_ns + mean_ns(curve, rows)
+    run.expected_ns[instance] = now_ns + mean_ns(curve, all_rows)
     if newest_first:
         counts[TAIL] -= rows
     else:
@@ -273,4 +282,4 @@ def _take(run: Run, world: World, rival: Rival, curve: Curve, rows: int, now_ns:
     counts[BATCHES] += 1
     run.totals[BATCH_COUNT] += 1
     run.totals[BUSY_NS] += service_ns
-    run.totals[LARGEST] = max(run.totals[LARGEST], float(rows))
+    run.totals[LARGEST] = max(run.totals[LARGEST], float(all_rows))

@@ -6,7 +6,7 @@ not be answered in time otherwise, and then no longer than the first row's slack
 
 A row is *due* at its deadline or at its model's target, whichever comes first. Who cannot make it leaves the front of
 the queue at once: past a deadline nobody waits for the answer any more, so the row is dropped; past a target it is
-answered late, and *set aside*: it runs when nothing else waits, and the backlog at the door counts it.
+answered late, and *set aside*: it rides along with others or runs when nothing else waits, and counts at the door.
 
 Everything is in ns, as floats; a moment that never comes is infinite. As in `service_time`, the functions work on
 plain numbers, so that the simulator in bench/ can compile these very functions: what it proves is what is served.
@@ -31,6 +31,8 @@ _WORTH_A_LOSS = 1.1
 """A batch for which rows have to go must be so much better than one that does not."""
 _BUSY = 0.5
 """Below this utilisation nothing waits."""
+_RIDE = 0.5
+"""Late rows ride along with others for at most this part of what they would cost alone."""
 _MISSED = 0.01
 """From this part of missed rows on, instances' time is scarce."""
 
@@ -296,6 +298,23 @@ def _due_before(curve: Curve, snapshot: Snapshot, moment_ns: float) -> float:
             return float(rows)
         before, before_due_ns = rows, due_ns
     return float(before)
+
+
+def riders(bounds: Bounds, curve: Curve, snapshot: Snapshot, decision: Decision, aside_rows: int) -> int:
+    """Return how many rows that were set aside should ride along with a batch that is taken.
+
+    They do if that costs at most half of what they would cost alone, and if it makes nobody late.
+    """
+    rows = decision.rows
+    more_rows = min(aside_rows, bounds.batch_rows_max - rows)
+    while more_rows > 0:
+        together_ns = run_ns(bounds, curve, rows + more_rows)
+        extra_ns = together_ns - run_ns(bounds, curve, rows)
+        is_in_time = snapshot.now_ns + together_ns + bounds.overhead_ns <= snapshot.due_ns[0]
+        if is_in_time and extra_ns <= _RIDE * run_ns(bounds, curve, more_rows):
+            return more_rows
+        more_rows //= 2
+    return 0
 
 
 def wait_until_ns(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> float:

@@ -26,7 +26,7 @@ KNEE = 0.95
 SEEN, BEST = 0, 1
 
 _TRUSTED_WEIGHT = 2.0  # below it a size is too little known for its estimate to clip anything
-_RECENT_BATCHES = 32.0
+_FORGET_RECENT = 4.0  # a size counts as recent until another one has moved about 1 / 4 of its way
 _SPREAD_STEP = 0.02
 _SPREAD_AT_FIRST = 1.1
 
@@ -98,10 +98,12 @@ def learn(curve: Curve, rows: int, duration_ns: float, now_ns: float) -> None:
     ratio = max(duration_ns, 1.0) / expected_ns
     if curve.weights[above] + curve.weights[below] >= _TRUSTED_WEIGHT:
         ratio = min(max(ratio, 1.0 / CLIP), CLIP)
+    was_seen = curve.weights[above] > 0.0 and curve.weights[below] > 0.0
     step = _move(curve, above, share, ratio)
     if below < above:
         step = max(step, _move(curve, below, 1.0 - share, ratio))
-    _follow(curve, below, above, 1.0 + step * (ratio - 1.0))
+    if was_seen:
+        _follow(curve, (below, above), step, ratio)
     fit(curve)
 
 
@@ -109,11 +111,9 @@ def _fade(curve: Curve, now_ns: float) -> None:
     """Let what was seen before count less."""
     passed_ns = max(0.0, now_ns - curve.last[SEEN])
     kept = 0.5 ** (1.0 / HALF_LIFE_BATCHES + passed_ns / HALF_LIFE_NS)
-    kept_recent = 0.5 ** (1.0 / _RECENT_BATCHES)
     curve.last[SEEN] = now_ns
     for level in range(len(curve.sizes)):
         curve.weights[level] *= kept
-        curve.recent[level] *= kept_recent
 
 
 def _move(curve: Curve, level: int, share: float, ratio: float) -> float:
@@ -123,18 +123,20 @@ def _move(curve: Curve, level: int, share: float, ratio: float) -> float:
     curve.weights[level] += share
     curve.recent[level] = max(curve.recent[level], share)
     step = share / curve.weights[level]
-    curve.means_ns[level] *= 1.0 + step * (ratio - 1.0)
+    curve.means_ns[level] = max(1.0, curve.means_ns[level] * (1.0 + step * (ratio - 1.0)))
     upwards = UPPER_QUANTILE if ratio > curve.upper[level] else UPPER_QUANTILE - 1.0
     upper = curve.upper[level] + share * max(_SPREAD_STEP, 0.2 * step) * upwards
     curve.upper[level] = min(max(upper, 1.0), CLIP)
     return step
 
 
-def _follow(curve: Curve, below: int, above: int, factor: float) -> None:
+def _follow(curve: Curve, moved: tuple[int, int], step: float, ratio: float) -> None:
     """Let sizes that nothing was heard of for long change as those do that run."""
     for level in range(len(curve.sizes)):
-        if curve.weights[level] > 0.0 and level not in (below, above):
-            curve.means_ns[level] *= 1.0 + (factor - 1.0) * (1.0 - curve.recent[level])
+        if curve.weights[level] > 0.0 and level not in moved:
+            factor = 1.0 + step * (ratio - 1.0) * (1.0 - curve.recent[level])
+            curve.means_ns[level] = max(1.0, factor * curve.means_ns[level])
+            curve.recent[level] *= (1.0 - step) ** _FORGET_RECENT
 
 
 def fit(curve: Curve) -> None:

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,7 +33,7 @@ def test_the_ladder_goes_in_powers_of_two_and_ends_where_batches_do():
 def test_more_rows_never_take_less_time(observations):
     times = learnt(observations)
     predicted = [times.mean_ns(rows) for rows in range(1, 130)]
-    assert all(later >= earlier * (1 - 1e-9) for earlier, later in zip(predicted, predicted[1:], strict=False))
+    assert all(later >= earlier * (1 - 1e-9) for earlier, later in pairwise(predicted))
     assert predicted[0] > 0
 
 
