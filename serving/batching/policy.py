@@ -31,7 +31,7 @@ _WORTH_A_LOSS = 1.1
 """A batch for which rows have to go must be so much better than one that does not."""
 _BUSY = 0.5
 """Below this utilisation nothing waits."""
-_RIDE = 0.5
+_RIDE = 0.25
 """Late rows ride along with others for at most this part of what they would cost alone."""
 _MISSED = 0.01
 """From this part of missed rows on, instances' time is scarce."""
@@ -303,7 +303,7 @@ def _due_before(curve: Curve, snapshot: Snapshot, moment_ns: float) -> float:
 def riders(bounds: Bounds, curve: Curve, snapshot: Snapshot, decision: Decision, aside_rows: int) -> int:
     """Return how many rows that were set aside should ride along with a batch that is taken.
 
-    They do if that costs at most half of what they would cost alone, and if it makes nobody late.
+    They do if that costs at most a quarter of what they would cost alone, and if it makes nobody late.
     """
     rows = decision.rows
     more_rows = min(aside_rows, bounds.batch_rows_max - rows)

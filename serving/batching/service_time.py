@@ -26,7 +26,7 @@ KNEE = 0.95
 SEEN, BEST = 0, 1
 
 _TRUSTED_WEIGHT = 2.0  # below it a size is too little known for its estimate to clip anything
-_FORGET_RECENT = 4.0  # a size counts as recent until another one has moved about 1 / 4 of its way
+_RECENT_BATCHES = 32.0  # half of what makes a size one that runs is gone after so many batches of other sizes
 _SPREAD_STEP = 0.02
 _SPREAD_AT_FIRST = 1.1
 
@@ -111,9 +111,11 @@ def _fade(curve: Curve, now_ns: float) -> None:
     """Let what was seen before count less."""
     passed_ns = max(0.0, now_ns - curve.last[SEEN])
     kept = 0.5 ** (1.0 / HALF_LIFE_BATCHES + passed_ns / HALF_LIFE_NS)
+    kept_recent = 0.5 ** (1.0 / _RECENT_BATCHES)
     curve.last[SEEN] = now_ns
     for level in range(len(curve.sizes)):
         curve.weights[level] *= kept
+        curve.recent[level] *= kept_recent
 
 
 def _move(curve: Curve, level: int, share: float, ratio: float) -> float:
@@ -136,7 +138,6 @@ def _follow(curve: Curve, moved: tuple[int, int], step: float, ratio: float) -> 
         if curve.weights[level] > 0.0 and level not in moved:
             factor = 1.0 + step * (ratio - 1.0) * (1.0 - curve.recent[level])
             curve.means_ns[level] = max(1.0, factor * curve.means_ns[level])
-            curve.recent[level] *= (1.0 - step) ** _FORGET_RECENT
 
 
 def fit(curve: Curve) -> None:

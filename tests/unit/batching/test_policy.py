@@ -191,3 +191,9 @@ def test_every_decision_is_one_that_can_be_acted_on(rows, slacks_ns, curve, busy
         assert decision.reason is Reason.WAITING
         assert snapshot.now_ns < decision.at_ns <= snapshot.since_ns + curve.fitted_ns[0]
         assert decision.at_ns + run_ns(BOUNDS, curve, rows) <= snapshot.due_ns[0] * (1 + 1e-12)
+
+
+def test_however_fast_rows_come_the_first_one_waits_no_longer_than_a_run_of_its_own():
+    busy = waiting([50 * MS] * 2, rows_per_ns=10 / MS, slack_ns=8 * MS, used=0.9)
+    assert decide(BOUNDS, FLAT, busy._replace(since_ns=busy.now_ns - 4.9 * MS)).at_ns <= busy.now_ns + 0.1 * MS * 1.001
+    assert decide(BOUNDS, FLAT, busy._replace(since_ns=busy.now_ns - 5.1 * MS)).rows == 2

@@ -82,7 +82,7 @@ def test_half_of_what_was_seen_is_forgotten_after_30_seconds():
 
 
 def test_sizes_that_do_not_run_follow_those_that_do():
-    times = learnt([(rows, affine(rows), 0) for rows in SIZES for _ in range(20)])
+    times = learnt([(rows, affine(rows), 0) for _ in range(300) for rows in SIZES])
     for _ in range(3000):
         times.observe(1, affine(1, 3.0), 0)
     assert times.mean_ns(1) == pytest.approx(affine(1, 3.0), rel=0.05)
