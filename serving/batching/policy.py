@@ -29,7 +29,7 @@ _GOOD_ENOUGH = 0.97
 """A smaller batch is as good as a larger one from this part of its throughput on."""
 _WORTH_A_LOSS = 1.1
 """A batch for which rows have to go must be so much better than one that does not."""
-_BUSY = 0.5
+_BUSY = 0.25
 """Below this utilisation nothing waits."""
 _RIDE = 0.25
 """Late rows ride along with others for at most this part of what they would cost alone."""

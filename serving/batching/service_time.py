@@ -26,6 +26,7 @@ KNEE = 0.95
 SEEN, BEST = 0, 1
 
 _TRUSTED_WEIGHT = 2.0  # below it a size is too little known for its estimate to clip anything
+_LEAST_WEIGHT = 1e-9
 _RECENT_BATCHES = 32.0  # half of what makes a size one that runs is gone after so many batches of other sizes
 _SPREAD_STEP = 0.02
 _SPREAD_AT_FIRST = 1.1
@@ -141,18 +142,24 @@ def _follow(curve: Curve, moved: tuple[int, int], step: float, ratio: float) -> 
 
 
 def fit(curve: Curve) -> None:
-    """Fill in sizes never seen, and hand out what lies in the middle of the monotone curves above and below."""
+    """Fill in sizes never seen, and hand out the nearest monotone curve: sizes that contradict are pooled by weight.
+
+    Pooling adjacent violators (Ayer et al., 1955): what was seen more, and more lately, counts for more.
+    """
     _fill(curve)
-    sizes, means_ns, fitted_ns, count = curve.sizes, curve.means_ns, curve.fitted_ns, len(curve.sizes)
-    least_ns = means_ns[count - 1]
-    for level in range(count - 1, -1, -1):
-        least_ns = min(least_ns, means_ns[level])
-        fitted_ns[level] = 0.5 * least_ns
-    best, most_ns = 0.0, 0.0
-    for level in range(count):
-        most_ns = max(most_ns, means_ns[level])
-        fitted_ns[level] += 0.5 * most_ns
-        best = max(best, sizes[level] / fitted_ns[level])
+    means_ns, fitted_ns, best = curve.means_ns, curve.fitted_ns, 0.0
+    for level in range(len(curve.sizes)):
+        first, weight = level, curve.weights[level] + _LEAST_WEIGHT
+        pooled_ns = means_ns[level]
+        while first > 0 and fitted_ns[first - 1] > pooled_ns:
+            first -= 1
+            more = curve.weights[first] + _LEAST_WEIGHT
+            pooled_ns = (weight * pooled_ns + more * means_ns[first]) / (weight + more)
+            weight += more
+        for pooled in range(first, level + 1):
+            fitted_ns[pooled] = pooled_ns
+    for level in range(len(curve.sizes)):
+        best = max(best, curve.sizes[level] / fitted_ns[level])
     curve.last[BEST] = best
 
 

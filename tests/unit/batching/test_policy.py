@@ -111,7 +111,7 @@ def test_it_waits_when_rows_come_fast_and_time_is_short():
 
 @pytest.mark.parametrize(
     "calm",
-    [{"used": 0.4}, {"rows_per_ns": 0.1 / MS}, {"slack_ns": 1e9, "missed": 0.0}, {"draining": True}],
+    [{"used": 0.2}, {"rows_per_ns": 0.1 / MS}, {"slack_ns": 1e9, "missed": 0.0}, {"draining": True}],
     ids=["hardly used", "slow arrivals", "time for all", "draining"],
 )
 def test_it_does_not_wait_without_need(calm):
