@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from serving.types import Array
+
 IR_VERSION = 8
 
 
@@ -38,12 +40,18 @@ def _fill_weights(graph: onnx.GraphProto) -> None:
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
-    _make_reshapes_follow_rows(graph)
+    _make_reshapes_follow_rows(graph, shapes)
 
 
-def _make_reshapes_follow_rows(graph: onnx.GraphProto) -> None:
+def _make_reshapes_follow_rows(graph: onnx.GraphProto, shapes: dict[str, Array]) -> None:
     """Let reshapes keep their first dimension instead of a batch of one."""
     for node in [node for node in graph.node if node.op_type == "Reshape"]:
+        shape = shapes.get(node.input[1])
+        if shape is not None and shape.size > 2:
+            kept = np.array([0, *shape[1:]], np.int64)  # 0 copies the dimension of the input
+            graph.initializer.append(numpy_helper.from_array(kept, f"{node.output[0]}_rows"))
+            node.input[1] = f"{node.output[0]}_rows"
+            continue
         flat = helper.make_node("Flatten", [node.input[0]], list(node.output), axis=1)
         graph.node.insert(list(graph.node).index(node), flat)
         graph.node.remove(node)
