@@ -133,7 +133,8 @@ def test_metadata_may_be_as_long_as_the_option_says(repository, transport):
         for metadata in ([("x-long", "v" * 200_000)], [(f"x-{k}", "w" * 2000) for k in range(100)]):
             response = stub.ModelInfer(affine(5), metadata=metadata, timeout=CALL_TIMEOUT_S)
             assert answer_of(response).tolist() == [[11.0] * 4]
-        error = fails(stub.ModelInfer, affine(5), metadata=[("x-long", "v" * (bound + 10_000))])
+        too_long = bound * 4 // 3  # grpc's core refuses what is a little too long now and then only
+        error = fails(stub.ModelInfer, affine(5), metadata=[("x-long", "v" * too_long)])
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert answer_of(stub.ModelInfer(affine(6), timeout=CALL_TIMEOUT_S)).tolist() == [[13.0] * 4]
 
