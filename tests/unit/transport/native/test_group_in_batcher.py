@@ -102,9 +102,9 @@ def test_one_request_at_a_time_is_taken_when_grouping_is_off(clock, group):
     assert is_empty(queue)
 
 
-def test_a_request_that_is_larger_than_what_may_run_now_runs_alone(clock, group):
+def test_a_request_that_is_larger_than_what_may_run_now_waits_for_an_instance(clock, group):
     queue = batcher(clock)
     queue.submit(group(Asked(5), Asked(1)))
-    assert taken(queue.take_now(2)) == [[0]]
-    assert taken(queue.take_now(2)) == [[1]]
+    assert taken(queue.take_now(2)) == []
+    assert taken(queue.take()) == [[0, 1]]
     assert queue.take_now(2) is None
