@@ -7,7 +7,7 @@ import sys
 import click
 
 from serving import __version__
-from serving.errors import ConfigError, RemoteError, ServingError
+from serving.errors import ConfigError, PackageError, RemoteError, ServingError
 
 _LAZY = {
     "serve": ("serving.commands.serve", "command", "Serve the models of a folder over gRPC."),
@@ -76,7 +76,7 @@ def main() -> None:
     except UnicodeEncodeError as error:
         click.echo(f"penstock: {error.object!r} is not valid text", err=True)
         sys.exit(1)
-    except (ConfigError, RemoteError, ServingError) as error:
+    except (ConfigError, PackageError, RemoteError, ServingError) as error:
         click.echo(f"penstock: {error}", err=True)
         sys.exit(1)
 
