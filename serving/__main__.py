@@ -13,6 +13,9 @@ _LAZY = {
     "serve": ("serving.commands.serve", "command", "Serve the models of a folder over gRPC."),
     "models": ("serving.commands.models", "group", "List, load and unload the models of a running server."),
     "infer": ("serving.commands.infer", "command", "Ask a running server for one prediction."),
+    "pack": ("serving.commands.packages", "pack", "Make a package of a model's folder: one digest, signed or not."),
+    "unpack": ("serving.commands.packages", "unpack_command", "Write the parts of a package as plain files."),
+    "inspect": ("serving.commands.packages", "inspect", "Verify a package and show what it holds."),
     "bench": ("bench.commands.group", "group", "Measure a server: load, latency, knee, comparison, tuning."),
     "kernels": (
         "serving.commands.kernels",
