@@ -1,9 +1,13 @@
-"""The commands for packages and scoring as a person types them: real processes, a real model, a real server."""
+"""The commands for packages and scoring as a person types them: a real model, a real server, processes that are killed.
+
+What does not need a process of its own runs `main` in this one.
+"""
 
 import csv
 import json
 import signal
 import subprocess
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,10 +18,29 @@ from converters.scikit_learn import convert_classifier
 from serving.package import verify
 from serving.transport.client import Client
 from serving.types import Datatype
-from tests.integration.test_commands import ROOT, penstock
 from tests.support import graphs
+from tests.support.command_line import run
 from tests.support.packages import write_key_pair
 from tests.support.servers import PROGRAM, server_thread
+
+
+@dataclass
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def penstock(capsys):
+    """Runs the command line; returns its exit status and what it printed."""
+
+    def penstock(*arguments: str) -> Result:
+        capsys.readouterr()
+        status = run(*arguments)
+        return Result(status, *capsys.readouterr())
+
+    return penstock
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +52,8 @@ def world(tmp_path_factory):
     graph = convert_classifier(RandomForestClassifier(20, random_state=0).fit(rows, data.target), rows.shape[1])
     graphs.write_model(root / "models", "forest", graph)
     names = [str(name) for name in data.feature_names]
-    assert penstock("pack", str(root / "models/forest/1"), "--out", str(root / "nameless")).returncode == 0
-    assert penstock("unpack", str(root / "nameless"), "--out", str(root / "plain")).returncode == 0
+    assert run("pack", str(root / "models/forest/1"), "--out", str(root / "nameless")) == 0
+    assert run("unpack", str(root / "nameless"), "--out", str(root / "plain")) == 0
     config = json.loads((root / "plain/package.json").read_text())
     config["signature"]["inputs"][0]["columns"] = names
     config["signature"]["outputs"][1]["labels"] = ["malignant", "benign"]
@@ -46,25 +69,24 @@ def world(tmp_path_factory):
 def package(world):
     root, _ = world
     private, public = write_key_pair(root)
-    result = penstock("pack", str(root / "plain"), "--out", str(root / "forest.tar"), "--sign-key", str(private))
-    assert result.returncode == 0, result.stderr
-    return root / "forest.tar", result.stdout.splitlines()[0], public
+    assert run("pack", str(root / "plain"), "--out", str(root / "forest.tar"), "--sign-key", str(private)) == 0
+    return root / "forest.tar", verify(root / "forest.tar").digest, public
 
 
-def test_pack_makes_the_same_package_twice_and_unpack_undoes_it(world, package, tmp_path):
+def test_pack_makes_the_same_package_twice_and_unpack_undoes_it(penstock, world, package, tmp_path):
     path, digest, _ = package
     assert penstock("unpack", str(path), "--out", str(tmp_path / "plain")).returncode == 0
     again = penstock("pack", str(tmp_path / "plain"), "--out", str(tmp_path / "again"), "--json", "-")
     assert json.loads(again.stdout) == {"digest": digest, "path": str(tmp_path / "again")}
 
 
-def test_a_copy_of_a_package_keeps_digest_and_signature(package, tmp_path):
+def test_a_copy_of_a_package_keeps_digest_and_signature(penstock, package, tmp_path):
     path, digest, public = package
     assert penstock("pack", str(path), "--out", str(tmp_path / "copy")).stdout.splitlines()[0] == digest
     assert penstock("inspect", str(tmp_path / "copy"), "--verify-key", str(public)).returncode == 0
 
 
-def test_inspect_tells_what_a_package_holds(package):
+def test_inspect_tells_what_a_package_holds(penstock, package):
     path, digest, public = package
     result = penstock("inspect", str(path), "--verify-key", str(public))
     lines = result.stdout.splitlines()
@@ -77,7 +99,7 @@ def test_inspect_tells_what_a_package_holds(package):
     assert value["verified_key"] is None
 
 
-def test_inspect_fails_in_one_line_for_a_damaged_and_for_an_unsigned_package(world, package, tmp_path):
+def test_inspect_fails_in_one_line_for_a_damaged_and_for_an_unsigned_package(penstock, world, package, tmp_path):
     path, _, public = package
     data = bytearray(path.read_bytes())
     at = data.index(b"RandomForest") if b"RandomForest" in data else len(data) // 2
@@ -94,7 +116,7 @@ def test_inspect_fails_in_one_line_for_a_damaged_and_for_an_unsigned_package(wor
         assert result.stderr.count("\n") == 1
 
 
-def test_a_file_that_is_no_part_is_named(world, tmp_path):
+def test_a_file_that_is_no_part_is_named(penstock, world, tmp_path):
     root, _ = world
     (root / "models/forest/1/notes.md").write_text("x")
     result = penstock("pack", str(root / "models/forest/1"), "--out", str(tmp_path / "p"))
@@ -119,7 +141,7 @@ def served(world, package):
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def test_scored_answers_are_the_served_ones_bit_by_bit(world, package, tmp_path):
+def test_scored_answers_are_the_served_ones_bit_by_bit(penstock, world, package, tmp_path):
     root, _ = world
     result = penstock("score", str(package[0]), "--input", str(root / "rows.csv"), "--out", str(tmp_path / "y.npz"))
     assert result.returncode == 0, result.stderr
@@ -128,7 +150,7 @@ def test_scored_answers_are_the_served_ones_bit_by_bit(world, package, tmp_path)
             assert archive[name].tobytes() == expected.tobytes(), name
 
 
-def test_a_csv_of_answers_has_the_labels_and_reads_back_exactly(world, package, tmp_path):
+def test_a_csv_of_answers_has_the_labels_and_reads_back_exactly(penstock, world, package, tmp_path):
     root, _ = world
     out = tmp_path / "y.csv"
     result = penstock("score", str(package[0]), "--input", str(root / "rows.csv"), "--out", str(out),
@@ -143,7 +165,7 @@ def test_a_csv_of_answers_has_the_labels_and_reads_back_exactly(world, package, 
     assert "is there already; name another file, or give --overwrite" in again.stderr
 
 
-def test_a_model_that_does_not_name_its_columns_wants_to_be_told(world, tmp_path):
+def test_a_model_that_does_not_name_its_columns_wants_to_be_told(penstock, world, tmp_path):
     root, rows = world
     graph, out = root / "models/forest/1/model.onnx", tmp_path / "y.npz"
     (tmp_path / "bare.csv").write_text(
@@ -160,7 +182,7 @@ def test_a_model_that_does_not_name_its_columns_wants_to_be_told(world, tmp_path
     assert out.read_bytes() == (tmp_path / "z.npz").read_bytes()
 
 
-def test_a_bad_cell_is_one_line_with_its_row_and_column(world, package, tmp_path):
+def test_a_bad_cell_is_one_line_with_its_row_and_column(penstock, world, package, tmp_path):
     root, _ = world
     lines = (root / "rows.csv").read_text().splitlines()
     cells = lines[8].split(",")
@@ -174,13 +196,13 @@ def test_a_bad_cell_is_one_line_with_its_row_and_column(world, package, tmp_path
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
-def test_a_run_that_is_stopped_goes_on_and_ends_with_the_same_bytes(tmp_path, how):
+def test_a_run_that_is_stopped_goes_on_and_ends_with_the_same_bytes(penstock, tmp_path, how):
     (tmp_path / "model.onnx").write_bytes(graphs.slow(width=128))
-    rows = np.random.default_rng(0).standard_normal((60_000, 128)).astype(np.float32)
+    rows = np.random.default_rng(0).standard_normal((20_000, 128)).astype(np.float32)
     np.save(tmp_path / "x.npy", rows)
-    command = ("score", str(tmp_path), "--input", str(tmp_path / "x.npy"), "--checkpoint-rows", "512", "--out")
+    command = ("score", str(tmp_path), "--input", str(tmp_path / "x.npy"), "--checkpoint-rows", "256", "--out")
     out = tmp_path / "y.npz"
-    with subprocess.Popen([*PROGRAM, *command, str(out)], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*PROGRAM, *command, str(out)], stderr=subprocess.PIPE, text=True) as process:
         assert "rows/s" in process.stderr.readline()  # the first checkpoint is written
         process.send_signal(how)
         said = process.stderr.read()
