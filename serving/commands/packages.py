@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from serving.commands.options import json_option, show
-from serving.errors import ConfigError
+from serving.errors import ConfigError, printable
 from serving.package import Package, Part, export, read, verify, write
 from serving.package.contents import Contents
 from serving.package.folder import Folder, unpack
@@ -77,7 +77,7 @@ def inspect(package: Path, verify_key: Path | None, json_file: Path | None) -> N
     signed_by = [signature.key_id for signature in read_signatures(opened)]
     verified = trusted_key(verify_key).check(opened) if verify_key else None
     value = _described(opened) | {"signed_by": signed_by, "verified_key": verified}
-    show("\n".join(_lines(opened, signed_by, verified)), value, json_file)
+    show("\n".join(map(printable, _lines(opened, signed_by, verified))), value, json_file)
 
 
 def _contents(source: Path, name: str) -> Contents:

@@ -90,6 +90,8 @@ def _match(
                 f"{label} lacks column {_list(missing)}, which input '{spec.name}' is made of; it has {_list(names)}"
             )
         return TensorColumns(spec, wanted, is_matrix=True)
+    if len(wanted) == 1 and wanted[0] in names:
+        return TensorColumns(spec, wanted, is_matrix=False)
     if file_order and is_table and len(spec.shape) == 2:
         if spec.shape[1] not in {DYNAMIC, len(names)}:
             raise ConfigError(f"{label} has {len(names)} columns, input '{spec.name}' wants {spec.shape[1]}")
