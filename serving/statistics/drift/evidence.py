@@ -18,7 +18,8 @@ Reals = NDArray[np.float64]
 CONCENTRATIONS = (20.0, 200.0, 2000.0)
 """How many rows each Dirichlet distribution of the mixture is worth: wide ones find large drift, narrow ones small."""
 
-_ROOT_STEPS = 9
+_ROOT_STEPS = 12
+_W_MIN = 1e-9
 _SHIFT = 8
 _TINY = 1e-300
 
@@ -75,23 +76,26 @@ def log_supremum(counts: Reals, frequencies: Reals, radius: Reals) -> Reals:
 
 
 def _mixing(live: Reals, frequencies: Reals, radius: Reals) -> tuple[Reals, Reals]:
-    """Return w and KL(frequencies || p(w)). The root of KL is nearly linear in w, so Newton's steps are taken on it."""
-    shape = live.shape[:-1]
-    low, high = np.full(shape, 1e-9), np.ones(shape)
-    goal = np.broadcast_to(np.sqrt(radius), shape)
-    w = np.full(shape, 0.5)
-    outside = ((frequencies > 0) & (live <= 0)).any(-1)  # at w = 1 such a slot would be impossible
-    high[outside] = 1.0 - 1e-9
+    """Return w and KL(frequencies || p(w)).
+
+    KL grows like w^2 where the live rows fall into known slots and like w where they do not, so Newton's steps are
+    taken on its logarithm over that of w; a step out of the bracket is one to the middle.
+    """
+    goal = np.log(np.maximum(radius, _TINY))
+    low, high = np.full(live.shape[:-1], _W_MIN), np.ones(live.shape[:-1])
+    high[((frequencies > 0) & (live <= 0)).any(-1)] = 1.0 - _W_MIN  # at w = 1 such a slot would be impossible
+    at_high, _ = _divergence(high, live, frequencies)
+    w = np.full(live.shape[:-1], 0.5)
     kl, slope = _divergence(w, live, frequencies)
     for _ in range(_ROOT_STEPS):
-        root = np.sqrt(np.maximum(kl, _TINY))
-        low, high = np.where(root <= goal, w, low), np.where(root > goal, w, high)
-        newton = w + (goal - root) * 2.0 * root / np.maximum(slope, _TINY)
-        w = np.where((newton > low) & (newton < high), newton, np.sqrt(low * high))
+        inside = kl <= radius
+        low, high = np.where(inside, w, low), np.where(inside, high, w)
+        step = (goal - np.log(np.maximum(kl, _TINY))) * kl / np.maximum(w * slope, _TINY)
+        newton = w * np.exp(np.clip(step, -50.0, 1.0))
+        w = np.where((newton > low) & (newton < high), newton, 0.5 * (low + high))
         kl, slope = _divergence(w, live, frequencies)
-    at_high, _ = _divergence(high, live, frequencies)
-    inside = at_high <= radius
-    return np.where(inside, high, w), np.where(inside, at_high, kl)
+    is_free = at_high <= radius
+    return np.where(is_free, high, w), np.where(is_free, at_high, kl)
 
 
 def _divergence(w: Reals, live: Reals, frequencies: Reals) -> tuple[Reals, Reals]:
