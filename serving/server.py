@@ -36,6 +36,7 @@ from serving.transport.grpcio import GrpcioTransport
 from serving.transport.health import HEALTH_SERVICE, HealthService
 from serving.transport.http import HttpServer
 from serving.transport.large import LargeMessages
+from serving.transport.monitor import MONITOR_SERVICE, MonitorService
 from serving.transport.native.turn import LoopParts, Turn
 from serving.transport.reflection import ReflectionService
 from serving.transport.services import InferenceService
@@ -89,9 +90,10 @@ class Server:
             post=self._post,
             why_not_ready=self.why_not_ready,
         )
-        reflection = ReflectionService([SERVICE, HEALTH_SERVICE])
+        monitor = MonitorService(self._repository)
+        reflection = ReflectionService([SERVICE, MONITOR_SERVICE, HEALTH_SERVICE])
         methods = Methods(
-            {**inference.unary(), **self._health.unary()},
+            {**inference.unary(), **monitor.unary(), **self._health.unary()},
             {**inference.streaming(), **self._health.streaming(), **reflection.streaming()},
             inference.infer,
         )
