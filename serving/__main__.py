@@ -7,12 +7,15 @@ import sys
 import click
 
 from serving import __version__
-from serving.errors import ConfigError, RemoteError, ServingError
+from serving.errors import ConfigError, PackageError, RemoteError, ServingError
 
 _LAZY = {
     "serve": ("serving.commands.serve", "command", "Serve the models of a folder over gRPC."),
     "models": ("serving.commands.models", "group", "List, load and unload the models of a running server."),
     "infer": ("serving.commands.infer", "command", "Ask a running server for one prediction."),
+    "pack": ("serving.commands.packages", "pack", "Make a package of a model's folder: one digest, signed or not."),
+    "unpack": ("serving.commands.packages", "unpack_command", "Write the parts of a package as plain files."),
+    "inspect": ("serving.commands.packages", "inspect", "Verify a package and show what it holds."),
     "bench": ("bench.commands.group", "group", "Measure a server: load, latency, knee, comparison, tuning."),
     "kernels": (
         "serving.commands.kernels",
@@ -76,7 +79,7 @@ def main() -> None:
     except UnicodeEncodeError as error:
         click.echo(f"penstock: {error.object!r} is not valid text", err=True)
         sys.exit(1)
-    except (ConfigError, RemoteError, ServingError) as error:
+    except (ConfigError, PackageError, RemoteError, ServingError) as error:
         click.echo(f"penstock: {error}", err=True)
         sys.exit(1)
 

@@ -16,6 +16,7 @@
     ├── BrokenCall           a call that does not keep to gRPC's framing
     └── InternalError        a mistake of our own
     LoadError                a model version could not be loaded
+    PackageError             a package cannot be written, or is not what its digests say
     ConfigError              a file, variable or flag says something that cannot be used
     RemoteError              a server that a command asked gave an error, or no server answered
 
@@ -172,6 +173,10 @@ class InternalError(ServingError):
 
 class LoadError(Exception):
     """A model version could not be loaded. The message is one line for an operator."""
+
+
+class PackageError(Exception):
+    """A package cannot be written, or is not what its digests say. The message is one line for an operator."""
 
 
 class ConfigError(Exception):
