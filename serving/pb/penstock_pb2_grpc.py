@@ -39,6 +39,11 @@ class MonitorStub(object):
                 request_serializer=serving_dot_pb_dot_penstock__pb2.BatchingReportRequest.SerializeToString,
                 response_deserializer=serving_dot_pb_dot_penstock__pb2.BatchingReportResponse.FromString,
                 _registered_method=True)
+        self.DriftReport = channel.unary_unary(
+                '/penstock.v1.Monitor/DriftReport',
+                request_serializer=serving_dot_pb_dot_penstock__pb2.DriftReportRequest.SerializeToString,
+                response_deserializer=serving_dot_pb_dot_penstock__pb2.DriftReportResponse.FromString,
+                _registered_method=True)
 
 
 class MonitorServicer(object):
@@ -51,6 +56,13 @@ class MonitorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DriftReport(self, request, context):
+        """How the rows of the served model versions differ from their reference: raw counts, from which all else derives.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MonitorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -58,6 +70,11 @@ def add_MonitorServicer_to_server(servicer, server):
                     servicer.BatchingReport,
                     request_deserializer=serving_dot_pb_dot_penstock__pb2.BatchingReportRequest.FromString,
                     response_serializer=serving_dot_pb_dot_penstock__pb2.BatchingReportResponse.SerializeToString,
+            ),
+            'DriftReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.DriftReport,
+                    request_deserializer=serving_dot_pb_dot_penstock__pb2.DriftReportRequest.FromString,
+                    response_serializer=serving_dot_pb_dot_penstock__pb2.DriftReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +104,33 @@ class Monitor(object):
             '/penstock.v1.Monitor/BatchingReport',
             serving_dot_pb_dot_penstock__pb2.BatchingReportRequest.SerializeToString,
             serving_dot_pb_dot_penstock__pb2.BatchingReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DriftReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Monitor/DriftReport',
+            serving_dot_pb_dot_penstock__pb2.DriftReportRequest.SerializeToString,
+            serving_dot_pb_dot_penstock__pb2.DriftReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

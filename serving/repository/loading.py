@@ -17,6 +17,9 @@ from serving.package import Package, Part, read
 from serving.package.folder import check_same_tensors
 from serving.package.signing import trusted_keys
 from serving.repository.scanner import MODEL_FILE
+from serving.statistics.profile_file import FILE_BYTES_MAX as PROFILE_BYTES_MAX
+
+PROFILE_FILE = "profile.npz"
 
 _log = logging.getLogger(__name__)
 
@@ -43,13 +46,15 @@ class Loader:
                     f"{MODEL_FILE} is in no package, and this server loads only signed ones (--package-keys); "
                     "pack it with --sign-key"
                 )
-            return self.load(name, version, path, config)
+            servable = self.load(name, version, path, config)
+            servable.drift.begin(_profile_beside(path))
+            return servable
         try:
             package = read(path)
             if self.keys is not None:
                 key_id = trusted_keys(self.keys).check(package)
                 _log.info("%s/%d: signed by key %s", name, version, key_id[:16])
-            graph = _verified_graph(package)
+            graph, profile = _verified_graph(package), package.profile
         except (PackageError, ConfigError) as error:
             raise LoadError(str(error)) from None
         servable = self.load(name, version, graph, config)
@@ -59,8 +64,21 @@ class Loader:
             servable.close()
             raise LoadError(str(error)) from None
         servable.package_digest = package.digest
+        servable.drift.begin(profile)
         _log.info("%s/%d: package %s", name, version, package.digest)
         return servable
+
+
+def _profile_beside(path: Path) -> bytes | None:
+    """Read the reference profile beside a plain graph, if there is one."""
+    try:  # what cannot be read is no reason not to serve
+        with path.with_name(PROFILE_FILE).open("rb") as file:
+            return file.read(PROFILE_BYTES_MAX + 1)  # what is longer is refused by whoever reads it
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _log.error("%s cannot be read: %s", path.with_name(PROFILE_FILE), error.strerror)
+        return None
 
 
 def _verified_graph(package: Package) -> Graph:
