@@ -34,12 +34,15 @@ from serving.repository.loading import Loader
 from serving.repository.manager import ModelRepository
 from serving.statistics import KERNEL_MODULES
 from serving.statistics.counters import RequestCounters
+from serving.statistics.drift.counting import NUMPY, Kernels
+from serving.statistics.drift.rounds import DriftRounds
 from serving.statistics.exporter import CONTENT_TYPE, Exporter, ServableView, Snapshot
 from serving.transport.calls import SERVICE, Methods, Transport
 from serving.transport.grpcio import GrpcioTransport
 from serving.transport.health import HEALTH_SERVICE, HealthService
 from serving.transport.http import HttpServer
 from serving.transport.large import LargeMessages
+from serving.transport.monitor import MONITOR_SERVICE, MonitorService
 from serving.transport.native.turn import LoopParts, Turn
 from serving.transport.reflection import ReflectionService
 from serving.transport.services import InferenceService
@@ -71,16 +74,18 @@ class Server:
         self._admission = Admission(config.requests_in_flight_max)
         counters = RequestCounters()
         turn = Turn(loop)
-        inline = None
+        inline, kernels = None, NUMPY
         if config.transport == "native":
+            kernels = _drift_kernels()
             inline = InlineRuns(clock, budget_us=config.inline_us_max, wake=turn.wake_for_later_phase)
         self._repository = ModelRepository(
             config.models,
-            Loader(partial(Servable.load, clock=clock, post=self._post, inline=inline), _keys(config)),
+            Loader(partial(Servable.load, clock=clock, post=self._post, inline=inline, kernels=kernels), _keys(config)),
             clock,
             drain_timeout_s=config.drain_timeout_s,
             changed=lambda: self._post(self._note_change),
         )
+        self._drift = DriftRounds(lambda: [servable.drift for servable in self._repository.servables()])
         self._health = HealthService(lambda: not self.why_not_ready())
         timers = LoopTimers(loop, clock)
         data_plane = DataPlane(self._repository, self._admission, counters, clock=clock, timers=timers)
@@ -93,9 +98,10 @@ class Server:
             post=self._post,
             why_not_ready=self.why_not_ready,
         )
-        reflection = ReflectionService([SERVICE, HEALTH_SERVICE])
+        monitor = MonitorService(self._repository, self._drift.run_aside, self._post)
+        reflection = ReflectionService([SERVICE, MONITOR_SERVICE, HEALTH_SERVICE])
         methods = Methods(
-            {**inference.unary(), **self._health.unary()},
+            {**inference.unary(), **monitor.unary(), **self._health.unary()},
             {**inference.streaming(), **self._health.streaming(), **reflection.streaming()},
             inference.infer,
         )
@@ -142,6 +148,7 @@ class Server:
         for name in self._repository.unready_models():
             _log.warning("model '%s' has no ready version", name)
         _log.info("serving %d model versions", len(list(self._repository.servables())))
+        self._follow(self._drift.run())
         if config.poll_interval_s:
             self._follow(self._poll(config.poll_interval_s))
 
@@ -161,7 +168,7 @@ class Server:
         await self._grpc.stop(_LAST_WORDS_S)
         await self._on_loader(self._repository.close)
         await self._http.stop()
-        for pool in (self._workers, self._codecs, self._renderer, self._loader):
+        for pool in (self._workers, self._codecs, self._renderer, self._loader, self._drift.worker):
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
         if self._repository.started:
             _log.info("stopped")
@@ -232,6 +239,13 @@ def _keys(config: ServerConfig) -> Path | None:
     return folder
 
 
+def _drift_kernels() -> Kernels:
+    """Load the kernels that count for drift; they bring numba with them, so grpcio does without."""
+    from serving.statistics.drift.kernels import KERNELS  # noqa: PLC0415
+
+    return KERNELS
+
+
 def _view(servable: Servable) -> ServableView:
     return ServableView.copy_of(
         servable.name,
@@ -247,6 +261,7 @@ def serve(config: ServerConfig) -> None:
     """Run a server until SIGTERM or SIGINT. Raises ConfigError when it cannot start."""
     check_onnxruntime()
     if config.transport == "native":
+        _drift_kernels()
         _native_transport()  # before there is a loop with signal handlers, which would be deaf while it compiles
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     uvloop.run(_serve(config))

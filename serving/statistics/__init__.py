@@ -1,4 +1,7 @@
-"""What happened: `latency` counts per servable, `counters` per outcome, `exporter` writes Prometheus' text."""
+"""What happened: `latency` counts per servable, `counters` per outcome, `exporter` writes Prometheus' text.
 
-KERNEL_MODULES = ("serving.statistics.stage_kernel",)
-"""Where the compiled part is."""
+`profile` is how the features of a model were distributed when it was trained.
+"""
+
+KERNEL_MODULES = ("serving.statistics.stage_kernel", "serving.statistics.drift.kernels")
+"""Where the compiled parts are."""

@@ -1,0 +1,44 @@
+"""Makes the rounds of everything that is watched for drift, at the boundaries of their panes."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from serving.statistics.drift.watch import DriftWatch
+
+LONGEST_WAIT_S = 1.0
+"""How often to look whether there are rows enough for a reference, or models that were not there before."""
+_SHORTEST_WAIT_S = 0.01
+
+_log = logging.getLogger(__name__)
+
+Watches = Callable[[], Sequence[DriftWatch]]
+"""Returns what is watched now. On the I/O thread."""
+
+
+class DriftRounds:
+    """Ticks every watch on a thread of its own, and never two at a time. Lives on the I/O thread."""
+
+    def __init__(self, watches: Watches) -> None:
+        self._watches = watches
+        self.worker = ThreadPoolExecutor(1, thread_name_prefix="drift")
+
+    async def run(self) -> None:
+        """Make the rounds until cancelled."""
+        while True:
+            watches = self._watches()
+            waits = [watch.seconds_to_boundary for watch in watches if watch.config.enabled]
+            await asyncio.sleep(max(_SHORTEST_WAIT_S, min([LONGEST_WAIT_S, *waits])))
+            await asyncio.get_running_loop().run_in_executor(self.worker, self._tick, self._watches())
+
+    def run_aside(self, work: Callable[[], None]) -> "Future[None]":
+        """Run something that must not be done on the I/O thread, between two rounds."""
+        return self.worker.submit(work)
+
+    def _tick(self, watches: Sequence[DriftWatch]) -> None:
+        for watch in watches:
+            try:
+                watch.tick()
+            except Exception:  # noqa: BLE001 - a mistake of ours must not end the watch over the others
+                _log.exception("%s/%d: drift could not be looked at", watch.name, watch.version)
