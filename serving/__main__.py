@@ -7,12 +7,13 @@ import sys
 import click
 
 from serving import __version__
-from serving.errors import ConfigError, PackageError, RemoteError, ServingError
+from serving.errors import ConfigError, PackageError, RegistryError, RemoteError, ServingError
 
 _LAZY = {
     "serve": ("serving.commands.serve", "command", "Serve the models of a folder over gRPC."),
     "models": ("serving.commands.models", "group", "List, load and unload the models of a running server."),
     "infer": ("serving.commands.infer", "command", "Ask a running server for one prediction."),
+    "registry": ("serving.commands.registry", "group", "Keep packages, move aliases, look at who released what."),
     "bench": ("bench.commands.group", "group", "Measure a server: load, latency, knee, comparison, tuning."),
     "kernels": (
         "serving.commands.kernels",
@@ -76,7 +77,7 @@ def main() -> None:
     except UnicodeEncodeError as error:
         click.echo(f"penstock: {error.object!r} is not valid text", err=True)
         sys.exit(1)
-    except (ConfigError, PackageError, RemoteError, ServingError) as error:
+    except (ConfigError, PackageError, RegistryError, RemoteError, ServingError) as error:
         click.echo(f"penstock: {error}", err=True)
         sys.exit(1)
 
