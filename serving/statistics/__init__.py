@@ -1,1 +1,4 @@
-"""What happened: `latency` counts per servable, `counters` per outcome, `exporter` writes Prometheus' text."""
+"""What happened: `latency` counts per servable, `counters` per outcome, `exporter` writes Prometheus' text.
+
+`profile` is how the features of a model were distributed when it was trained.
+"""

@@ -200,9 +200,10 @@ def test_a_kernel_that_allocates_does_not_compile():
             return np.zeros(count, np.int64).size
 
 
-def test_every_kernel_has_its_declared_signatures_and_keeps_the_gil():
-    assert compiler.KERNELS
-    for kernel in compiler.KERNELS:
+def test_every_kernel_that_runs_per_request_has_its_declared_signatures_and_keeps_the_gil():
+    kernels = [kernel for kernel in compiler.KERNELS if "statistics" not in kernel.py_func.__module__]
+    assert kernels
+    for kernel in kernels:
         assert len(kernel.signatures) == 1, kernel.py_func.__name__
         assert not kernel.targetoptions.get("nogil"), kernel.py_func.__name__
 
