@@ -7,7 +7,7 @@ import sys
 import click
 
 from serving import __version__
-from serving.errors import ConfigError, PackageError, RemoteError, ServingError
+from serving.errors import ConfigError, PackageError, RegistryError, RemoteError, ServingError
 
 _LAZY = {
     "serve": ("serving.commands.serve", "command", "Serve the models of a folder over gRPC."),
@@ -17,6 +17,7 @@ _LAZY = {
     "pack": ("serving.commands.packages", "pack", "Make a package of a model's folder: one digest, signed or not."),
     "unpack": ("serving.commands.packages", "unpack_command", "Write the parts of a package as plain files."),
     "inspect": ("serving.commands.packages", "inspect", "Verify a package and show what it holds."),
+    "registry": ("serving.commands.registry", "group", "Keep packages, move aliases, look at who released what."),
     "bench": ("bench.commands.group", "group", "Measure a server: load, latency, knee, comparison, tuning."),
     "kernels": (
         "serving.commands.kernels",
@@ -80,7 +81,7 @@ def main() -> None:
     except UnicodeEncodeError as error:
         click.echo(f"penstock: {error.object!r} is not valid text", err=True)
         sys.exit(1)
-    except (ConfigError, PackageError, RemoteError, ServingError) as error:
+    except (ConfigError, PackageError, RegistryError, RemoteError, ServingError) as error:
         click.echo(f"penstock: {error}", err=True)
         sys.exit(1)
 

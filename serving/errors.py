@@ -19,6 +19,9 @@
     PackageError             a package cannot be written, or is not what its digests say
     ConfigError              a file, variable or flag says something that cannot be used
     RemoteError              a server that a command asked gave an error, or no server answered
+    RegistryError            the registry refuses, does not know, or cannot be used
+    ├── RegistryAway         it cannot be reached or written; the same may work later
+    └── RegistryDamaged      what it holds is not what was put into it
 
 A `ServingError` is an answer to a client, so its message is written for one: what came, what was expected, what to do.
 This module knows the protocol's status codes by name only; `transport.status` turns them into gRPC's.
@@ -200,3 +203,15 @@ class RemoteError(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
+
+
+class RegistryError(Exception):
+    """The registry refuses, does not know, or cannot be used. The message is one line for an operator."""
+
+
+class RegistryAway(RegistryError):
+    """The registry cannot be reached or written: no such folder, a full disk, a lock held too long, no network."""
+
+
+class RegistryDamaged(RegistryError):
+    """What the registry holds is not what was put into it. The message names the place."""

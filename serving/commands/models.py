@@ -1,12 +1,12 @@
 """`penstock models`: ask a running server what it serves, and change it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from serving.commands.options import Connect, client_options, json_option, model_option, show
+from serving.commands.table import table
 from serving.errors import RemoteError
 from serving.pb import open_inference_pb2 as pb
 from serving.transport.client import Client
@@ -32,7 +32,7 @@ def list_models(model: str, connect: Connect, json_file: Path | None) -> None:
     header = ("MODEL", "VERSION", "STATE", "PACKAGE", "REASON")
     rows = [(entry["name"], entry["version"] or "-", entry["state"], entry["package"][:_DIGEST_SHOWN] or "-",
              entry["reason"]) for entry in entries]  # fmt: skip
-    show(_table(header, rows), entries, json_file)
+    show(table(header, rows), entries, json_file)
 
 
 @group.command("load")
@@ -87,8 +87,8 @@ def stats(model: str, connect: Connect, json_file: Path | None) -> None:
         request = pb.ModelStatisticsRequest(name=model)
         answer = client.call("ModelStatistics", request, pb.ModelStatisticsResponse)
     header = ("MODEL", "VERSION", "OK", "FAILED", "ROWS", "BATCHES", "ROWS/BATCH", "QUEUE us", "INFER us", "REQUEST us")
-    table = _table(header, [_statistics_row(entry) for entry in answer.model_stats])
-    show(table, [_statistics_dict(entry) for entry in answer.model_stats], json_file)
+    text = table(header, [_statistics_row(entry) for entry in answer.model_stats])
+    show(text, [_statistics_dict(entry) for entry in answer.model_stats], json_file)
 
 
 def _index_dict(client: Client, entry: pb.RepositoryIndexResponse.ModelIndex) -> dict[str, Any]:
@@ -134,9 +134,3 @@ def _statistics_row(entry: pb.ModelStatistics) -> tuple[str, ...]:
 
 def _mean_us(duration: pb.StatisticDuration) -> str:
     return f"{duration.ns / duration.count / 1e3:.0f}" if duration.count else "-"
-
-
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in (header, *rows))
-    return "\n".join(lines)

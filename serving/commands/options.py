@@ -110,7 +110,7 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     PENSTOCK_PORT, PENSTOCK_PORT_8001_TCP and the like.
     """
     known = {environment_name(item.name) for item in dataclasses.fields(ServerConfig)}
-    known |= {environment_name(name) for name in ("address", "config", "tls_ca")}
+    known |= {environment_name(name) for name in ("address", "config", "tls_ca", "registry", "who")}
     orchestrators = tuple(ENVIRONMENT_PREFIX + word for word in ("SERVICE_", "PORT"))
     strangers = sorted(
         name

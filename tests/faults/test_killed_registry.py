@@ -1,0 +1,45 @@
+"""A process that is killed at any line of push, promote or rollback leaves a registry that is whole."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+BEFORE = {"sequences": [1, 2], "production": 2, "records": 4, "findings": []}
+AFTER = {
+    "push": {**BEFORE, "sequences": [1, 2, 3], "records": 5},
+    "promote": {**BEFORE, "production": 1, "records": 5},
+    "rollback": {**BEFORE, "production": 1, "records": 5},
+}
+
+
+def deaths(verb: str, step: int, folder: Path) -> list[dict]:
+    program = [sys.executable, "-m", "tests.faults.killed_registry", verb, str(step), str(folder)]
+    result = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def check(verb: str, found: list[dict]) -> None:
+    for death in found:
+        assert death["after"] in (BEFORE, AFTER[verb]), f"half of a {verb} is visible after line {death['line']}"
+        assert death["in_the_end"] == AFTER[verb], f"a {verb} cannot be repeated after line {death['line']}"
+    assert [death["after"] for death in found].count(BEFORE) > 1
+    assert found[-1]["after"] == AFTER[verb]
+
+
+@pytest.mark.parametrize(("verb", "step"), [("push", 37), ("promote", 11), ("rollback", 11)])
+def test_nothing_half_done_is_visible_after_a_kill(verb, step, tmp_path):
+    check(verb, deaths(verb, step, tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", AFTER)
+def test_nothing_half_done_is_visible_after_a_kill_at_any_line(verb, tmp_path):
+    found = deaths(verb, 1, tmp_path)
+    assert len(found) > 50
+    check(verb, found)
