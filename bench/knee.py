@@ -27,8 +27,10 @@ REQUESTS_PER_PROBE_MIN = 20
 VERDICTS = {True: "pass", False: "fail", None: "undecided"}
 LATE = "late"
 """The verdict of a probe that shows nothing, because the generator sent late."""
-LATE_IN_A_ROW_MAX = 4
-"""Probes at one rate; after so many the machine is too busy for an answer, or the generator for the rate."""
+FAR_LAG_SHARE_MAX = 0.02
+"""Of a probe's p99: near its capacity a server makes ten times as much of the moment in which both were held up."""
+LATE_IN_A_ROW_MAX = 8
+"""Before there is a bracket: after so many at one rate the machine is too busy to tell. Later it may calm down."""
 TIME_SPENT = "the time was spent"
 NO_BRACKET = f"{TIME_SPENT} before a rate that fails was found; allow more, or start at a higher rate"
 PLACES = (0.5, 0.25, 0.75)
@@ -75,13 +77,19 @@ class Probe:
 
     @property
     def counts(self) -> bool:
-        """Whether it shows something: the generator was on time, or so late that the server did better than it seems.
+        """Whether it shows something: the generator was on time, or what it shows is so whoever was late.
 
-        Lateness only adds to latency. A probe that passes clearly has passed, and one that passes or fails narrowly
-        would be passed or failed by chance: to leave out those that fail alone would favour the server.
+        Lateness only adds to latency, so a probe that passes clearly has passed; and what is far over X is so without
+        it. In between, passing and failing are both left out: to leave out what fails would favour the server.
         """
-        is_late = self.outcome.lag_p99_us > LAG_SHARE_MAX * self.p99_ms * 1e3
+        latency_us, lag_us = self.outcome.latency_us, self.outcome.lag_p99_us
+        is_late = lag_us > max(LAG_SHARE_MAX * self.p99_ms * 1e3, FAR_LAG_SHARE_MAX * latency_us.p99)
         return not is_late or self.share.passes() is True
+
+    @property
+    def shows_side(self) -> bool:
+        """Whether it says, roughly, on which side of the knee it is."""
+        return self.counts or not self.is_over
 
     @property
     def is_over(self) -> bool:
@@ -201,9 +209,16 @@ def find(
 
 def _bracket(search: _Search) -> tuple[float, float]:
     """Return rates between which the knee surely lies. Raises _Ended."""
-    rate, passing, failing = search.plan.rate_start, None, None
+    rate, passing, failing, late = search.plan.rate_start, None, None, 0
     while passing is None or failing is None:
-        probe = _checked(search, rate, search.plan.bracket_s, out_of_time=NO_BRACKET)
+        if not search.has_time_for(search.plan.bracket_s):
+            raise _Ended(NO_BRACKET)
+        probe = _checked(search, rate, search.plan.bracket_s)
+        late = 0 if probe.shows_side else late + 1
+        if late == LATE_IN_A_ROW_MAX:
+            raise _Ended(_too_busy(late, rate))
+        if late:
+            continue
         if probe.is_over:
             failing, rate = rate, rate / 2
         else:
@@ -215,21 +230,20 @@ def _bracket(search: _Search) -> tuple[float, float]:
     return passing / 2, failing * 2  # a short probe may be wrong by one step
 
 
-def _checked(search: _Search, rate: float, duration_s: float, *, out_of_time: str) -> Probe:
-    """Probe, again where the generator was late, and end where nothing is shown about the server. Raises _Ended."""
-    for _ in range(LATE_IN_A_ROW_MAX):
-        if not search.has_time_for(duration_s):
-            raise _Ended(out_of_time)
-        probe = search.probe(rate, duration_s)
-        if probe.outcome.failure:
-            raise _Ended(f"the probe at {rate:.6g} requests/s ended early: {probe.outcome.failure}")
-        if probe.is_over and probe.is_too_much:
-            raise _Ended(f"the load generator could not offer {rate:.6g} requests/s; the knee was not reached below it")
-        if probe.counts or not probe.is_over:
-            return probe
-    raise _Ended(
-        f"the load generator was late in {LATE_IN_A_ROW_MAX} probes of {rate:.6g} requests/s in a row: the machine is "
-        "busy with other things, or needs all its cores for the server"
+def _checked(search: _Search, rate: float, duration_s: float) -> Probe:
+    """Probe, and end where the search cannot go on. Raises _Ended."""
+    probe = search.probe(rate, duration_s)
+    if probe.outcome.failure:
+        raise _Ended(f"the probe at {rate:.6g} requests/s ended early: {probe.outcome.failure}")
+    if probe.is_over and probe.is_too_much:
+        raise _Ended(f"the load generator could not offer {rate:.6g} requests/s; the knee was not reached below it")
+    return probe
+
+
+def _too_busy(late: int, rate: float) -> str:
+    return (
+        f"the load generator sent late in {late} probes of {rate:.6g} requests/s in a row: this machine is busy with "
+        "other things, or needs all its cores for the server"
     )
 
 
@@ -244,8 +258,7 @@ def _bisect(search: _Search, low: float, high: float) -> Knee:
             if _ratio(*interval) <= plan.width:
                 return search.knee("the interval is narrow enough", (low, high))
         try:
-            rate = posterior.quantile(PLACES[count % len(PLACES)])
-            probe = _checked(search, rate, plan.probe_s, out_of_time=TIME_SPENT)
+            probe = _checked(search, posterior.quantile(PLACES[count % len(PLACES)]), plan.probe_s)
         except _Ended as end:
             return search.knee(str(end), (low, high))
         count += probe.counts

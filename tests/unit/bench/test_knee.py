@@ -146,13 +146,27 @@ def test_probes_that_were_sent_late_are_made_again_and_do_not_count(true_knee):
     assert knee.low < true_knee < knee.high
 
 
-@pytest.mark.parametrize(("first", "is_bracketed"), [(3, False), (9, True)])
-def test_a_machine_that_is_always_busy_with_other_things_is_said_so(first, is_bracketed):
+def test_a_machine_that_is_always_busy_with_other_things_is_said_so():
     server = VirtualServer(fixed)
-    knee = search(server, measure=late(server, probes=range(first, 1000)))
-    assert len(knee.probes) == first + 3
-    assert "late in 4 probes" in knee.ended
-    assert (knee.rate is not None) == is_bracketed
+    knee = search(server, measure=late(server, probes=range(3, 1000)))
+    assert [probe.rate for probe in knee.probes] == [100, 200, *[400] * 8]
+    assert "sent late in 8 probes of 400 requests/s in a row" in knee.ended
+    assert knee.rate is None
+
+
+def test_a_rate_far_over_the_objective_is_a_bracket_whoever_was_late():
+    server = VirtualServer(fixed)
+    knee = search(server, measure=late(server, probes=range(4, 1000)), plan=Plan(rate_start=200.0))
+    assert [probe.rate for probe in knee.probes[:4]] == [200, 400, 800, 1600]
+    assert knee.probes[3].verdict == "fail"
+    assert 400 < knee.low < knee.rate < knee.high
+
+
+def test_a_machine_that_calms_down_again_has_an_answer(true_knee):
+    server = VirtualServer(fixed)
+    knee = search(server, measure=late(server, probes=range(7, 20)))
+    assert sum(probe.verdict == "late" for probe in knee.probes) == 13
+    assert knee.rate == pytest.approx(true_knee, rel=0.05)
 
 
 def test_a_late_generator_does_not_spoil_a_probe_that_passes_clearly():
