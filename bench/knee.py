@@ -258,7 +258,8 @@ def _bisect(search: _Search, low: float, high: float) -> Knee:
             if _ratio(*interval) <= plan.width:
                 return search.knee("the interval is narrow enough", (low, high))
         try:
-            probe = _checked(search, posterior.quantile(PLACES[count % len(PLACES)]), plan.probe_s)
+            rate = posterior.quantile(PLACES[len(search.probes) % len(PLACES)])
+            probe = _checked(search, rate, plan.probe_s)
         except _Ended as end:
             return search.knee(str(end), (low, high))
         count += probe.counts

@@ -63,8 +63,9 @@ class Generator:
         first = self._arrived.get()
         if isinstance(first, Ready):
             return self
+        why = first.message if isinstance(first, Refused) else self._why_it_ended()
         self._stop()
-        raise ConfigError(first.message if isinstance(first, Refused) else self._why_it_ended())
+        raise ConfigError(why)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
