@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.outcome import Outcome, ServerFigures
+from bench.outcome import Outcome
 from bench.slices import Measure, OpenLoop, Slice
 from serving.errors import ConfigError
 
@@ -106,7 +106,7 @@ def compare(
         order = [0, 1] if number % 2 == 0 else [1, 0]
         outcomes: dict[int, Outcome] = {}
         for side in order:
-            outcomes[side] = Outcome.of(measure(sides[side]), rows, ServerFigures())
+            outcomes[side] = Outcome.of(measure(sides[side]), rows)
             if failure := _failure(outcomes[side], "AB"[side], number):
                 break
         if failure:

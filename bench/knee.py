@@ -4,6 +4,9 @@ First the rate doubles, in short probes, until one fails (or halves until one pa
 that knows of noise: the next probe runs where, by all that was seen, the knee is about as likely below as above
 (`knee_fit`), so a probe that leaves it open is repeated next to it. It ends when the knee's 95 % interval is narrow
 enough, or the time is spent. What a probe itself has shown, with 95 % confidence, is its verdict (`tail_share`).
+
+A machine that does other things for a moment makes the generator send late. Latency counts from the intended moment, so
+such a probe blames the server for it. It shows nothing unless it passes clearly in spite of that, and is repeated.
 """
 
 import dataclasses
@@ -13,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.knee_fit import estimate, fit
-from bench.outcome import BUSY_SHARE_MAX, LAG_SHARE_MAX, Outcome, ServerFigures
+from bench.outcome import BUSY_SHARE_MAX, LAG_SHARE_MAX, Outcome
 from bench.slices import Measure, OpenLoop, Slice
 from bench.tail_share import SHARE_MAX, TailShare
 from serving.errors import ConfigError
@@ -22,6 +25,14 @@ RATE_MAX = 5e6
 REQUESTS_PER_PROBE_MIN = 20
 """Below, halving the rate shows nothing any more."""
 VERDICTS = {True: "pass", False: "fail", None: "undecided"}
+LATE = "late"
+"""The verdict of a probe that shows nothing, because the generator sent late."""
+FAR_LAG_SHARE_MAX = 0.02
+"""Of a probe's p99: near its capacity a server makes ten times as much of the moment in which both were held up."""
+LATE_IN_A_ROW_MAX = 8
+"""Before there is a bracket: after so many at one rate the machine is too busy to tell. Later it may calm down."""
+TIME_SPENT = "the time was spent"
+NO_BRACKET = f"{TIME_SPENT} before a rate that fails was found; allow more, or start at a higher rate"
 PLACES = (0.5, 0.25, 0.75)
 """Quantiles of the knee at which probes run in turn: around the knee rather than on it, which also shows the slope."""
 
@@ -52,27 +63,43 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What one rate has shown. `verdict` is pass, fail or undecided with 95 % confidence."""
+    """What one rate has shown. `verdict` is pass, fail or undecided with 95 % confidence, or late."""
 
     rate: float
     share: TailShare
     outcome: Outcome
+    p99_ms: float
 
     @property
     def verdict(self) -> str:
         """Whether p99 <= X."""
-        return VERDICTS[self.share.passes()]
+        return VERDICTS[self.share.passes()] if self.counts else LATE
+
+    @property
+    def counts(self) -> bool:
+        """Whether it shows something: the generator was on time, or what it shows is so whoever was late.
+
+        Lateness only adds to latency, so a probe that passes clearly has passed; and what is far over X is so without
+        it. In between, passing and failing are both left out: to leave out what fails would favour the server.
+        """
+        latency_us, lag_us = self.outcome.latency_us, self.outcome.lag_p99_us
+        is_late = lag_us > max(LAG_SHARE_MAX * self.p99_ms * 1e3, FAR_LAG_SHARE_MAX * latency_us.p99)
+        return not is_late or self.share.passes() is True
+
+    @property
+    def shows_side(self) -> bool:
+        """Whether it says, roughly, on which side of the knee it is."""
+        return self.counts or not self.is_over
 
     @property
     def is_over(self) -> bool:
         """Whether more than 1 % were over X, sure or not."""
         return self.share.share > SHARE_MAX
 
-    def client_limited(self, p99_ms: float) -> bool:
-        """Whether the generator was so busy or late that it may have spoilt the answer."""
-        outcome = self.outcome
-        late = outcome.lag_p99_us > LAG_SHARE_MAX * p99_ms * 1e3
-        return outcome.unsent > 0 or outcome.busy_share > BUSY_SHARE_MAX or late
+    @property
+    def is_too_much(self) -> bool:
+        """Whether the rate is more than the generator can offer."""
+        return self.outcome.unsent > 0 or self.outcome.busy_share > BUSY_SHARE_MAX
 
     def to_json(self) -> dict[str, Any]:
         """Return the probe as JSON holds it."""
@@ -134,14 +161,14 @@ class _Search:
         load = dataclasses.replace(load, rate_per_s=rate, duration_s=duration_s, seed=load.seed + len(self.probes))
         slice_ = dataclasses.replace(self.template, load=load, warm_up_s=self.plan.warm_up_s, slo_ms=self.p99_ms)
         recording = self.measure(slice_)
-        probe = Probe(rate, TailShare.of(recording), Outcome.of(recording, self.rows, ServerFigures()))
+        probe = Probe(rate, TailShare.of(recording), Outcome.of(recording, self.rows), self.p99_ms)
         self.probes.append(probe)
         self.on_probe(probe)
         return probe
 
     @property
     def seen(self) -> list[tuple[float, TailShare]]:
-        return [(probe.rate, probe.share) for probe in self.probes if not probe.outcome.failure]
+        return [(probe.rate, probe.share) for probe in self.probes if probe.counts and not probe.outcome.failure]
 
     def knee(self, ended: str, bracket: tuple[float, float] | None = None) -> Knee:
         failure = self.probes[-1].outcome.failure if self.probes else None
@@ -182,9 +209,16 @@ def find(
 
 def _bracket(search: _Search) -> tuple[float, float]:
     """Return rates between which the knee surely lies. Raises _Ended."""
-    rate, passing, failing = search.plan.rate_start, None, None
+    rate, passing, failing, late = search.plan.rate_start, None, None, 0
     while passing is None or failing is None:
+        if not search.has_time_for(search.plan.bracket_s):
+            raise _Ended(NO_BRACKET)
         probe = _checked(search, rate, search.plan.bracket_s)
+        late = 0 if probe.shows_side else late + 1
+        if late == LATE_IN_A_ROW_MAX:
+            raise _Ended(_too_busy(late, rate))
+        if late:
+            continue
         if probe.is_over:
             failing, rate = rate, rate / 2
         else:
@@ -197,15 +231,20 @@ def _bracket(search: _Search) -> tuple[float, float]:
 
 
 def _checked(search: _Search, rate: float, duration_s: float) -> Probe:
-    """Probe, and end where a probe says nothing about the server. Raises _Ended."""
-    if not search.has_time_for(duration_s):
-        raise _Ended("the time was spent before a rate that fails was found; allow more, or start at a higher rate")
+    """Probe, and end where the search cannot go on. Raises _Ended."""
     probe = search.probe(rate, duration_s)
     if probe.outcome.failure:
         raise _Ended(f"the probe at {rate:.6g} requests/s ended early: {probe.outcome.failure}")
-    if probe.is_over and probe.client_limited(search.p99_ms):
+    if probe.is_over and probe.is_too_much:
         raise _Ended(f"the load generator could not offer {rate:.6g} requests/s; the knee was not reached below it")
     return probe
+
+
+def _too_busy(late: int, rate: float) -> str:
+    return (
+        f"the load generator sent late in {late} probes of {rate:.6g} requests/s in a row: this machine is busy with "
+        "other things, or needs all its cores for the server"
+    )
 
 
 def _bisect(search: _Search, low: float, high: float) -> Knee:
@@ -219,11 +258,12 @@ def _bisect(search: _Search, low: float, high: float) -> Knee:
             if _ratio(*interval) <= plan.width:
                 return search.knee("the interval is narrow enough", (low, high))
         try:
-            _checked(search, posterior.quantile(PLACES[count % len(PLACES)]), plan.probe_s)
+            rate = posterior.quantile(PLACES[len(search.probes) % len(PLACES)])
+            probe = _checked(search, rate, plan.probe_s)
         except _Ended as end:
             return search.knee(str(end), (low, high))
-        count += 1
-    return search.knee("the time was spent", (low, high))
+        count += probe.counts
+    return search.knee(TIME_SPENT, (low, high))
 
 
 def _ratio(low: float, high: float) -> float:

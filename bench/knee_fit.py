@@ -92,7 +92,7 @@ def estimate(probes: Probes, low: float, high: float) -> tuple[float, float, flo
     others = 1 - np.eye(len(probes))
     without = [likelihood.posterior(weights * other).quantile(0.5) for other in others]
     count = len(without)
-    half = JACKKNIFE_ERRORS * float(np.sqrt((count - 1) * np.log(without).var()))
+    half = JACKKNIFE_ERRORS * float(np.sqrt((count - 1) * np.log(without).var())) if count > 1 else 0.0
     return rate, min(lowest, rate * float(np.exp(-half))), max(highest, rate * float(np.exp(half)))
 
 

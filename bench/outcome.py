@@ -3,13 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bench.histogram import Histogram
-from bench.slices import ClosedLoop, Interval, OpenLoop, Recording
+from bench.slices import ClosedLoop, Interval, OpenLoop, Recording, ServerFigures
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 LAG_SHARE_MAX = 0.1
@@ -35,20 +35,6 @@ class LatencyUs:
         """Read the figures off a histogram."""
         quantiles = {name: histogram.quantile_ns(quantile) / 1e3 for name, quantile in QUANTILES.items()}
         return cls(mean=histogram.mean_ns / 1e3, max=histogram.max_ns / 1e3, **quantiles)
-
-
-@dataclass(frozen=True, slots=True)
-class ServerFigures:
-    """What the server says of the same time, and what its process took. None where nobody tells.
-
-    `stages_us` are means per request from ModelStatistics (queue, compute_input, compute_infer, compute_output);
-    `batch_rows` counts executed batches by their rows; `cpu_us_per_request` is known for a server on this machine.
-    """
-
-    stages_us: dict[str, float] = field(default_factory=dict)
-    mean_batch_rows: float | None = None
-    batch_rows: dict[int, int] = field(default_factory=dict)
-    cpu_us_per_request: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +83,7 @@ class Outcome:
     failure: str | None = None
 
     @classmethod
-    def of(cls, recording: Recording, rows: int, server: ServerFigures) -> "Outcome":
+    def of(cls, recording: Recording, rows: int) -> "Outcome":
         """Read a recording."""
         total, load = recording.total, recording.slice.load
         duration_s = total.end_s - total.begin_s if recording.failure else load.duration_s
@@ -127,7 +113,7 @@ class Outcome:
             client_limited=busy_share > BUSY_SHARE_MAX
             or lag_p99_us > LAG_SHARE_MAX * latency_us.p99
             or recording.unsent > 0,
-            server=server,
+            server=recording.server,
             timeline=tuple(_points(recording)),
             histogram=total.latency,
             failure=recording.failure,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from bench import server_process
-from bench.outcome import ServerFigures
+from bench.slices import ServerFigures
 from serving.config import nearest
 from serving.errors import ConfigError, RemoteError
 from serving.pb import open_inference_pb2 as pb

@@ -11,6 +11,7 @@ from typing import Self
 
 from bench import payload
 from bench.generator import Generator
+from bench.interrupt import Interrupt
 from bench.outcome import Outcome
 from bench.scenario import Scenario
 from bench.server_view import ServerView, figures
@@ -47,13 +48,17 @@ class Session:
     """A context manager: clients and connections to some servers, and the generator's process.
 
     Raises ConfigError on entry for a model or a payload that cannot be, RemoteError for a server that does not answer.
-    `on_interval` is called on the thread that measures. Used by one thread.
+    `on_interval` is called on the thread that measures. While it is open, Ctrl-C ends the slice under way and all that
+    come after it. Used by one thread.
     """
 
-    def __init__(self, servers: Sequence[Server], scenario: Scenario, on_interval: OnInterval) -> None:
+    def __init__(
+        self, servers: Sequence[Server], scenario: Scenario, on_interval: OnInterval, *, interrupt: Interrupt
+    ) -> None:
         self._servers = servers
         self._scenario = scenario
         self._on_interval = on_interval
+        self._interrupt = interrupt
         self._open = contextlib.ExitStack()
         self._views: list[ServerView] = []
 
@@ -65,6 +70,7 @@ class Session:
             self._generator = stack.enter_context(
                 Generator(targets, messages, connections=scenario.connections, client=scenario.client)
             )
+            stack.enter_context(self._interrupt.ends(self._generator.interrupt))
             self._open = stack.pop_all()
         return self
 
@@ -74,16 +80,17 @@ class Session:
         self._open.close()
 
     def record(self, slice_: Slice) -> Recording:
-        """Run a slice. What goes wrong on the way is in the recording."""
-        return self._generator.run(slice_, self._on_interval)
-
-    def measure(self, slice_: Slice) -> Outcome:
-        """Run a slice and ask its server what it did meanwhile."""
+        """Run a slice and ask its server what it did meanwhile. What goes wrong on the way is in the recording."""
         view = self._views[slice_.target]
         before = view.snapshot()
-        recording = self.record(slice_)
+        recording = self._generator.run(slice_, self._on_interval)
         after = view.snapshot()
-        return Outcome.of(recording, self._scenario.rows, figures(before, after, requests=recording.total.sent))
+        recording.server = figures(before, after, requests=recording.total.sent)
+        return recording
+
+    def measure(self, slice_: Slice) -> Outcome:
+        """Run a slice and read what it has shown."""
+        return Outcome.of(self.record(slice_), self._scenario.rows)
 
     def _prepare(self, server: Server, stack: contextlib.ExitStack) -> list[bytes]:
         """Look at a server's model; return the messages that it will get."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from bench.histogram import Histogram
 
 ARRIVALS = ("constant", "poisson", "bursty", "trace")
+INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,26 @@ class Interval:
     """CPU time of the generator's thread."""
 
 
+@dataclass(frozen=True, slots=True)
+class ServerFigures:
+    """What the server says of the same time, and what its process took. None where nobody tells.
+
+    `stages_us` are means per request from ModelStatistics (queue, compute_input, compute_infer, compute_output);
+    `batch_rows` counts executed batches by their rows; `cpu_us_per_request` is known for a server on this machine.
+    """
+
+    stages_us: dict[str, float] = field(default_factory=dict)
+    mean_batch_rows: float | None = None
+    batch_rows: dict[int, int] = field(default_factory=dict)
+    cpu_us_per_request: float | None = None
+
+
 @dataclass(slots=True)
 class Recording:
     """All of a slice: the sum of its intervals. `failure` says why it ended before its time, if it did.
 
-    `unanswered` requests were sent and had no answer when waiting ended; `unsent` were due and could not be sent.
+    A slice that a person ended has the failure `INTERRUPTED`. `unanswered` requests were sent and had no answer when
+    waiting ended; `unsent` were due and could not be sent. `server` is filled in by who can ask it.
     """
 
     slice: Slice
@@ -94,6 +110,7 @@ class Recording:
     unanswered: int = 0
     unsent: int = 0
     failure: str | None = None
+    server: ServerFigures = field(default_factory=ServerFigures)
 
     @property
     def total(self) -> Interval:

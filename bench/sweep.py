@@ -11,13 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.outcome import Outcome, ServerFigures
-from bench.slices import ClosedLoop, Measure, OpenLoop, Recording, Slice
+from bench.outcome import Outcome
+from bench.slices import ClosedLoop, Measure, OpenLoop, Slice
 from serving.errors import ConfigError
 
 LEVELS_MAX = 200
-Figures = Callable[[Recording], ServerFigures]
-"""What the server says of a slice that has just run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +74,13 @@ def run(
     levels: Sequence[Slice],
     *,
     rows: int = 1,
-    figures: Figures = lambda _: ServerFigures(),
     on_outcome: Callable[[Outcome], None] = lambda _: None,
 ) -> Sweep:
     """Measure every level; a slice that fails ends the sweep and is kept, as are those before."""
     outcomes: list[Outcome] = []
     for level in levels:
         recording = measure(level)
-        outcomes.append(Outcome.of(recording, rows, figures(recording)))
+        outcomes.append(Outcome.of(recording, rows))
         on_outcome(outcomes[-1])
         if recording.failure:
             return Sweep(tuple(outcomes), recording.failure)

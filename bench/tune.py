@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from bench.outcome import Outcome, ServerFigures
-from bench.slices import Recording, Slice
+from bench.outcome import Outcome
+from bench.slices import INTERRUPTED, Recording, Slice
 from serving.config import ModelConfig, build
 from serving.errors import ConfigError
 
@@ -68,6 +68,8 @@ class Tuning:
     frontier: tuple[Trial, ...]
     best: Trial | None
     current: Trial | None
+    failure: str | None = None
+    """Why it ended before its time; then there is no best, since too little was compared."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the tuning as JSON holds it."""
@@ -76,6 +78,7 @@ class Tuning:
             "frontier": [dataclasses.asdict(trial.setting) for trial in self.frontier],
             "best": _trial_json(self.best) if self.best else None,
             "current": _trial_json(self.current) if self.current else None,
+            "failure": self.failure,
         }
 
 
@@ -115,7 +118,7 @@ def tune(
     """Try settings, the first of which is the current one. The first round's slices are as long as the template's.
 
     With the template's `slo_ms`, a setting whose p99 exceeds it is worse than any that keeps it. Settings that fail are
-    out, and their trials are kept.
+    out, and their trials are kept. An interrupted slice ends the tuning.
     """
     random = np.random.default_rng(seed)
     current = settings[0]
@@ -126,9 +129,11 @@ def tune(
         slice_ = _lengthened(template, 2 ** (number - 1))
         for index in random.permutation(len(alive)):
             recording = measure(alive[index], slice_)
-            trial = Trial(alive[index], number, Outcome.of(recording, rows, ServerFigures()))
+            trial = Trial(alive[index], number, Outcome.of(recording, rows))
             trials.append(trial)
             on_trial(trial)
+            if recording.failure == INTERRUPTED:
+                return Tuning(tuple(trials), tuple(frontier(list(latest.values()))), None, None, INTERRUPTED)
             latest[trial.setting] = trial
         ranked = _ranked([latest[setting] for setting in alive], template.slo_ms)
         is_last = len(alive) <= FINALISTS + 1

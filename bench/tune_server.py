@@ -109,7 +109,10 @@ class TuneServer:
                    "--http-port", "0", *self._arguments]  # fmt: skip
         # Variables that are meant for the user's own server, such as its certificate, do not concern this one.
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        # In a session of its own, so that Ctrl-C in the terminal does not reach it.
+        self._process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        )
         self._reader = threading.Thread(target=self._read_log, name="server log", daemon=True)
         self._reader.start()
         if not self._started.wait(START_TIMEOUT_S) or not self._port:

@@ -47,7 +47,9 @@ def command(
     subject = f"model {scenario.model}: A is {a}, B is {b}"
     with reporting("compare", scenario, subject, json_file=json_file, html_file=html_file) as reporter:
         done: list[compare.Pair] = []
-        with reporter.progress as progress, Session(servers, scenario, progress.note) as session:
+        with reporter.progress as progress, Session(
+            servers, scenario, progress.note, interrupt=reporter.interrupt
+        ) as session:  # fmt: skip
 
             def note(pair: compare.Pair) -> None:
                 done.append(pair)

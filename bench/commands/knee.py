@@ -20,7 +20,7 @@ Examples:
 """
 _DEFAULTS = knee.Plan()
 _OF_A_PROBE = ("rate", "concurrency", "duration_s", "warm_up_s", "slo_ms")
-_VERDICTS: dict[str, Verdict] = {"pass": "passed", "fail": "failed", "undecided": "undecided"}
+_VERDICTS: dict[str, Verdict] = {"pass": "passed", "fail": "failed", "undecided": "undecided", knee.LATE: "late"}
 
 
 @click.command("knee", epilog=_EXAMPLES)
@@ -47,7 +47,7 @@ def command(
     subject = f"model {scenario.model} on {connect.address}"
     with reporting("knee", scenario, subject, json_file=json_file, html_file=html_file) as reporter:
         with reporter.progress as progress, Session(
-            [Server(connect.address, connect.tls)], scenario, progress.note
+            [Server(connect.address, connect.tls)], scenario, progress.note, interrupt=reporter.interrupt
         ) as session:  # fmt: skip
             found = knee.find(
                 session.record, scenario.to_slice(), p99_ms=p99_ms, plan=plan, rows=scenario.rows,

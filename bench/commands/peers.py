@@ -50,7 +50,9 @@ def command(
         with reporter.progress as progress:
 
             def measure(host: str, port: int, name: str) -> Outcome:
-                with Session([Server(f"{host}:{port}", model=name)], scenario, progress.note) as session:
+                with Session(
+                    [Server(f"{host}:{port}", model=name)], scenario, progress.note, interrupt=reporter.interrupt
+                ) as session:  # fmt: skip
                     return session.measure(slice_)
 
             view = measure_peers(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from bench.interrupt import STATUS, Interrupt
 from bench.outcome import BUSY_SHARE_MAX, Outcome
 from bench.report import jsonl, libraries, page, tables
 from bench.report.jsonl import STDOUT, JsonLines
@@ -36,6 +37,7 @@ class Reporter:
     html_file: Path | None
     json_lines: JsonLines | None
     is_stdout_json: bool
+    interrupt: Interrupt
     status: int = 0
 
     def write(self, run: Run) -> None:
@@ -69,7 +71,8 @@ def reporting(
 ) -> Iterator[Reporter]:
     """Open what results are written to, before anything is measured; end with the status that they deserve.
 
-    Raises ConfigError for a place that cannot be written, or a library that is missing.
+    Ctrl-C ends what is measured, and then the command as usual, with status 130. Raises ConfigError for a place that
+    cannot be written, or a library that is missing.
     """
     libraries.check(html=html_file is not None)
     if html_file is not None:
@@ -86,7 +89,9 @@ def reporting(
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(JsonLines(json_file)) if json_file else None
         progress = Progress()
-        reporter = Reporter(kind, context, progress, html_file, lines, is_stdout_json=json_file == STDOUT)
+        interrupt = stack.enter_context(Interrupt())
+        is_stdout_json = json_file == STDOUT
+        reporter = Reporter(kind, context, progress, html_file, lines, is_stdout_json, interrupt)
         yield reporter
-    if reporter.status:
-        click.get_current_context().exit(reporter.status)
+    if status := STATUS if interrupt.is_set else reporter.status:
+        click.get_current_context().exit(status)

@@ -34,7 +34,9 @@ def command(connect: Connect, json_file: str | None, html_file: Path | None, **v
     subject = f"model {scenario.model} on {connect.address}"
     with reporting("run", scenario, subject, json_file=json_file, html_file=html_file) as reporter:
         server = Server(connect.address, connect.tls)
-        with reporter.progress as progress, Session([server], scenario, progress.note) as session:
+        with reporter.progress as progress, Session(
+            [server], scenario, progress.note, interrupt=reporter.interrupt
+        ) as session:  # fmt: skip
             progress.stage(subject, slice_)
             outcome = session.measure(slice_)
         reporter.show(RunView(reporter.asked(connect.address, outcome)), has_result=False)

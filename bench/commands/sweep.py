@@ -12,6 +12,7 @@ from bench.outcome import Outcome
 from bench.report.units import rate
 from bench.report.views import Run, SweepView
 from bench.session import Server, Session
+from bench.slices import Recording, Slice
 from serving.commands.options import Connect, client_options
 
 _EXAMPLES = """\b
@@ -46,15 +47,19 @@ def command(
     with reporting("sweep", scenario, subject, json_file=json_file, html_file=html_file) as reporter:
         server = Server(connect.address, connect.tls)
         runs: list[Run] = []
-        with reporter.progress as progress, Session([server], scenario, progress.note) as session:
-            for number, level in enumerate(levels, 1):
-                progress.stage(f"level {number} of {len(levels)}", level)
-                outcome = session.measure(level)
+        with reporter.progress as progress, Session(
+            [server], scenario, progress.note, interrupt=reporter.interrupt
+        ) as session:  # fmt: skip
+
+            def measure(level: Slice) -> Recording:
+                progress.stage(f"level {len(runs) + 1} of {len(levels)}", level)
+                return session.record(level)
+
+            def note(outcome: Outcome) -> None:
                 runs.append(Run(label(outcome), outcome))
                 reporter.write(runs[-1])
-                if outcome.failure:
-                    break
-        failure = runs[-1].outcome.failure
+
+            failure = sweep.run(measure, levels, rows=scenario.rows, on_outcome=note).failure
         reporter.show(SweepView(tuple(runs), failure), has_result=failure is not None)
 
 

@@ -47,7 +47,9 @@ def command(models: Path, write: bool, *, json_file: str | None, html_file: Path
             with Client(server.address) as client:
                 batchable = signature_of(client.metadata(scenario.model), scenario.shapes_by_input()).batchable
             settings = tune.settings_for(os.cpu_count() or 1, server.config, rows=scenario.rows, batchable=batchable)
-            with Session([Server(server.address)], scenario, progress.note) as session:
+            with Session(
+                [Server(server.address)], scenario, progress.note, interrupt=reporter.interrupt
+            ) as session:  # fmt: skip
 
                 def note(trial: tune.Trial) -> None:
                     runs.append(Run(f"{trial.setting}, round {trial.number}", trial.outcome))
@@ -85,7 +87,7 @@ def view_of(found: tune.Tuning, text: str | None, runs: list[Run]) -> FrontierVi
         ),
         model_toml=text,
         runs=tuple(runs),
-        failure=None if best else _why_none(found),
+        failure=found.failure or (None if best else _why_none(found)),
     )
 
 

@@ -1,7 +1,8 @@
 """The generator's process: it takes slices from a pipe, runs them, and sends back what happened.
 
 It lives as long as the pipe. What it sends: `Ready`, then for every slice some `Interval`s and one `Recording` without
-intervals, or `Refused`. Garbage is not collected while a slice runs: a collection would delay what is due.
+intervals, or `Refused`. A `Stop` ends the slice that runs. Garbage is not collected while a slice runs: a collection
+would delay what is due.
 """
 
 import contextlib
@@ -33,6 +34,11 @@ class Refused:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The slice that runs is to end now; what it has recorded is wanted."""
+
+
 class Client(Protocol):
     """Runs slices on one target."""
 
@@ -59,7 +65,9 @@ def main(
             return
         pipe.send(Ready())
         while True:
-            _run(pipe, clients, pipe.recv())
+            asked = pipe.recv()
+            if not isinstance(asked, Stop):  # one that came too late for its slice
+                _run(pipe, clients, asked)
     os._exit(0)  # nothing is left to be done, and nobody to wait for it
 
 

@@ -2,7 +2,7 @@
 
 import ssl
 
-from bench.slices import Target
+from bench.slices import INTERRUPTED, Target
 from serving.wire.client.layout import BREACHES
 
 GOAWAY_CODES = (
@@ -14,6 +14,13 @@ GOAWAY_CODES = (
 
 class SliceFailed(Exception):
     """A slice cannot go on; the message is for the person who asked for it."""
+
+
+class SliceStopped(SliceFailed):
+    """The bench has something to say while a slice runs, or is gone: the slice is to end, and is no failure."""
+
+    def __init__(self) -> None:
+        super().__init__(INTERRUPTED)
 
 
 def address_of(target: Target) -> str:

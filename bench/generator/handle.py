@@ -12,13 +12,15 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
 
-from bench.generator.child import Ready, Refused, main
-from bench.slices import Interval, Recording, Slice, Target
+from bench.generator.child import Ready, Refused, Stop, main
+from bench.slices import INTERRUPTED, Interval, Recording, Slice, Target
 from serving.errors import ConfigError
 
 CLIENTS = ("native", "grpcio")
 CONNECTIONS_MAX = 512
 STOP_TIMEOUT_S = 5.0
+INTERRUPT_TIMEOUT_S = 2.0
+"""How long an interrupted slice may take to say what it has recorded since its last interval."""
 
 
 class Generator:
@@ -26,7 +28,7 @@ class Generator:
 
     `messages` holds for each target the encoded ModelInferRequests that its slices go round. `connections` to a target
     are made by its first slice and kept; one that was lost is made anew by the next. Use it in a `with`; `run` is for
-    one thread, and calls `on_interval` on it.
+    one thread, and calls `on_interval` on it. `interrupt` is for any thread, and for signal handlers.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Generator:
             raise ConfigError(f"connections = {connections}, expected 1 to {CONNECTIONS_MAX}")
         assert len(targets) == len(messages), "bug: each target needs its messages"
         assert all(messages), "bug: a target without messages"
+        self._is_interrupted = False
         self._arguments = (list(targets), [list(own) for own in messages], connections, client)
 
     def __enter__(self) -> Self:
@@ -60,8 +63,9 @@ class Generator:
         first = self._arrived.get()
         if isinstance(first, Ready):
             return self
+        why = first.message if isinstance(first, Refused) else self._why_it_ended()
         self._stop()
-        raise ConfigError(first.message if isinstance(first, Refused) else self._why_it_ended())
+        raise ConfigError(why)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -76,18 +80,48 @@ class Generator:
         """
         assert 0 <= slice_.target < len(self._arguments[0]), "bug: no such target"
         intervals: list[Interval] = []
+
+        def keep(interval: Interval) -> None:
+            intervals.append(interval)
+            on_interval(interval)
+
+        if self._is_interrupted:
+            return Recording(slice_, failure=INTERRUPTED)
         try:
             self._pipe.send(slice_)
         except OSError:
             return Recording(slice_, failure=self._why_it_ended())
-        while isinstance(arrived := self._arrived.get(), Interval):
-            intervals.append(arrived)
-            on_interval(arrived)
+        arrived = self._next(keep)
+        if isinstance(arrived, Stop):
+            arrived = self._stopped(keep) or Recording(slice_)
+            arrived.failure = INTERRUPTED
+            arrived.unsent = 0  # what was due at that very moment is no loss
         if isinstance(arrived, Refused):
             raise ConfigError(arrived.message)
-        recording = arrived or Recording(slice_, failure=self._why_it_ended())
+        recording: Recording = arrived or Recording(slice_, failure=self._why_it_ended())
         recording.intervals = intervals
         return recording
+
+    def interrupt(self) -> None:
+        """End the slice that runs, and every later one at once: their failure is `INTERRUPTED`."""
+        if not self._is_interrupted:
+            self._is_interrupted = True
+            self._arrived.put(Stop())
+
+    def _next(self, on_interval: Callable[[Interval], None], timeout_s: float | None = None) -> Any:
+        """Return what arrives after some intervals; None when the process is gone. Raises queue.Empty."""
+        while isinstance(arrived := self._arrived.get(timeout=timeout_s), Interval):
+            on_interval(arrived)
+        return arrived
+
+    def _stopped(self, on_interval: Callable[[Interval], None]) -> Recording | None:
+        """Stop the slice and return its recording, None when there is none to be had."""
+        try:
+            self._pipe.send(Stop())
+            arrived = self._next(on_interval, INTERRUPT_TIMEOUT_S)
+        except (OSError, queue.Empty):  # it is gone, or waits for a server that does not take its connections
+            return None
+        return arrived if isinstance(arrived, Recording) else None
 
     def _why_it_ended(self) -> str:
         self._process.join(STOP_TIMEOUT_S)

@@ -19,7 +19,7 @@ import grpc
 import numpy as np
 
 from bench.generator import failures
-from bench.generator.failures import SliceFailed
+from bench.generator.failures import SliceFailed, SliceStopped
 from bench.generator.links import CONNECT_TIMEOUT_S, connect, tls_context
 from bench.generator.meter import INTERVAL_NS
 from bench.generator.schedule import Schedule, message_order
@@ -73,6 +73,8 @@ class StockClient:
         failure_text = None
         try:
             run.turns(self._check)
+        except SliceStopped as stopped:
+            failure_text = str(stopped)
         except SliceFailed:
             failure_text = str(failures.closed(self._target, run.at_s()))
         recording = run.finish(failure_text)
@@ -119,11 +121,11 @@ class StockClient:
             self._is_lost.set()
 
     def _check(self) -> None:
-        """Raise SliceFailed when a connection is lost, EOFError when the parent is."""
+        """Raise SliceFailed when a connection is lost, SliceStopped when the pipe to the bench says something."""
         if self._is_lost.is_set():
             raise SliceFailed
         if self._watched_fd is not None and select.select((self._watched_fd,), (), (), 0)[0]:
-            raise EOFError("the parent is gone")
+            raise SliceStopped
 
 
 class _Run:

@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from bench.generator import failures
-from bench.generator.failures import SliceFailed
+from bench.generator.failures import SliceFailed, SliceStopped
 from bench.generator.links import CONNECT_TIMEOUT_S, Link, connect, tls_context
 from bench.slices import Target
 from serving.wire.client import heads
@@ -38,7 +38,8 @@ _GONE = select.EPOLLHUP | select.EPOLLERR
 class Traffic:
     """The connections to one target. One thread; `connect` makes them, `close` ends them, both as often as one likes.
 
-    `watched_fd` is a pipe that says nothing while it lives: when it becomes readable, `look` raises EOFError.
+    `watched_fd` is a pipe that says nothing while a slice is to go on: when it says something or ends, `look` raises
+    SliceStopped.
     `zero_ns` is the moment from which failures count time.
     """
 
@@ -118,7 +119,7 @@ class Traffic:
     def look(self, wait_s: float) -> bool:
         """Wait for what comes, at most so long, and take it; says whether something came.
 
-        Raises SliceFailed, and EOFError at the pipe's end.
+        Raises SliceFailed.
         """
         # epoll itself waits in whole milliseconds.
         if wait_s > 0 and not select.select((self._epoll,), (), (), wait_s)[0]:
@@ -126,7 +127,7 @@ class Traffic:
         for fd, events in self._epoll.poll(0):
             link = self._by_fd.get(fd)
             if link is None:
-                raise EOFError("the parent is gone")
+                raise SliceStopped
             if events & select.EPOLLOUT:
                 self._flush(link, int(self.state.connections[link.slot, K_OUT_BYTES]))
                 if link.is_full and not link.is_stuck:

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from bench.histogram import Histogram
-from bench.outcome import LatencyUs, Outcome, Point, ServerFigures
+from bench.outcome import LatencyUs, Outcome, Point
+from bench.slices import ServerFigures
 
 
 def pooled(rounds: Sequence[Outcome]) -> Outcome:

@@ -16,12 +16,12 @@ from bench.peers.peer import HOST, Installed, Peer, PeerAbsent, PeerFailed
 from bench.peers.process import started
 from bench.peers.rounds import pooled
 from bench.report.views import PeersView, Run
+from bench.slices import INTERRUPTED
 from serving.errors import ConfigError, RemoteError
 
 PEERS: tuple[Peer, ...] = (penstock.PEER, mlserver.PEER, kserve.PEER, triton.PEER)
 """All that are known, ours first."""
 ROUNDS = 3
-INTERRUPTED = "interrupted"
 
 Measure = Callable[[str, int, str], Outcome]
 """Loads the model of a name on a host and gRPC port, and returns what that has shown. May raise RemoteError."""
@@ -114,6 +114,8 @@ def _take_turn(
     entry.rounds.append(outcome)
     entry.failure = outcome.failure
     on_run(Run(entry.installed.label, outcome))
+    if outcome.failure == INTERRUPTED:
+        raise KeyboardInterrupt
 
 
 def _view(entries: Sequence[_Entry], absent: Mapping[str, str], failure: str | None) -> PeersView:
@@ -124,4 +126,6 @@ def _view(entries: Sequence[_Entry], absent: Mapping[str, str], failure: str | N
     # A failure of a measurement is in its outcome already.
     broken = [f"{entry.installed.label} after round {len(entry.rounds)}: {entry.failure}" for entry in entries
               if entry.rounds and entry.failure not in {None, entry.rounds[-1].failure}]  # fmt: skip
-    return PeersView(runs, {**absent, **unmeasured}, "; ".join(filter(None, (failure, *broken))) or None)
+    settings = {entry.installed.label: entry.installed.settings for entry in entries if entry.rounds}
+    why = "; ".join(filter(None, (failure, *broken))) or None
+    return PeersView(runs, {**absent, **unmeasured}, why, settings)

@@ -9,6 +9,9 @@ from bench.report.views import ComparisonView, FrontierView, KneeView, PeersView
 
 _STAGES = {"queue": "queue", "compute_input": "input", "compute_infer": "infer", "compute_output": "output"}
 
+SETTINGS_MAX = 400
+"""Characters of what is said of a server's settings."""
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -39,7 +42,7 @@ def tables(view: View) -> tuple[Table, ...]:
         case FrontierView():
             return (_settings(view),)
         case PeersView():
-            return (runs_table("Servers", "server", view.runs, relative=True),)
+            return (runs_table("Servers", "server", view.runs, relative=True), *_peer_settings(view))
 
 
 def load_table(outcome: Outcome) -> Table:
@@ -160,7 +163,9 @@ def _probes(view: KneeView) -> Table:
 
 
 def _met(probe: Probe) -> str:
-    return {"passed": "met", "failed": "missed", "undecided": "too close to tell"}[probe.verdict]
+    return {"passed": "met", "failed": "missed", "undecided": "too close to tell", "late": "not counted: sent late"}[
+        probe.verdict
+    ]
 
 
 def _ratios(view: ComparisonView) -> Table:
@@ -185,6 +190,13 @@ def _settings(view: FrontierView) -> Table:
     )  # fmt: skip
     marked = frozenset(index for index, setting in enumerate(view.settings) if setting.recommended)
     return Table("Settings", ("#", "setting", "requests/s", "p99", ""), rows, words=frozenset({0, 1, 4}), marked=marked)
+
+
+def _peer_settings(view: PeersView) -> tuple[Table, ...]:
+    """Return in what each server differs from how its vendor ships it; nothing when nobody says."""
+    rows = tuple((plain(label), plain(settings, SETTINGS_MAX)) for label, settings in view.settings.items())
+    title = "How each server was set up, where it differs from what its vendor ships"
+    return (Table(title, ("server", "settings"), rows, words=frozenset({0, 1})),) if rows else ()
 
 
 def _raw(value: object) -> str:

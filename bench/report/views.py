@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Literal
 from bench.outcome import Outcome
 from bench.report.machine import Machine
 
-Verdict = Literal["passed", "failed", "undecided"]
+Verdict = Literal["passed", "failed", "undecided", "late"]
+"""What a probe has shown; late: the generator was, so it has shown nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +131,16 @@ class FrontierView:
 
 @dataclass(frozen=True, slots=True)
 class PeersView:
-    """One run per server on the same model, ours first; `absent` are servers that were skipped, and why."""
+    """One run per server on the same model, ours first; `absent` are servers that were skipped, and why.
+
+    `settings` says of each server, by the label of its run, in what it differs from how its vendor ships it.
+    """
 
     kind: ClassVar[str] = "peers"
     runs: tuple[Run, ...]
     absent: Mapping[str, str] = field(default_factory=dict)
     failure: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 View = RunView | SweepView | KneeView | ComparisonView | FrontierView | PeersView

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -77,6 +78,8 @@ def test_two_models_of_one_server_are_compared(server, tmp_path):
                    "--duration-s", "0.2", "--warm-up-s", "0.05", "--json", str(file))  # fmt: skip
     *runs, verdict = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(runs) == 40, result.stderr
+    assert all(run["server"]["mean_batch_rows"] >= 1 for run in runs)
+    assert all(run["server"]["stages_us"]["compute_infer"] > 0 for run in runs)
     assert verdict["result"]
     assert "latency p99" in verdict["metrics"]
     assert "95 % intervals" in result.stdout
@@ -180,6 +183,39 @@ def test_a_server_that_dies_leaves_what_was_measured_and_a_failure(tmp_path):
     assert outcome["answered"] > 0
     assert "closed" in outcome["failure"] or "connection" in outcome["failure"]
     assert "Ended before its time" in output or outcome["failure"][:40] in output
+
+
+TYPED = """\
+import signal
+from serving.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+"""The command line as a terminal starts it, also where pytest runs in the background of a shell and ignores Ctrl-C."""
+
+
+@pytest.mark.parametrize("kind", ["run", "sweep"])
+def test_ctrl_c_ends_a_run_and_keeps_what_it_has_shown(server, tmp_path, kind):
+    file, page = tmp_path / "run.json", tmp_path / "run.html"
+    load = ("--rate", "200") if kind == "run" else ("--rates", "200..400..x2")
+    arguments = ("bench", kind, "--address", server.address, "--model", "affine", *load, "--duration-s", "60")
+    running = subprocess.Popen(
+        [sys.executable, "-c", TYPED, *arguments, "--warm-up-s", "0", "--json", str(file), "--html", str(page)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert any("answered" in line for line in running.stderr)
+    running.send_signal(signal.SIGINT)
+    output, rest = running.communicate(timeout=60)
+    assert running.returncode == 130, rest
+    assert "Traceback" not in rest
+    outcome, *verdict = [json.loads(line) for line in file.read_text().splitlines()]
+    assert outcome["failure"] == "interrupted"
+    assert 0 < outcome["answered"] <= outcome["sent"]
+    assert outcome["duration_s"] < 60
+    assert outcome["server"]["mean_batch_rows"] >= 1
+    assert [line["failure"] for line in verdict] == (["interrupted"] if kind == "sweep" else [])
+    for report in (output, page.read_text()):
+        assert "before its time: interrupted" in report
 
 
 def test_help_teaches_each_command():

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from bench.histogram import Histogram
-from bench.outcome import Outcome, ServerFigures
+from bench.outcome import Outcome
 from bench.report.machine import Machine
 from bench.report.views import (
     ComparisonView,
@@ -21,7 +21,7 @@ from bench.report.views import (
     Setting,
     SweepView,
 )
-from bench.slices import ClosedLoop, Interval, OpenLoop, Recording, Slice
+from bench.slices import ClosedLoop, Interval, OpenLoop, Recording, ServerFigures, Slice
 
 MACHINE = Machine(
     cpu="Example CPU @ 2.50GHz",
@@ -86,15 +86,15 @@ def outcome(
     load = ClosedLoop(concurrency=concurrency, duration_s=duration_s) if concurrency else load
     begins = np.arange(0, duration_s, 0.25)
     intervals = [interval(begin, rate=rate, seed=seed + index, **figures) for index, begin in enumerate(begins)]
-    recording = Recording(Slice(load=load, slo_ms=slo_ms), intervals, unanswered, failure=failure)
-    return Outcome.of(recording, 1, server)
+    recording = Recording(Slice(load=load, slo_ms=slo_ms), intervals, unanswered, failure=failure, server=server)
+    return Outcome.of(recording, 1)
 
 
 def silent(failure=None):
     """A run in which nothing was answered."""
     asked = Slice(load=OpenLoop(rate_per_s=100, duration_s=1), slo_ms=5.0)
     recording = Recording(asked, [Interval(0.0, 1.0, sent=100)], unanswered=100, failure=failure)
-    return Outcome.of(recording, 1, ServerFigures())
+    return Outcome.of(recording, 1)
 
 
 def run_view(**changes):
@@ -172,6 +172,7 @@ def peers_view():
             Run("KServe", outcome(rate=1400.0, middle_us=5200.0, server=ServerFigures(cpu_us_per_request=640.0))),
         ),
         absent={"Triton": "no tritonserver on this machine"},
+        settings={"penstock": "as shipped", "MLServer": "parallel_workers 0", "KServe": "no lines in the log"},
     )
 
 

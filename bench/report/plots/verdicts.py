@@ -13,6 +13,7 @@ _VERDICTS = {
     "passed": ("o", GOOD, "met"),
     "failed": ("X", BAD, "missed"),
     "undecided": ("D", MUTED, "too close to tell"),
+    "late": ("x", MUTED, "sent late"),
 }
 
 

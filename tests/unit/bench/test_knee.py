@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from bench.histogram import Histogram
 from bench.knee import Plan, find
 from bench.slices import ClosedLoop, OpenLoop, Recording, Slice
 from serving.errors import ConfigError
@@ -118,6 +119,67 @@ def test_a_generator_at_its_limit_is_not_taken_for_the_server():
     knee = search(server, measure=measure)
     assert knee.rate is None
     assert knee.ended == "the load generator could not offer 400 requests/s; the knee was not reached below it"
+
+
+def late(server, *, probes):
+    """Measure with a generator that is late in some probes by so much that none is answered within the objective."""
+
+    def measure(slice_):
+        recorded = server.measure(slice_)
+        if len(server.slices) in probes:
+            for interval in recorded.intervals:
+                interval.in_slo = 0
+                interval.lag = Histogram.of(np.full(interval.sent, 15_000_000))
+        return recorded
+
+    return measure
+
+
+def test_probes_that_were_sent_late_are_made_again_and_do_not_count(true_knee):
+    server = VirtualServer(fixed)
+    disturbed = {2, 6, 11, 12, 13, 17}
+    knee = search(server, measure=late(server, probes=disturbed))
+    verdicts = {number: probe.verdict for number, probe in enumerate(knee.probes, 1)}
+    assert {number for number, verdict in verdicts.items() if verdict == "late"} == disturbed
+    assert knee.probes[1].rate == knee.probes[2].rate == 200
+    assert knee.rate == pytest.approx(true_knee, rel=0.05)
+    assert knee.low < true_knee < knee.high
+
+
+def test_a_machine_that_is_always_busy_with_other_things_is_said_so():
+    server = VirtualServer(fixed)
+    knee = search(server, measure=late(server, probes=range(3, 1000)))
+    assert [probe.rate for probe in knee.probes] == [100, 200, *[400] * 8]
+    assert "sent late in 8 probes of 400 requests/s in a row" in knee.ended
+    assert knee.rate is None
+
+
+def test_a_rate_far_over_the_objective_is_a_bracket_whoever_was_late():
+    server = VirtualServer(fixed)
+    knee = search(server, measure=late(server, probes=range(4, 1000)), plan=Plan(rate_start=200.0))
+    assert [probe.rate for probe in knee.probes[:4]] == [200, 400, 800, 1600]
+    assert knee.probes[3].verdict == "fail"
+    assert 400 < knee.low < knee.rate < knee.high
+
+
+def test_a_machine_that_calms_down_again_has_an_answer(true_knee):
+    server = VirtualServer(fixed)
+    knee = search(server, measure=late(server, probes=range(7, 20)))
+    assert sum(probe.verdict == "late" for probe in knee.probes) == 13
+    assert knee.rate == pytest.approx(true_knee, rel=0.05)
+
+
+def test_a_late_generator_does_not_spoil_a_probe_that_passes_clearly():
+    server = VirtualServer(lambda count: np.full(count, 1e-5))
+
+    def measure(slice_):
+        recorded = server.measure(slice_)
+        for interval in recorded.intervals:
+            interval.lag = Histogram.of(np.full(interval.sent, 2_000_000))
+        return recorded
+
+    knee = search(server, measure=measure, plan=Plan(rate_start=10_000.0))
+    assert {probe.verdict for probe in knee.probes if probe.rate < 50_000} == {"pass"}
 
 
 @pytest.mark.parametrize("probes", [0, 2, 9])

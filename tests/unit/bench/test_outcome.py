@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bench.histogram import Histogram
-from bench.outcome import LatencyUs, Outcome, ServerFigures
-from bench.slices import ClosedLoop, Interval, OpenLoop, Recording, Slice
+from bench.outcome import LatencyUs, Outcome
+from bench.slices import ClosedLoop, Interval, OpenLoop, Recording, ServerFigures, Slice
 
 NAMES = {"throughput_rps", "throughput_rows_per_s", "goodput_rps", "sent", "answered", "errors", "latency_us",
          "client_limited", "server"}  # fmt: skip
@@ -28,8 +28,8 @@ def interval(begin_s, answered, *, latency_us=1000, lag_us=1, busy_s=0.05, **oth
 
 def outcome(*intervals, load=None, rows=1, server=None, slo_ms=None, **others):
     load = load or OpenLoop(rate_per_s=400.0, duration_s=1.0)
-    recording = Recording(Slice(load=load, slo_ms=slo_ms), list(intervals), **others)
-    return Outcome.of(recording, rows, server or ServerFigures())
+    server = server or ServerFigures()
+    return Outcome.of(Recording(Slice(load=load, slo_ms=slo_ms), list(intervals), server=server, **others), rows)
 
 
 STEADY = [interval(0.25 * index, 100, in_slo=90) for index in range(4)]

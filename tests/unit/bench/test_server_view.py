@@ -4,8 +4,8 @@ import grpc
 import numpy as np
 import pytest
 
-from bench.outcome import ServerFigures
 from bench.server_view import STAGES, ServerView, Snapshot, figures
+from bench.slices import ServerFigures
 from serving.errors import ConfigError, RemoteError
 from serving.pb import open_inference_pb2 as pb
 from serving.transport.client import Client

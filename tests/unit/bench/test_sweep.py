@@ -3,8 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from bench.outcome import ServerFigures
-from bench.slices import ClosedLoop, OpenLoop, Recording, Slice
+from bench.slices import ClosedLoop, OpenLoop, Recording, ServerFigures, Slice
 from bench.sweep import read_levels, run, slices
 from serving.errors import ConfigError
 from tests.support.virtual_servers import VirtualServer
@@ -75,9 +74,13 @@ def test_a_sweep_of_neither_or_both_is_refused():
 def test_every_level_has_an_outcome():
     server = VirtualServer(lambda count: np.full(count, 1e-3))
     seen = []
-    sweep = run(server.measure, slices(TEMPLATE, rates=[100.0, 500.0, 2000.0]), rows=4,
-                figures=lambda recording: ServerFigures(mean_batch_rows=recording.slice.load.rate_per_s),
-                on_outcome=seen.append)  # fmt: skip
+
+    def measure(slice_):
+        recording = server.measure(slice_)
+        recording.server = ServerFigures(mean_batch_rows=slice_.load.rate_per_s)
+        return recording
+
+    sweep = run(measure, slices(TEMPLATE, rates=[100.0, 500.0, 2000.0]), rows=4, on_outcome=seen.append)
     assert [outcome.throughput_rps for outcome in sweep.outcomes] == [100, 500, pytest.approx(1000, rel=0.02)]
     assert [outcome.server.mean_batch_rows for outcome in sweep.outcomes] == [100, 500, 2000]
     assert [outcome.rows for outcome in sweep.outcomes] == [4] * 3

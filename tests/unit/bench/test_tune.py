@@ -6,7 +6,7 @@ import tomllib
 import numpy as np
 import pytest
 
-from bench.slices import ClosedLoop, Recording, Slice
+from bench.slices import INTERRUPTED, ClosedLoop, Recording, Slice
 from bench.tune import SETTINGS_MAX, Setting, frontier, model_toml, settings_for, tune
 from serving.config import ModelConfig, build
 from serving.errors import ConfigError
@@ -129,6 +129,23 @@ def test_settings_that_fail_are_out_and_their_trials_kept():
     assert tuning.current.outcome.failure == "the model does not load"
     assert not {trial.setting for trial in tuning.frontier} & broken
     json.dumps(tuning.to_json(), allow_nan=False)
+
+
+def test_an_interrupted_tuning_keeps_its_trials_and_recommends_nothing():
+    machine = Machine(two_cores)
+    settings = settings_for(2, config())
+
+    def measure(setting, slice_):
+        recorded = machine.measure(setting, slice_)
+        if len(machine.asked) == 4:
+            recorded.failure = INTERRUPTED
+        return recorded
+
+    found = tune(measure, settings, template=TEMPLATE)
+    assert len(found.trials) == len(machine.asked) == 4
+    assert found.frontier
+    assert (found.best, found.failure) == (None, "interrupted")
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["failure"] == "interrupted"
 
 
 def test_when_all_fail_there_is_no_best():

@@ -6,8 +6,9 @@ import socket
 
 import pytest
 
-from bench.generator import Generator
-from bench.slices import ClosedLoop, OpenLoop, Slice, Target
+from bench.generator import Generator, handle
+from bench.generator.child import Stop
+from bench.slices import INTERRUPTED, ClosedLoop, OpenLoop, Slice, Target
 from serving.errors import ConfigError
 from tests.support.fake_server import fake_server
 
@@ -36,6 +37,56 @@ def test_an_interrupted_run_takes_the_child_with_it():
                 generator.run(open_loop(100, 60.0), interrupt)
         with pytest.raises(ValueError, match="closed"):
             process.is_alive()
+
+
+@pytest.mark.parametrize("client", ["native", "grpcio"])
+@pytest.mark.parametrize("load", [open_loop(200, 60.0), Slice(load=ClosedLoop(concurrency=3, duration_s=60.0))])
+def test_an_interrupted_slice_ends_in_order_and_keeps_what_it_has_recorded(client, load):
+    with fake_server(service_s=0.005) as server, Generator([server.target()], [[b"x"]], client=client) as generator:
+        seen = []
+
+        def interrupt(interval):
+            seen.append(interval)
+            if interval.answered:
+                generator.interrupt()
+
+        recording = generator.run(load, interrupt)
+        later = generator.run(load, seen.append)
+    assert (recording.failure, later.failure) == (INTERRUPTED, INTERRUPTED)
+    assert recording.intervals == seen
+    assert later.intervals == []
+    assert recording.unsent == 0
+    total = recording.total
+    assert total.sent == total.answered + recording.unanswered > 0
+    assert server.infers >= total.answered
+
+
+def test_an_interrupt_between_slices_ends_the_next_one():
+    with fake_server() as server, Generator([server.target()], [[b"x"]]) as generator:
+        whole = generator.run(open_loop(100, 0.2), lambda _: None)
+        generator.interrupt()
+        assert generator.run(open_loop(), lambda _: None).failure == INTERRUPTED
+    assert (whole.failure, whole.total.answered, server.infers) == (None, 20, 20)
+
+
+def test_an_interrupted_child_that_says_nothing_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(handle, "INTERRUPT_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(handle, "STOP_TIMEOUT_S", 0.1)
+
+    def interrupt(_):
+        os.kill(generator._process.pid, signal.SIGSTOP)
+        generator.interrupt()
+
+    with fake_server() as server, Generator([server.target()], [[b"x"]]) as generator:
+        recording = generator.run(open_loop(100, 60.0), interrupt)
+    assert recording.failure == INTERRUPTED
+    assert recording.total.answered > 0
+
+
+def test_a_stop_that_comes_after_its_slice_is_passed_over():
+    with fake_server() as server, Generator([server.target()], [[b"x"]]) as generator:
+        generator._pipe.send(Stop())
+        assert generator.run(open_loop(100, 0.2), lambda _: None).total.answered == 20
 
 
 def test_the_child_ends_when_its_pipe_does():

@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from bench.outcome import Outcome, ServerFigures
+from bench.outcome import Outcome
 from bench.peers.rounds import pooled
-from bench.slices import OpenLoop, Recording, Slice
+from bench.slices import OpenLoop, Recording, ServerFigures, Slice
 from tests.support import outcomes
 
 
@@ -25,8 +25,8 @@ def test_rounds_add_up_to_the_run_that_they_are_together():
     first, second = recording(1, 2), recording(50, 3, middle_us=1500.0, busy=0.5)
     later = [dataclasses.replace(part, begin_s=part.begin_s + 2, end_s=part.end_s + 2) for part in second.intervals]
     asked = Slice(load=OpenLoop(rate_per_s=1000, duration_s=5), slo_ms=5.0)
-    whole = Outcome.of(Recording(asked, [*first.intervals, *later]), 1, ServerFigures())
-    parts = pooled([Outcome.of(part, 1, ServerFigures()) for part in (first, second)])
+    whole = Outcome.of(Recording(asked, [*first.intervals, *later]), 1)
+    parts = pooled([Outcome.of(part, 1) for part in (first, second)])
     assert parts.latency_us == whole.latency_us
     assert (parts.sent, parts.answered, parts.duration_s) == (whole.sent, whole.answered, 5)
     assert parts.throughput_rps == pytest.approx(whole.throughput_rps)

@@ -147,6 +147,19 @@ def test_ctrl_c_keeps_what_was_measured(affine, messages):
     assert view.failure == INTERRUPTED
 
 
+def test_ctrl_c_during_a_measurement_keeps_it_and_starts_no_other_server(affine, messages):
+    bench = Bench(OUTCOME, dataclasses.replace(OUTCOME, failure=INTERRUPTED))
+    view = bench.run(affine, messages, Installed().as_peer(), SECOND.as_peer(), rounds=3)
+    assert [(run.label, run.outcome.failure) for run in view.runs] == [("Fake 1.0", None), ("Second 2.0", INTERRUPTED)]
+    assert (view.failure, len(bench.asked)) == (INTERRUPTED, 2)
+
+
+def test_the_settings_of_what_was_measured_are_kept(affine, messages):
+    bench = Bench(OUTCOME, RemoteError("UNAVAILABLE", "gone"))
+    view = bench.run(affine, messages, Installed().as_peer(), SECOND.as_peer())
+    assert view.settings == {"Fake 1.0": Installed().settings}
+
+
 def test_a_mistake_in_what_was_asked_ends_the_command(affine, messages):
     with pytest.raises(ConfigError, match="no such payload"):
         Bench(ConfigError("no such payload")).run(affine, messages, Installed().as_peer())

@@ -3,9 +3,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from bench.outcome import ServerFigures
 from bench.report import page
 from bench.report.views import KneeView, PeersView, Run, RunView, SweepView
+from bench.slices import ServerFigures
 from serving.errors import ConfigError
 from tests.support import outcomes
 from tests.support.outcomes import context

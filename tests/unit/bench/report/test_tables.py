@@ -1,10 +1,12 @@
+import dataclasses
 import io
+import json
 import re
 
 import pytest
 
-from bench.report import summary, tables
-from bench.report.views import Run, RunView, SweepView
+from bench.report import jsonl, page, summary, tables
+from bench.report.views import Probe, Run, RunView, SweepView
 from tests.support import outcomes
 
 
@@ -54,8 +56,23 @@ def test_tuning_marks_what_is_recommended():
 
 
 def test_peers_are_set_against_the_first():
-    (table,) = summary.tables(outcomes.peers_view())
+    table, _ = summary.tables(outcomes.peers_view())
     assert [row[2] for row in table.rows] == ["1.00 x", "0.10 x", "0.16 x"]
+
+
+def test_the_settings_of_each_peer_are_in_the_report():
+    view = outcomes.peers_view()
+    assert summary.tables(view)[1].rows[1] == ("MLServer", "parallel_workers 0")
+    assert "parallel_workers 0" in page.render(view, outcomes.context())
+    line = json.loads(jsonl.line_of_result(view, outcomes.context()))
+    assert line["settings"]["MLServer"] == "parallel_workers 0"
+
+
+def test_a_probe_that_was_sent_late_is_shown_and_not_judged():
+    view = dataclasses.replace(outcomes.knee_view(), probes=(Probe(1000.0, 9e3, "late"),))
+    (table,) = summary.tables(view)
+    assert table.rows[0][3] == "not counted: sent late"
+    assert "sent late" in page.render(view, outcomes.context())
 
 
 def test_nothing_answered_shows_dashes():
