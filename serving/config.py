@@ -234,6 +234,27 @@ class DriftConfig:
             )
 
 
+Table = Mapping[str, Any]
+"""A table of TOML whose keys are checked elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineConfig:
+    """`[pipeline]`: what is done to a batch before the model and behind it. `serving.pipeline` knows the steps."""
+
+    inputs: tuple[Table, ...] = option(
+        (), "Tensors that clients send instead of the model's inputs: tables of name, datatype, shape."
+    )
+    preprocess: tuple[Table, ...] = option((), "Steps from what clients send to the model's inputs, in order.")
+    postprocess: tuple[Table, ...] = option((), "Steps from the model's outputs to the answer, in order.")
+    outputs: tuple[str, ...] = option((), "The tensors of the answer; empty takes all that no step has read.")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the model is served as it is."""
+        return not (self.inputs or self.preprocess or self.postprocess or self.outputs)
+
+
 @dataclass(frozen=True, slots=True)
 class VersionPolicy:
     """Which versions serve: the newest `latest` ones, or exactly `specific`, or all when both are empty."""
@@ -270,6 +291,7 @@ class ModelConfig:
     instances: InstancesConfig = option(InstancesConfig(), "")
     session: SessionConfig = option(SessionConfig(), "")
     drift: DriftConfig = option(DriftConfig(), "")
+    pipeline: PipelineConfig = option(PipelineConfig(), "")
 
 
 T = TypeVar("T")
@@ -357,7 +379,7 @@ def _typed(kind: Any, value: Any) -> Any:
         return Path(value)
     if kind is float and type(value) is int:
         return float(value)
-    if type(value) is kind:
+    if type(value) is (dict if kind == Table else kind):
         return value
     if isinstance(value, str) and kind in {int, float}:
         return kind(value)
@@ -378,4 +400,6 @@ def _check_rules(item: dataclasses.Field[Any], value: Any, where: str) -> None:
 def _type_name(kind: Any) -> str:
     if get_origin(kind) is tuple:
         return f"a list of {_type_name(get_args(kind)[0])}"
+    if kind == Table:
+        return "tables"
     return {int: "a whole number", float: "a number", str: "a string", bool: "true or false", Path: "a path"}[kind]

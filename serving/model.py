@@ -1,13 +1,14 @@
 """The spine, second half: a servable takes batches from its queue and turns them into outputs.
 
-    gather -> run -> scatter -> settle
+    gather -> preprocess -> run -> postprocess -> scatter -> settle
 
-The first three run for the whole batch, on an instance thread or, while batches are cheap, on the I/O thread; settling
+All but the last run for the whole batch, on an instance thread or, while batches are cheap, on the I/O thread; settling
 happens there, once per batch.
 A batch that fails is split by halves between requests, so that a request the model cannot compute takes no batchmate
 with it. 2 log2(requests) + 2 extra runs find one such request; when they find more, what is left runs one by one.
 """
 
+import contextlib
 import functools
 import logging
 import math
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serving.batching.arena import Staging
 from serving.batching.batcher import Batcher
@@ -23,16 +25,20 @@ from serving.batching.inline import InlineRuns, Left
 from serving.batching.pace import CHEAP_RUNS, Pace
 from serving.clock import Clock
 from serving.config import ModelConfig
-from serving.errors import InternalError, ModelFailed
+from serving.errors import InternalError, InvalidRequest, ModelFailed
 from serving.execution.graph import Graph
 from serving.execution.instances import InstanceGroup
 from serving.execution.probe import probed, zeros
 from serving.execution.session import Session
+from serving.pipeline.flaws import RefusedRowsError
 from serving.statistics.drift.counter import Counter
 from serving.statistics.drift.counting import NUMPY, Kernels
 from serving.statistics.drift.watch import DriftWatch
 from serving.statistics.latency import Answered, BatchTimes, ServableStatistics
 from serving.types import Array
+
+if TYPE_CHECKING:
+    from serving.pipeline.pipeline import Pipeline
 
 _FAILURE_LOG_INTERVAL_NS = 1_000_000_000
 _log = logging.getLogger(__name__)
@@ -63,24 +69,29 @@ class Servable:
     def __init__(
         self, name: str, version: int, session: Session, config: ModelConfig, *,
         clock: Clock, post: Post, inline: InlineRuns | None = None, kernels: Kernels = NUMPY,
+        pipeline: "Pipeline | None" = None,
     ) -> None:  # fmt: skip
         self.name = name
         self.version = version
         self.config = config
         self.package_digest = ""  # of the package that it came in, if it did
-        self.signature = session.signature
+        self.pipeline = pipeline
+        self.signature = session.signature if pipeline is None else pipeline.signature
         self.statistics = ServableStatistics()
         self._session = session
         self._clock = clock
         self._post = post
         self._inline = inline
+        self._is_batchable = self.signature.batchable
         self._pace = Pace()
         self._failure_logged_ns = -_FAILURE_LOG_INTERVAL_NS
         self._warm_up()
         batchable = self.signature.batchable
         self.batch_rows_max = config.batching.batch_rows_max if batchable else 1
         self.batcher = Batcher(config.batching, clock, instances=config.instances.count, batchable=batchable)
-        self.drift = DriftWatch(name, version, self.signature, config.drift, clock=clock, kernels=kernels)
+        # What is compared with the reference profile is what the graph takes and gives.
+        watched = self.signature if pipeline is None else session.signature
+        self.drift = DriftWatch(name, version, watched, config.drift, clock=clock, kernels=kernels)
         self._inline_workplace = self._workplace()
         self._instances = InstanceGroup(f"{name}/{version}", config.instances.count, self._serve)
 
@@ -91,7 +102,11 @@ class Servable:
     ) -> "Servable":  # fmt: skip
         """Load a graph, from its file or from memory; `kernels` count its features. Raises LoadError."""
         session = Session(source, config.session, config.instances)
-        return cls(name, version, session, config, clock=clock, post=post, inline=inline, kernels=kernels)
+        folder = source.parent if isinstance(source, Path) else None
+        pipeline = None if config.pipeline.is_empty else _pipeline(config, session, folder)
+        return cls(
+            name, version, session, config, clock=clock, post=post, inline=inline, kernels=kernels, pipeline=pipeline
+        )
 
     def submit(self, entry: Entry) -> None:
         """Queue a request, or many. Raises Overloaded or Draining."""
@@ -148,17 +163,28 @@ class Servable:
         """Say whether batches should run on the I/O thread: none that should wait for more rows do."""
         if self.batcher.has_window or not self._session.runs_on_caller or not self._pace.is_cheap:
             return False
+        if self.pipeline is not None and not self.pipeline.is_quick:
+            return False
         return self._pace.rows_within(1, inline.budget_ns) > 0
+
+    def _rehearse(self, inputs: Sequence[Array]) -> list[Array]:
+        """Run without a request, on inputs that preprocessing may take or not."""
+        if self.pipeline is None:
+            return self._session.run(inputs)
+        staging = Staging(self.signature)
+        return self.pipeline.postprocess(
+            self._session.run(self.pipeline.preprocess(inputs, staging, is_strict=False)), staging
+        )
 
     def _warm_up(self) -> None:
         """Run a few times before anybody waits: the first run of a graph is slow, and its outputs tell the truth."""
         try:
-            self.signature = probed(self.signature, self._session.run)
+            self.signature = probed(self.signature, self._rehearse)
             self._time_one_row()
         except Exception as error:  # noqa: BLE001 - zeros may be nothing that this model can take; it can still serve
             _log.info("%s/%d: no warm-up, the model does not take zeros: %s", self.name, self.version, error)
             return
-        if self._session.signature.batchable and not self.signature.batchable:
+        if self._is_batchable and not self.signature.batchable:
             _log.warning("%s/%d: rows do not stand alone, so batching is off", self.name, self.version)
 
     def _time_one_row(self) -> None:
@@ -166,7 +192,7 @@ class Servable:
         row = zeros(self.signature)
         times_ns = [self._clock.now_ns()]
         for _ in range(CHEAP_RUNS):
-            self._session.run(row)
+            self._rehearse(row)
             times_ns.append(self._clock.now_ns())
         shortest_ns = min(end_ns - begin_ns for begin_ns, end_ns in pairwise(times_ns))
         for _ in range(CHEAP_RUNS):
@@ -208,6 +234,13 @@ class Servable:
                 _log.warning("%s/%d: outputs do not follow rows; batching is off", self.name, self.version)
                 self.batcher.stop_grouping()
                 halving = False
+            except RefusedRowsError as refused:
+                if part is batch.entries:
+                    part = batch.entries = [single for entry in part for single in entry.singles()]
+                if left := _refuse(part, refused):
+                    parts.append(left)
+                    batch.reruns += 1
+                continue
             except Exception:  # noqa: BLE001 - whatever the graph raises, this request alone must fail
                 self._log_failure(part)
                 halving = reruns_left >= 2
@@ -223,12 +256,16 @@ class Servable:
         batch.scattered_ns = self._clock.now_ns()
 
     def _run(self, entries: Sequence[Entry], batch: Batch, workplace: Workplace) -> None:
+        pipeline, staging = self.pipeline, workplace.staging
         started_ns = self._clock.now_ns()
-        inputs = workplace.staging.gather(entries)
+        inputs = staging.gather(entries)
+        if pipeline is not None:
+            inputs = pipeline.preprocess(inputs, staging)
         gathered_ns = self._clock.now_ns()
         outputs = self._session.run(inputs)
         ran_ns = self._clock.now_ns()
-        _scatter(entries, outputs)
+        answers = outputs if pipeline is None else pipeline.postprocess(outputs, staging)
+        _scatter(entries, answers)
         batch.input_ns += gathered_ns - started_ns
         batch.infer_ns += ran_ns - gathered_ns
         batch.output_ns += self._clock.now_ns() - ran_ns
@@ -322,6 +359,32 @@ def _scatter(entries: Sequence[Entry], outputs: list[Array]) -> None:
         stop = start + entry.rows
         entry.outputs = outputs if entry.rows == rows else [output[start:stop] for output in outputs]
         start = stop
+
+
+def _refuse(entries: Sequence[Entry], refused: RefusedRowsError) -> list[Entry]:
+    """Give the requests whose rows were refused their errors; return the others."""
+    left: list[Entry] = []
+    end = 0
+    for entry in entries:
+        begin, end = end, end + entry.rows
+        reasons = [f"row {row - begin}: {refused.reasons[row]}" for row in range(begin, end) if row in refused.reasons]
+        if reasons:
+            more = f" (and {len(reasons) - 1} more rows)" if len(reasons) > 1 else ""
+            entry.outputs = InvalidRequest(reasons[0] + more)
+        else:
+            left.append(entry)
+    assert len(left) < len(entries), "bug: rows were refused that no request has sent"
+    return left
+
+
+def _pipeline(config: ModelConfig, session: Session, folder: Path | None) -> "Pipeline":
+    """Compose and compile a model's pipeline. Raises LoadError."""
+    from serving.pipeline.composition import Surroundings  # noqa: PLC0415 - brings numba, which few models need
+    from serving.pipeline.pipeline import Pipeline  # noqa: PLC0415
+
+    with contextlib.suppress(Exception):  # a graph that does not take zeros is composed as it declares itself
+        session.signature = probed(session.signature, session.run)
+    return Pipeline(config.pipeline, session.signature, Surroundings(folder))
 
 
 def _halves(entries: Sequence[Entry]) -> list[Sequence[Entry]]:

@@ -1,5 +1,6 @@
 """`penstock models`: ask a running server what it serves, and change it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,30 @@ def stats(model: str, connect: Connect, json_file: Path | None) -> None:
     header = ("MODEL", "VERSION", "OK", "FAILED", "ROWS", "BATCHES", "ROWS/BATCH", "QUEUE us", "INFER us", "REQUEST us")
     text = table(header, [_statistics_row(entry) for entry in answer.model_stats])
     show(text, [_statistics_dict(entry) for entry in answer.model_stats], json_file)
+
+
+@group.command("pipeline")
+@model_option(required=True)
+@client_options
+@json_option
+def pipeline(model: str, connect: Connect, json_file: Path | None) -> None:
+    """Show what is done to a batch before the model and behind it: steps, shapes, and ns per row so far.
+
+    Steps in one line go through the batch together. A line that is not compiled is the work of a library.
+    """
+    with connect() as client:
+        answer = client.call("ModelConfig", pb.ModelConfigRequest(name=model), pb.ModelConfigResponse)
+    report = answer.config.parameters["pipeline"].string_value
+    passes = json.loads(report) if report else []
+    header = ("WHEN", "STEPS", "BY", "READS", "WRITES", "ns/ROW")
+    text = table(header, [_pass_row(item) for item in passes])
+    show(text if passes else f"{model} has no pipeline: clients send what the model takes", passes, json_file)
+
+
+def _pass_row(item: dict[str, Any]) -> tuple[str, ...]:
+    by = "numba" if item["compiled"] else "library"
+    ns = "-" if item["ns_per_row"] is None else f"{item['ns_per_row']:,.0f}"
+    return (item["when"], ", ".join(item["steps"]), by, "; ".join(item["reads"]), "; ".join(item["writes"]), ns)
 
 
 def _index_dict(client: Client, entry: pb.RepositoryIndexResponse.ModelIndex) -> dict[str, Any]:

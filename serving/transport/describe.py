@@ -1,5 +1,6 @@
 """Servables and index entries as messages of the protocol. Pure."""
 
+import json
 from collections.abc import Iterable, Sequence
 
 from serving.config import VersionPolicy
@@ -12,6 +13,8 @@ from serving.repository.scanner import MODEL_FILE
 from serving.statistics.latency import Duration, Histogram
 from serving.types import Datatype, TensorSpec
 
+PIPELINE = "pipeline"
+"""The parameter of a model's configuration that reports its pipeline, as JSON: one object per pass over the batch."""
 PLATFORM = "onnxruntime_onnx"  # Triton's word, which its clients know
 
 
@@ -49,6 +52,8 @@ def config(servable: Servable) -> pb.ModelConfigResponse:
     )
     if servable.package_digest:
         message.parameters["package_digest"].string_value = servable.package_digest
+    if servable.pipeline is not None:
+        message.parameters[PIPELINE].string_value = json.dumps(servable.pipeline.report())
     if batchable:
         message.dynamic_batching.max_queue_delay_microseconds = model.batching.queue_delay_us_max
         message.dynamic_batching.default_queue_policy.allow_timeout_override = True

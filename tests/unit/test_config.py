@@ -117,7 +117,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_name():
 
 def test_an_unknown_key_that_resembles_none_is_refused_with_all_of_them():
     with pytest.raises(
-        ConfigError, match="unknown key 'zzz'; known: batching, drift, instances, session, version_policy"
+        ConfigError, match="unknown key 'zzz'; known: batching, drift, instances, pipeline, session, version_policy"
     ):
         build(ModelConfig, {"zzz": 4})
     assert nearest("zzz", ["b", "a"]) == "; known: a, b"

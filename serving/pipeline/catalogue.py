@@ -1,0 +1,41 @@
+"""Which steps there are: a name stands for a builder, and only what is complete has a name."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from serving.pipeline import answers, categories, tabular
+from serving.pipeline.parameters import Parameters
+from serving.pipeline.step import Draft, Flow
+from serving.types import TensorSpec
+
+Builder = Callable[[Parameters, Sequence[Flow]], Draft]
+"""Checks what was declared against the tensors that a step reads. Raises LoadError."""
+
+PREPROCESS: Mapping[str, Builder] = {
+    "bucketise": tabular.bucketise,
+    "cast": tabular.cast,
+    "clip": tabular.clip,
+    "concat": tabular.concat,
+    "finite": tabular.finite,
+    "hash": categories.hash_,
+    "impute": tabular.impute,
+    "log1p": tabular.log1p,
+    "one_hot": categories.one_hot,
+    "ordinal": categories.ordinal,
+    "scale": tabular.scale,
+    "select": tabular.select,
+}
+
+POSTPROCESS: Mapping[str, Builder] = {
+    "argmax": answers.argmax,
+    "l2_normalise": answers.l2_normalise,
+    "sigmoid": answers.sigmoid,
+    "softmax": answers.softmax,
+    "threshold": answers.threshold,
+    "top_k": answers.top_k,
+}
+
+NATURAL: Mapping[str, TensorSpec] = {}
+"""What a step reads when nobody has declared it."""
+
+SECOND_NAMES: Mapping[str, str] = {"top_k": "labels"}
+"""What the second tensor of a step that writes two is called when nobody says."""

@@ -1,0 +1,217 @@
+"""From the declarations of a pipeline to checked steps: which tensor goes where, with which datatype and shape.
+
+Preprocessing begins with what the client sends and must end with what the model takes; postprocessing begins with what
+the model gives. A name stands for the tensor that was written last under it. The client's signature follows. Nothing
+runs here, and nothing is compiled.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from serving.config import PipelineConfig, Table, nearest
+from serving.errors import LoadError
+from serving.pipeline.catalogue import NATURAL, POSTPROCESS, PREPROCESS, SECOND_NAMES, Builder
+from serving.pipeline.parameters import Parameters, declared
+from serving.pipeline.step import Draft, Flow, Half, Step
+from serving.types import DYNAMIC, Signature, TensorSpec
+
+STEPS_MAX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """Both halves, and the signature that clients see."""
+
+    signature: Signature
+    before: Half
+    after: Half
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What steps may know besides their tensors: the version's folder, if any, and whether its Python may run."""
+
+    folder: Path | None
+    allow_user_code: bool = False
+
+
+def compose(config: PipelineConfig, model: Signature, surroundings: Surroundings) -> Composition:
+    """Check a declaration against a model's signature. Raises LoadError."""
+    if not model.batchable:
+        raise LoadError("[pipeline] needs a model whose inputs and outputs have rows as an open first dimension")
+    if len(config.preprocess) + len(config.postprocess) > STEPS_MAX:
+        raise LoadError(f"[pipeline] has more than {STEPS_MAX} steps")
+    before = _before(config, model, surroundings)
+    after = _after(config, model, surroundings)
+    outputs = tuple(flow.spec for flow in after.results)
+    return Composition(Signature(tuple(flow.spec for flow in before.given), outputs, batchable=True), before, after)
+
+
+def _before(config: PipelineConfig, model: Signature, surroundings: Surroundings) -> Half:
+    flows = _Flows(PREPROCESS, "preprocess", surroundings)
+    known = {spec.name: spec for spec in model.inputs}
+    for spec in map(declared, config.inputs):
+        if spec.name in flows.unread:
+            raise LoadError(f"[[pipeline.inputs]] '{spec.name}' is there twice")
+        flows.give(spec)
+    for table in config.preprocess:
+        for name in _names_read(table):
+            natural = NATURAL.get(str(table.get("step")))
+            found = known.get(name) if natural is None else replace(natural, name=name)
+            if name not in flows.named and found is not None:
+                flows.give(found)
+        flows.add(table)
+    for spec in model.inputs:  # what no step has written comes as the client sends it
+        if spec.name not in flows.named:
+            flows.give(spec)
+    results = tuple(flows.named[spec.name] for spec in model.inputs)
+    for flow, spec in zip(results, model.inputs, strict=True):
+        _check_fits(flow, spec)
+    if unread := flows.unread - {flow.spec.name for flow in results if flow in flows.given}:
+        raise LoadError(f"[[pipeline.inputs]] '{min(unread)}' is read by no step")
+    return Half(tuple(flows.given), tuple(flows.steps), results)
+
+
+def _after(config: PipelineConfig, model: Signature, surroundings: Surroundings) -> Half:
+    flows = _Flows(POSTPROCESS, "postprocess", surroundings)
+    for spec in model.outputs:
+        flows.give(spec)
+    for table in config.postprocess:
+        flows.add(table)
+    if not config.outputs:
+        return Half(tuple(flows.given), tuple(flows.steps), tuple(flows.unconsumed()))
+    for name in config.outputs:
+        if name not in flows.named:
+            raise LoadError(f"[pipeline] outputs: there is no tensor '{name}'{nearest(name, flows.named)}")
+    if len(set(config.outputs)) != len(config.outputs):
+        raise LoadError("[pipeline] outputs: a name is there twice")
+    return Half(tuple(flows.given), tuple(flows.steps), tuple(flows.named[name] for name in config.outputs))
+
+
+class _Flows:
+    """The tensors of one half as its steps are added."""
+
+    def __init__(self, catalogue: Mapping[str, Builder], key: str, surroundings: Surroundings) -> None:
+        self.named: dict[str, Flow] = {}
+        self.given: list[Flow] = []
+        self.steps: list[Step] = []
+        self.unread: set[str] = set()
+        self._read: set[Flow] = set()
+        self._catalogue = catalogue
+        self._key = key
+        self._surroundings = surroundings
+        self._numbers = itertools.count()
+
+    def give(self, spec: TensorSpec) -> None:
+        """Begin with a tensor."""
+        flow = self.named[spec.name] = Flow(spec, next(self._numbers))
+        self.given.append(flow)
+        self.unread.add(spec.name)
+
+    def unconsumed(self) -> Iterator[Flow]:
+        """Return the tensors that no step has read."""
+        return (flow for flow in self.named.values() if flow not in self._read)
+
+    def add(self, table: Table) -> None:
+        """Add one declared step. Raises LoadError."""
+        place = f"[[pipeline.{self._key}]]"
+        step = table.get("step")
+        if not isinstance(step, str):
+            raise LoadError(f"{place} has no step, expected one of {', '.join(sorted(self._catalogue))}")
+        if step not in self._catalogue:
+            raise LoadError(f"{place} unknown step '{step}'{nearest(step, self._catalogue)}")
+        names = _names_read(table)
+        where = f"{place} {step} of {', '.join(map(repr, names)) or 'nothing'}"
+        parameters = Parameters(
+            table, where, self._surroundings.folder, allow_user_code=self._surroundings.allow_user_code
+        )
+        for key in ("step", "input", "inputs", "output", "outputs"):
+            parameters.has(key)
+        reads = [self._find(name, parameters) for name in names]
+        if not reads:
+            raise parameters.error("input is missing, expected the name of a tensor")
+        draft = self._catalogue[step](parameters, reads)
+        parameters.finish()
+        self._append(step, draft, reads, parameters)
+
+    def _find(self, name: str, parameters: Parameters) -> Flow:
+        if name not in self.named:
+            hint = "; declare it in [[pipeline.inputs]]" if self._key == "preprocess" else ""
+            raise parameters.error(
+                f"there is no tensor '{name}'{nearest(name, self.named) if self.named else ''}{hint}"
+            )
+        self.unread.discard(name)
+        return self.named[name]
+
+    def _append(self, step: str, draft: Draft, reads: Sequence[Flow], parameters: Parameters) -> None:
+        """Add the step, or the chain of steps, that a draft is; name what the last one wrote."""
+        written: list[Flow] = []
+        link: Draft | None = draft
+        taken = tuple(draft.reads or reads)
+        self._read.update(reads)
+        while link is not None:
+            dims = link.follow([flow.dims for flow in taken])
+            specs = [TensorSpec("", kind, (DYNAMIC, *each)) for kind, each in zip(link.datatypes, dims, strict=True)]
+            writes = tuple(
+                Flow(replace(spec, name=reads[0].spec.name), next(self._numbers), link.is_ragged) for spec in specs
+            )
+            self.steps.append(Step(step, taken, writes, link.work, link.follow, link.complaint))
+            written[-1:] = writes
+            link = link.then
+            if link is not None:
+                taken = (writes[-1], *(link.reads or ()))
+        for name, flow in zip(_names_written(step, parameters, reads, len(written)), written, strict=True):
+            self._rename(flow, name)
+
+    def _rename(self, flow: Flow, name: str) -> None:
+        named = replace(flow, spec=replace(flow.spec, name=name))
+        self.named[name] = named
+        self.steps = [
+            replace(step, writes=tuple(named if item == flow else item for item in step.writes))
+            if flow in step.writes else step
+            for step in self.steps
+        ]  # fmt: skip
+
+
+def _names_read(table: Table) -> list[str]:
+    """Return what a step's declaration says that it reads."""
+    names = table.get("inputs", table.get("input", []))
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise LoadError(f"[pipeline] input = {names!r}, expected the name of a tensor")
+    if "input" in table and "inputs" in table:
+        raise LoadError("[pipeline] a step has both input and inputs, expected one of them")
+    return names
+
+
+def _names_written(step: str, parameters: Parameters, reads: Sequence[Flow], count: int) -> list[str]:
+    if parameters.has("outputs"):
+        names = list(parameters.names("outputs"))
+    else:
+        first = parameters.text("output", reads[0].spec.name)
+        names = [first] if count == 1 else [first, SECOND_NAMES[step]]
+    if len(names) != count or len(set(names)) != count or not all(names):
+        raise parameters.error(f"outputs = {names}, expected {count} names that differ")
+    return names
+
+
+def _check_fits(flow: Flow, spec: TensorSpec) -> None:
+    """Check what preprocessing gives against what the model takes."""
+    if flow.is_ragged:
+        raise LoadError(f"[pipeline] '{spec.name}' has rows of different shapes at the end; bring them to one shape")
+    datatype = flow.spec.datatype
+    if datatype is not spec.datatype:
+        raise LoadError(
+            f"[pipeline] preprocessing makes '{spec.name}' {datatype.wire_name}, the model takes "
+            f"{spec.datatype.wire_name}; add a cast"
+        )
+    fits = len(flow.spec.shape) == len(spec.shape) and all(
+        theirs == DYNAMIC or ours in {theirs, DYNAMIC} for ours, theirs in zip(flow.spec.shape, spec.shape, strict=True)
+    )
+    if not fits:
+        raise LoadError(
+            f"[pipeline] preprocessing makes '{spec.name}' {list(flow.spec.shape)}, "
+            f"the model takes {list(spec.shape)} where -1 is any length"
+        )

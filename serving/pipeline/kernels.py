@@ -1,0 +1,153 @@
+"""What is done to whole arrays, as numba compiles it and as plain Python. Knows numpy and no step.
+
+Nothing is allocated here. `flaws` [rows] takes `mark` where a row holds what a kernel cannot take and no step before
+has marked it.
+"""
+
+from typing import Any
+
+import numpy as np
+
+
+def select(rows: Any, out: Any, columns: Any) -> None:
+    """Copy columns of [rows, columns], in the order of `columns`."""
+    for row in range(out.shape[0]):
+        for column in range(out.shape[1]):
+            out[row, column] = rows[row, columns[column]]
+
+
+def concat_2(one: Any, two: Any, out: Any) -> None:
+    """Put two [rows, columns] side by side."""
+    width = one.shape[1]
+    for row in range(out.shape[0]):
+        for column in range(width):
+            out[row, column] = one[row, column]
+        for column in range(two.shape[1]):
+            out[row, width + column] = two[row, column]
+
+
+def one_hot(values: Any, out: Any, categories: Any, ends: Any, ignores: Any, flaws: Any, mark: Any) -> None:
+    """Write 1 where a value of [rows, columns] is a category, else 0.
+
+    Column c knows categories[ends[c] : ends[c + 1]], in the order of what is written. With `ignores` 0 an unknown value
+    marks its row.
+    """
+    for row in range(values.shape[0]):
+        unknown = False
+        for column in range(values.shape[1]):
+            value, found = values[row, column], False
+            for place in range(ends[column], ends[column + 1]):
+                is_it = value == categories[place]
+                out[row, place] = is_it
+                found |= is_it
+            unknown |= not found
+        if unknown and not ignores[0] and flaws[row] == 0:
+            flaws[row] = mark
+
+
+def ordinal(values: Any, out: Any, categories: Any, ends: Any, unknown: Any, flaws: Any, mark: Any) -> None:
+    """Write each value's place among its column's categories, as in `one_hot`; unknown[1] for an unknown value.
+
+    With unknown[0] 0 an unknown value marks its row.
+    """
+    for row in range(values.shape[0]):
+        refused = False
+        for column in range(values.shape[1]):
+            begin, place = ends[column], ends[column]
+            while place < ends[column + 1] and values[row, column] != categories[place]:
+                place += 1
+            is_known = place < ends[column + 1]
+            out[row, column] = place - begin if is_known else unknown[1]
+            refused |= not is_known
+        if refused and not unknown[0] and flaws[row] == 0:
+            flaws[row] = mark
+
+
+def softmax(logits: Any, out: Any) -> None:
+    """Write exp(x - max) / sum of each vector, which no finite logit can make overflow."""
+    for row in range(logits.shape[0]):
+        highest = logits[row, 0] if logits.shape[1] else 0
+        for column in range(1, logits.shape[1]):
+            highest = max(highest, logits[row, column])
+        total = 0.0
+        for column in range(logits.shape[1]):
+            power = np.exp(logits[row, column] - highest)
+            out[row, column] = power
+            total += power
+        for column in range(logits.shape[1]):
+            out[row, column] /= total
+
+
+def argmax(scores: Any, out: Any) -> None:
+    """Write where each vector's highest number stands: the first of equals; NaN counts as highest, as in numpy."""
+    for row in range(scores.shape[0]):
+        best = 0
+        for column in range(1, scores.shape[1]):
+            highest, score = scores[row, best], scores[row, column]
+            if highest == highest and not score <= highest:
+                best = column
+        out[row] = best
+
+
+def top_k(scores: Any, values: Any, places: Any) -> None:
+    """Write the highest numbers of each vector, from the highest on, and where they stand; of equals the first."""
+    for row in range(scores.shape[0]):
+        count = 0
+        for column in range(scores.shape[1]):
+            score = scores[row, column]
+            if count == values.shape[1] and score <= values[row, count - 1]:
+                continue
+            place = count if count < values.shape[1] else count - 1
+            while (
+                place > 0 and not score <= values[row, place - 1] and values[row, place - 1] == values[row, place - 1]
+            ):
+                if place < values.shape[1]:
+                    values[row, place] = values[row, place - 1]
+                    places[row, place] = places[row, place - 1]
+                place -= 1
+            values[row, place] = score
+            places[row, place] = column
+            count = min(count + 1, values.shape[1])
+
+
+def l2_normalise(vectors: Any, out: Any) -> None:
+    """Divide each vector by its length; one of zeros stays. Squares of scaled numbers neither overflow nor vanish."""
+    for row in range(vectors.shape[0]):
+        largest = 0.0
+        for column in range(vectors.shape[1]):
+            largest = max(largest, abs(float(vectors[row, column])))
+        total = 0.0
+        if largest > 0:
+            for column in range(vectors.shape[1]):
+                part = vectors[row, column] / largest
+                total += part * part
+        length = np.sqrt(total)
+        for column in range(vectors.shape[1]):
+            out[row, column] = vectors[row, column] / largest / length if largest > 0 else vectors[row, column]
+
+
+def murmur3(octets: Any, ends: Any, out: Any, settings: Any) -> None:
+    """Write the bucket of each string octets[ends[k] : ends[k + 1]]: MurmurHash3 (32 bits) modulo settings[1].
+
+    The seed is settings[0]. Source: Appleby, MurmurHash3_x86_32.
+    """
+    mask = np.uint64(0xFFFFFFFF)
+    for text in range(out.shape[0]):
+        state, begin, end = np.uint64(settings[0]), ends[text], ends[text + 1]
+        for at in range(begin, end, 4):
+            word = np.uint64(0)
+            for place in range(min(4, end - at)):
+                word |= np.uint64(octets[at + place]) << np.uint64(8 * place)
+            word = (word * np.uint64(0xCC9E2D51)) & mask
+            word = ((word << np.uint64(15)) | (word >> np.uint64(17))) & mask
+            state ^= (word * np.uint64(0x1B873593)) & mask
+            if at + 4 <= end:
+                state = ((state << np.uint64(13)) | (state >> np.uint64(19))) & mask
+                state = (state * np.uint64(5) + np.uint64(0xE6546B64)) & mask
+        state ^= np.uint64(end - begin)
+        state ^= state >> np.uint64(16)
+        state = (state * np.uint64(0x85EBCA6B)) & mask
+        state ^= state >> np.uint64(13)
+        state = (state * np.uint64(0xC2B2AE35)) & mask
+        state ^= state >> np.uint64(16)
+        out[text] = np.int64(state % np.uint64(settings[1]))

@@ -1,0 +1,87 @@
+"""What a servable holds of its pipeline: two programs, the signature that clients see, and a report.
+
+    preprocess -> the model runs -> postprocess
+
+It is called on the assembled batch, by an instance thread or on the I/O thread. Compiled code gives up the GIL.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from serving.config import PipelineConfig
+from serving.pipeline.composition import Surroundings, compose
+from serving.pipeline.program import Program, Workspace
+from serving.pipeline.step import Flow, Host, PerRow
+from serving.types import Array, Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """What one run at a time writes to."""
+
+    before: Workspace
+    after: Workspace
+
+
+class Pipeline:
+    """Pre- and postprocessing of one servable. Raises LoadError when its declaration does not fit the model.
+
+    Thread-safe: a `runner` runs one batch at a time, and has buffers of its own. What `preprocess`
+    returns is overwritten by its next run, what `postprocess` returns is not.
+    """
+
+    def __init__(self, config: PipelineConfig, model: Signature, surroundings: Surroundings) -> None:
+        composed = compose(config, model, surroundings)
+        self.signature = composed.signature
+        self._before = Program(composed.before, outlive=False)
+        self._after = Program(composed.after, outlive=True)
+        self._buffers: dict[object, Buffers] = {}
+        steps = (*composed.before.steps, *composed.after.steps)
+        self.is_quick = all(
+            not isinstance(step.work, PerRow) and (not isinstance(step.work, Host) or step.work.is_quick)
+            for step in steps
+        )
+
+    def preprocess(self, inputs: Sequence[Array], runner: object, *, is_strict: bool = True) -> list[Array]:
+        """Turn what clients sent, in the order of `signature`, into what the model takes. Raises RefusedRowsError."""
+        return self._before.run(inputs, self._buffers_of(runner).before, is_strict=is_strict)
+
+    def postprocess(self, outputs: Sequence[Array], runner: object) -> list[Array]:
+        """Turn what the model gave into answers. Raises ValueError when that is not what it said it gives."""
+        return self._after.run(outputs, self._buffers_of(runner).after, is_strict=False)
+
+    def _buffers_of(self, runner: object) -> Buffers:
+        buffers = self._buffers.get(runner)
+        if buffers is None:
+            buffers = self._buffers[runner] = Buffers(self._before.workspace(), self._after.workspace())
+        return buffers
+
+    def report(self) -> list[dict[str, Any]]:
+        """Return a line per pass: its steps, the tensors it reads and writes, and nanoseconds per row so far."""
+        every = list(self._buffers.values())
+        lines: list[dict[str, Any]] = []
+        for when, program, spaces in (
+            ("before", self._before, [buffers.before for buffers in every]),
+            ("after", self._after, [buffers.after for buffers in every]),
+        ):
+            rows = sum(space.rows for space in spaces)
+            for index, each in enumerate(program.passes):
+                ns = sum(int(space.ticks[index]) for space in spaces)
+                lines.append(
+                    {
+                        "when": when,
+                        "steps": [step.name for step in each.steps],
+                        "compiled": each.is_compiled,
+                        "reads": [_described(flow) for flow in each.reads],
+                        "writes": [_described(flow) for flow in each.writes],
+                        "rows": rows,
+                        "ns_per_row": round(ns / rows, 1) if rows else None,
+                    }
+                )
+        return lines
+
+
+def _described(flow: Flow) -> str:
+    shape = "[rows of their own shapes]" if flow.is_ragged else list(flow.spec.shape)
+    return f"{flow.spec.name} {flow.spec.datatype.wire_name} {shape}"

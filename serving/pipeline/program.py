@@ -1,0 +1,197 @@
+"""Running one half of a pipeline on a batch: stages in order, in buffers that are used again for the next batch.
+
+A program is shared by the threads of a servable; what a run writes lies in a `Workspace`, which one run has at a time.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.pipeline.flaws import RefusedRowsError
+from serving.pipeline.passes import Pass, passes_of, stages_of
+from serving.pipeline.refusal import explanation
+from serving.pipeline.source import compile_stage
+from serving.pipeline.step import Dims, Flow, Half, Host
+from serving.types import DYNAMIC, Array
+
+_FIRST_ROWS = 64
+
+
+class Workspace:
+    """The buffers of one run at a time, grown to the largest batch, and what its runs have measured.
+
+    `ticks` are the nanoseconds of each pass over all runs, `rows` how many rows these had.
+    """
+
+    def __init__(self, passes: int) -> None:
+        self.rows = 0
+        self.ticks: NDArray[np.int64] = np.zeros(passes, np.int64)
+        self.clock: NDArray[np.int64] = np.zeros(2, np.int64)  # scratch of compiled code
+        self._flaws: NDArray[np.int64] = np.zeros(_FIRST_ROWS, np.int64)
+        self._buffers: dict[int, Array] = {}
+
+    def flaws(self, rows: int) -> NDArray[np.int64]:
+        """Return a mark of 0 for each row."""
+        if len(self._flaws) < rows:
+            self._flaws = np.zeros(_capacity(rows), np.int64)
+        flaws = self._flaws[:rows]
+        flaws.fill(0)
+        return flaws
+
+    def buffer(self, flow: Flow, rows: int, dims: Dims) -> Array:
+        """Return room for a tensor; it is overwritten by the next run."""
+        if DYNAMIC in flow.dims:
+            return np.empty((rows, *dims), flow.spec.datatype.dtype)
+        buffer = self._buffers.get(flow.number)
+        if buffer is None or len(buffer) < rows:
+            buffer = self._buffers[flow.number] = np.empty((_capacity(rows), *dims), flow.spec.datatype.dtype)
+        return buffer[:rows]
+
+
+@dataclass(slots=True)
+class Run:
+    """One batch on its way: `tensors` by their numbers, and the rows that cannot be taken."""
+
+    rows: int
+    workspace: Workspace
+    tensors: dict[int, Array]
+    flaws: NDArray[np.int64]
+    reasons: dict[int, str]
+    outliving: frozenset[int]
+
+    def room(self, flow: Flow, dims: Dims) -> Array:
+        """Return the memory that a tensor is written to."""
+        if flow.number in self.outliving:
+            return np.empty((self.rows, *dims), flow.spec.datatype.dtype)
+        return self.workspace.buffer(flow, self.rows, dims)
+
+
+class Stage(Protocol):
+    """A part of a program."""
+
+    def run(self, run: Run) -> None:
+        """Read tensors, write tensors, mark rows."""
+
+
+class Program:
+    """One half of a pipeline, compiled. `run` may be called by several threads, each with a workspace of its own.
+
+    Results lie in the workspace, or in memory of their own when they `outlive` the run. Raises LoadError when it does
+    not compile.
+    """
+
+    def __init__(self, half: Half, *, outlive: bool) -> None:
+        self.passes = passes_of(half)
+        self._half = half
+        self._outliving = frozenset(flow.number for flow in half.results if outlive)
+        self._stages: list[Stage] = []
+        first = 0
+        for group in stages_of(self.passes):
+            self._stages.append(self._stage(group, first))
+            first += len(group)
+
+    def workspace(self) -> Workspace:
+        """Return buffers for one run at a time."""
+        return Workspace(len(self.passes))
+
+    def run(self, given: Sequence[Array], workspace: Workspace, *, is_strict: bool = True) -> list[Array]:
+        """Compute the results of a batch, of arrays as the half was promised them.
+
+        Raises RefusedRowsError, unless not `is_strict`: then rows that cannot be taken become some numbers. Raises
+        ValueError when an array is not what was promised.
+        """
+        rows = len(given[0]) if given and given[0].ndim else 0
+        tensors = {
+            flow.number: _as_promised(flow, array, rows) for flow, array in zip(self._half.given, given, strict=True)
+        }
+        run = Run(rows, workspace, tensors, workspace.flaws(rows), {}, self._outliving)
+        for stage in self._stages:
+            stage.run(run)
+        workspace.rows += rows
+        if is_strict and (run.reasons or run.flaws.any()):
+            raise RefusedRowsError(self._reasons(run))
+        return [run.tensors[flow.number] for flow in self._half.results]
+
+    def _stage(self, group: Sequence[Pass], first: int) -> Stage:
+        if group[0].is_compiled:
+            return _CompiledStage(group, first)
+        work = group[0].steps[0].work
+        assert isinstance(work, Host), "bug: a step that is neither compiled nor a library's"
+        return _HostStage(group[0], first, work)
+
+    def _reasons(self, run: Run) -> dict[int, str]:
+        reasons = dict(run.reasons)
+        for row in np.flatnonzero(run.flaws).tolist():
+            each = self.passes[int(run.flaws[row]) - 1]
+            reasons.setdefault(row, explanation(each, run.tensors[each.reads[0].number][row]))
+        return reasons
+
+
+class _CompiledStage:
+    """Passes that are one compiled function. What it writes lies in the workspace, also what the model takes."""
+
+    def __init__(self, group: Sequence[Pass], first: int) -> None:
+        self._function = compile_stage(group, first + 1)
+        self._ticks = slice(first, first + len(group))
+        self._group = group
+
+    def run(self, run: Run) -> None:
+        """See `Stage`."""
+        tensors = run.tensors
+        for each in self._group:
+            step = each.steps[-1]
+            actual = [tensors[flow.number].shape[1:] for flow in each.reads]
+            for flow, dims in zip(each.writes, step.follow(actual), strict=True):
+                tensors[flow.number] = run.room(flow, dims)
+        operands = [operand.view(tensors[operand.flow.number]) for operand in self._function.operands]
+        workspace = run.workspace
+        self._function.call(
+            run.flaws, workspace.ticks[self._ticks], workspace.clock, *operands, *self._function.arguments
+        )
+
+
+class _HostStage:
+    """A step of a library on whole arrays."""
+
+    def __init__(self, each: Pass, index: int, work: Host) -> None:
+        self._each = each
+        self._index = index
+        self._work = work
+
+    def run(self, run: Run) -> None:
+        """See `Stage`."""
+        began_ns = time.monotonic_ns()
+        reasons: dict[int, str] = {}
+        written = self._work.function([run.tensors[flow.number] for flow in self._each.reads], reasons)
+        for flow, array in zip(self._each.writes, written, strict=True):
+            run.tensors[flow.number] = array
+        step = self._each.steps[0]
+        for row, reason in reasons.items():
+            run.reasons.setdefault(row, f"{step.name} of '{step.reads[0].spec.name}': {reason}")
+        run.workspace.ticks[self._index] += time.monotonic_ns() - began_ns
+
+
+def _as_promised(flow: Flow, array: Array, rows: int) -> Array:
+    """Check an array, which compiled code will index without looking, and lay it out as that expects it."""
+    dims = flow.dims
+    is_right = (
+        array.dtype == flow.spec.datatype.dtype
+        and array.ndim == len(dims) + 1
+        and len(array) == rows
+        and all(expected in {DYNAMIC, actual} for actual, expected in zip(array.shape[1:], dims, strict=True))
+    )
+    if not is_right:
+        raise ValueError(
+            f"tensor '{flow.spec.name}' is {array.dtype} {list(array.shape)}, "
+            f"expected {flow.spec.datatype.dtype} [{rows}, {', '.join(map(str, dims))}]"
+        )
+    flags = array.flags
+    return array if flags.c_contiguous and flags.aligned else np.array(array, order="C")
+
+
+def _capacity(rows: int) -> int:
+    return max(_FIRST_ROWS, 1 << max(0, rows - 1).bit_length())
