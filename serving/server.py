@@ -15,11 +15,13 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from serving.admission import Admission
+from serving.batching.calibrations import Calibrations, usual_folder
 from serving.batching.inline import InlineRuns
 from serving.clock import LoopTimers, MonotonicClock
 from serving.config import ServerConfig, without_effect
@@ -68,12 +70,13 @@ class Server:
         self._admission = Admission(config.requests_in_flight_max)
         counters = RequestCounters()
         turn = Turn(loop)
+        calibrations = Calibrations(Path(config.calibration_dir) if config.calibration_dir else usual_folder())
         inline = None
         if config.transport == "native":
             inline = InlineRuns(clock, budget_us=config.inline_us_max, wake=turn.wake_for_later_phase)
         self._repository = ModelRepository(
             config.models,
-            partial(Servable.load, clock=clock, post=self._post, inline=inline),
+            partial(Servable.load, clock=clock, post=self._post, inline=inline, calibrations=calibrations),
             clock,
             drain_timeout_s=config.drain_timeout_s,
             changed=lambda: self._post(self._note_change),
