@@ -67,6 +67,10 @@ class ServerConfig:
         60.0, "Look for changed TLS files this often; 0 never. New connections get what changed.",
         minimum=0, maximum=86_400,
     )  # fmt: skip
+    calibration_dir: str = option(
+        "", "Where measured batch times are kept between loads; empty: penstock/calibration in the user's cache.",
+        metavar="DIR",
+    )  # fmt: skip
     poll_interval_s: float = option(
         0.0, "Look for new, changed and removed versions this often; 0 only when a load is asked for.",
         minimum=0, maximum=86_400,
@@ -140,6 +144,10 @@ class ServerConfig:
 class BatchingConfig:
     """`[batching]`: how requests of a model are grouped. Limits count rows, never requests."""
 
+    mode: str = option(
+        "adaptive", "adaptive: batches as the model's own timings say; window: the two knobs below; none: no grouping.",
+        choices=("adaptive", "window", "none"),
+    )  # fmt: skip
     batch_rows_max: int = option(
         256, "The most rows in one batch, and in one request. 1 runs every row alone.", minimum=1, maximum=1 << 20
     )
@@ -153,11 +161,25 @@ class BatchingConfig:
         maximum=1 << 40,
     )
     queue_delay_us_max: int = option(
-        0, "How long the first row of a batch may wait for more rows while an instance is idle. 0: never.",
+        0, "In mode window, how long the first row may wait for more rows while an instance is idle. 0: never.",
         minimum=0, maximum=60_000_000,
     )  # fmt: skip
+    batch_rows_preferred: tuple[int, ...] = option(
+        (), "In mode window, a batch of so many rows does not wait; the largest one that is filled is taken."
+    )
 
     def __post_init__(self) -> None:
+        for name in ("queue_delay_us_max", "batch_rows_preferred"):
+            if getattr(self, name) and self.mode != "window":
+                raise ConfigError(
+                    f'[batching] {name} is given with mode = "{self.mode}", which does not wait for it; '
+                    f'add mode = "window", or leave {name} out'
+                )
+        if not all(0 < rows <= self.batch_rows_max for rows in self.batch_rows_preferred):
+            raise ConfigError(
+                f"[batching] batch_rows_preferred = {list(self.batch_rows_preferred)}, "
+                f"expected numbers of rows from 1 to batch_rows_max = {self.batch_rows_max}"
+            )
         if self.queue_rows_max < self.batch_rows_max:
             raise ConfigError(
                 f"[batching] queue_rows_max = {self.queue_rows_max} is below batch_rows_max = {self.batch_rows_max}; "
@@ -287,6 +309,10 @@ class ModelConfig:
     version_policy: VersionPolicy = option(
         VersionPolicy(), "Which versions serve: latest(N) that load, all, or specific(V, ...)."
     )
+    slo_ms: float = option(
+        0.0, "Answer within so long of a request's arrival: a target, not a deadline. 0: as soon as can be.",
+        minimum=0, maximum=3_600_000,
+    )  # fmt: skip
     batching: BatchingConfig = option(BatchingConfig(), "")
     instances: InstancesConfig = option(InstancesConfig(), "")
     session: SessionConfig = option(SessionConfig(), "")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from serving.admission import Admission
-from serving.batching.entries import QueuedRequest
+from serving.batching.entries import PRIORITY_USUAL, QueuedRequest
 from serving.clock import Clock, TimerHandle, Timers
 from serving.errors import Cancelled, DeadlineExceeded, InternalError, NotReady, ServingError
 from serving.model import Servable
@@ -214,6 +214,7 @@ class InFlight:
             arrival_ns=self._arrival_ns,
             deadline_ns=deadline_ns,
             settle=self._computed,
+            priority=valid.priority or PRIORITY_USUAL,
         )
         servable.submit(queued)
         self._queued = queued

@@ -10,8 +10,10 @@
     ├── NotReady             the model is known and not serving
     ├── Draining             the server is about to stop
     ├── DeadlineExceeded     nobody waits for the answer any more
+    │   └── DeadlineOutOfReach   nobody will, by the time it could come
     ├── Cancelled            the client went away
     ├── ModelFailed          the model could not compute an answer
+    │   └── BatchFailed          some request of a batch is guilty, and it was not found out which
     ├── LoadFailed           a model that a client asked to load does not load
     ├── BrokenCall           a call that does not keep to gRPC's framing
     └── InternalError        a mistake of our own
@@ -58,7 +60,7 @@ class ServingError(Exception):
     """
 
     code: ClassVar[Code]
-    reason: ClassVar[str]
+    reason: str
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str) -> None:
@@ -102,15 +104,19 @@ class Forbidden(ServingError):
 
 
 class Overloaded(ServingError):
-    """A bound is reached. `retry_after_ms` is the server's own estimate of when trying again makes sense."""
+    """A bound is reached. `retry_after_ms` is the server's own estimate of when trying again makes sense.
+
+    `reason` names the bound where operators should tell it from others.
+    """
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "overloaded"
     retryable = True
 
-    def __init__(self, message: str, *, retry_after_ms: int) -> None:
+    def __init__(self, message: str, *, retry_after_ms: int, reason: str = "overloaded") -> None:
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
+        self.reason = reason
 
 
 class NotReady(ServingError):
@@ -130,10 +136,16 @@ class Draining(ServingError):
 
 
 class DeadlineExceeded(ServingError):
-    """Nobody waits for the answer any more."""
+    """Nobody waits for the answer any more, or it could not come in time."""
 
     code = Code.DEADLINE_EXCEEDED
     reason = "deadline"
+
+
+class DeadlineOutOfReach(DeadlineExceeded):
+    """The deadline has not passed, and no instance could make it any more."""
+
+    reason = "deadline_out_of_reach"
 
 
 class Cancelled(ServingError):
@@ -148,6 +160,12 @@ class ModelFailed(ServingError):
 
     code = Code.INTERNAL
     reason = "model_failed"
+
+
+class BatchFailed(ModelFailed):
+    """The model failed on batches of which this request was a part, and it was not found out which one is guilty."""
+
+    reason = "batch_failed"
 
 
 class LoadFailed(ServingError):

@@ -5,7 +5,8 @@
 All but the last run for the whole batch, on an instance thread or, while batches are cheap, on the I/O thread; settling
 happens there, once per batch.
 A batch that fails is split by halves between requests, so that a request the model cannot compute takes no batchmate
-with it. 2 log2(requests) + 2 extra runs find one such request; when they find more, what is left runs one by one.
+with it. 2 log2(requests) + 2 extra runs find one such request; when more are guilty, what is not answered by then fails
+with them.
 """
 
 import contextlib
@@ -13,23 +14,27 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.batching.arena import Staging
 from serving.batching.batcher import Batcher
+from serving.batching.calibrations import Calibrations, files_of
 from serving.batching.entries import Batch, Entry, Over, Progress, Result
 from serving.batching.inline import InlineRuns, Left
 from serving.batching.pace import CHEAP_RUNS, Pace
+from serving.batching.policy import NEVER
+from serving.batching.sweep import Probe, Sample, sweep
 from serving.clock import Clock
 from serving.config import ModelConfig
-from serving.errors import InternalError, InvalidRequest, ModelFailed
+from serving.errors import BatchFailed, InternalError, InvalidRequest, ModelFailed
 from serving.execution.graph import Graph
 from serving.execution.instances import InstanceGroup
-from serving.execution.probe import probed, zeros
-from serving.execution.session import Session
+from serving.execution.memory import available_bytes, resident_bytes
+from serving.execution.probe import probed, random_rows, zeros
+from serving.execution.session import BUILD, Session
 from serving.pipeline.flaws import RefusedRowsError
 from serving.statistics.drift.counter import Counter
 from serving.statistics.drift.counting import NUMPY, Kernels
@@ -59,21 +64,31 @@ class Workplace:
     counter: Counter
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the servables of one server share: the I/O thread's turns, what counts features, what was measured."""
+
+    inline: InlineRuns | None = None
+    kernels: Kernels = NUMPY
+    calibrations: Calibrations = field(default_factory=lambda: Calibrations(None))
+
+
 class Servable:
     """One loaded version of a model: its session, its queue and the instances that run its batches.
 
     Batches run on instance threads, or, while they are cheap, on the I/O thread itself (`inline`). `submit` and `drop`
-    belong to the I/O thread. Every submitted request is settled exactly once, there.
+    belong to the I/O thread. Every submitted request is settled exactly once, there. While `loads` are under way,
+    nothing is learnt from how long batches take.
     """
 
     def __init__(
         self, name: str, version: int, session: Session, config: ModelConfig, *,
-        clock: Clock, post: Post, inline: InlineRuns | None = None, kernels: Kernels = NUMPY,
-        pipeline: "Pipeline | None" = None,
+        clock: Clock, post: Post, shared: Shared | None = None, pipeline: "Pipeline | None" = None,
     ) -> None:  # fmt: skip
         self.name = name
         self.version = version
         self.config = config
+        shared = shared or Shared()
         self.package_digest = ""  # of the package that it came in, if it did
         self.pipeline = pipeline
         self.signature = session.signature if pipeline is None else pipeline.signature
@@ -81,32 +96,61 @@ class Servable:
         self._session = session
         self._clock = clock
         self._post = post
-        self._inline = inline
+        self._inline = shared.inline
         self._is_batchable = self.signature.batchable
+        self._loads = shared.calibrations.loads
         self._pace = Pace()
         self._failure_logged_ns = -_FAILURE_LOG_INTERVAL_NS
-        self._warm_up()
+        self._takes_zeros = self._warm_up()
         batchable = self.signature.batchable
         self.batch_rows_max = config.batching.batch_rows_max if batchable else 1
-        self.batcher = Batcher(config.batching, clock, instances=config.instances.count, batchable=batchable)
+        self._target_ns = config.slo_ms * 1e6 or NEVER
+        self.batcher = Batcher(
+            config.batching, clock,
+            instances=config.instances.count, batchable=batchable, target_ns=self._target_ns,
+        )  # fmt: skip
         # What is compared with the reference profile is what the graph takes and gives.
         watched = self.signature if pipeline is None else session.signature
-        self.drift = DriftWatch(name, version, watched, config.drift, clock=clock, kernels=kernels)
+        self.drift = DriftWatch(name, version, watched, config.drift, clock=clock, kernels=shared.kernels)
         self._inline_workplace = self._workplace()
         self._instances = InstanceGroup(f"{name}/{version}", config.instances.count, self._serve)
 
     @classmethod
     def load(
         cls, name: str, version: int, source: Path | Graph, config: ModelConfig, *,
-        clock: Clock, post: Post, inline: InlineRuns | None = None, kernels: Kernels = NUMPY,
+        clock: Clock, post: Post, shared: Shared | None = None,
     ) -> "Servable":  # fmt: skip
-        """Load a graph, from its file or from memory; `kernels` count its features. Raises LoadError."""
-        session = Session(source, config.session, config.instances)
-        folder = source.parent if isinstance(source, Path) else None
-        pipeline = None if config.pipeline.is_empty else _pipeline(config, session, folder)
-        return cls(
-            name, version, session, config, clock=clock, post=post, inline=inline, kernels=kernels, pipeline=pipeline
-        )
+        """Load a graph, from its file or from memory, and look up, or measure, how long its batches take.
+
+        Raises LoadError.
+        """
+        shared = shared or Shared()
+        calibrations, folder = shared.calibrations, source.parent if isinstance(source, Path) else None
+        with calibrations.loads.one():
+            session = Session(source, config.session, config.instances)
+            pipeline = None if config.pipeline.is_empty else _pipeline(config, session, folder)
+            one = cls(name, version, session, config, clock=clock, post=post, shared=shared, pipeline=pipeline)
+            parts = files_of(source.parent) if isinstance(source, Path) else source.parts
+            facts = (BUILD, config.session, config.instances, config.pipeline, one.batch_rows_max)
+            key = calibrations.key(parts, *facts)
+            samples = calibrations.read(key) or one.sweep()
+            one.batcher.seed(samples)
+            calibrations.write(key, samples)
+        return one
+
+    def sweep(self) -> list[Sample]:
+        """Measure how long batches take. On a loader thread, before anything is submitted."""
+        if not self._takes_zeros:
+            return []
+        probe = Probe(
+            lambda rows: self._rehearse(random_rows(self.signature, rows)),
+            self._clock.now_ns, resident_bytes, available_bytes,
+        )  # fmt: skip
+        try:
+            return sweep(probe, self.batcher.outlook.times.curve.sizes)
+        except Exception as error:  # noqa: BLE001 - random numbers may be nothing that this model can take
+            _log.info("%s/%d: batches are not measured, a run failed: %s", self.name, self.version, error)
+            return []
 
     def submit(self, entry: Entry) -> None:
         """Queue a request, or many. Raises Overloaded or Draining."""
@@ -114,7 +158,7 @@ class Servable:
         is_inline = inline is not None and self._is_cheap(inline)
         self.batcher.set_inline(is_inline)
         try:
-            self.batcher.submit(entry)
+            self._settle_over(self.batcher.submit(entry))
         finally:  # what waits was taken from the instance threads, also when this entry is refused
             if inline is not None and is_inline:
                 inline.add(self)
@@ -132,7 +176,7 @@ class Servable:
         if (rows or not waiting_rows) and (batch := self.batcher.take_now(max(rows, 1))) is not None:
             if batch.entries:
                 self._compute(batch, self._inline_workplace)
-            self._settle(batch)
+            self._settle(batch, is_inline=True)
             is_too_large = not batch.entries and not self.batcher.is_empty
             if is_too_large and budget_ns < self._inline.budget_ns:
                 return Left.MORE_THAN_FITS
@@ -151,7 +195,7 @@ class Servable:
 
     def hurry(self) -> None:
         """Let no request wait for batchmates any more; the servable is about to close."""
-        self.batcher.end_windows()
+        self.batcher.hurry()
 
     def close(self) -> None:
         """Finish what waits, end the instance threads and free the session. Not for the I/O thread."""
@@ -176,16 +220,20 @@ class Servable:
             self._session.run(self.pipeline.preprocess(inputs, staging, is_strict=False)), staging
         )
 
-    def _warm_up(self) -> None:
-        """Run a few times before anybody waits: the first run of a graph is slow, and its outputs tell the truth."""
+    def _warm_up(self) -> bool:
+        """Run a few times before anybody waits: the first run of a graph is slow, and its outputs tell the truth.
+
+        Returns whether it could.
+        """
         try:
             self.signature = probed(self.signature, self._rehearse)
             self._time_one_row()
         except Exception as error:  # noqa: BLE001 - zeros may be nothing that this model can take; it can still serve
             _log.info("%s/%d: no warm-up, the model does not take zeros: %s", self.name, self.version, error)
-            return
+            return False
         if self._is_batchable and not self.signature.batchable:
             _log.warning("%s/%d: rows do not stand alone, so batching is off", self.name, self.version)
+        return True
 
     def _time_one_row(self) -> None:
         """Learn how long one row takes, so that a cheap model is known to be one from its first request on."""
@@ -204,6 +252,7 @@ class Servable:
         while (batch := self.batcher.take()) is not None:
             if batch.entries:
                 self._compute(batch, workplace)
+                self._end(batch, batch.wall_ns)
             self._post(functools.partial(self._settle, batch))
             del batch  # the last reference to outputs must not wait here for the next batch
 
@@ -212,14 +261,22 @@ class Servable:
         began_ns, cpu_began_ns = self._clock.now_ns(), self._clock.thread_ns()
         try:
             self._execute(batch, workplace)
-            self.batcher.observe(batch)
             batch.cpu_ns = self._clock.thread_ns() - cpu_began_ns
             batch.wall_ns = self._clock.now_ns() - began_ns
+            batch.is_clean = not self._loads.are_under_way
         except Exception:  # noqa: BLE001 - logged, and answered
             _log.exception("%s/%d: a batch could not be executed", self.name, self.version)
+            batch.is_clean = False
             for entry in batch.entries:
                 if entry.outputs is None:
                     entry.outputs = InternalError()
+
+    def _end(self, batch: Batch, duration_ns: int) -> None:
+        """Let the batcher know that a batch has run; a mistake of ours in doing so must cost nobody an answer."""
+        try:
+            self.batcher.done(batch, duration_ns)
+        except Exception:  # noqa: BLE001 - logged; the answers are there
+            _log.exception("%s/%d: nothing was learnt from a batch", self.name, self.version)
 
     def _execute(self, batch: Batch, workplace: Workplace) -> None:
         """Fill in the outputs, or the error, of every entry of the batch."""
@@ -243,17 +300,28 @@ class Servable:
                 continue
             except Exception:  # noqa: BLE001 - whatever the graph raises, this request alone must fail
                 self._log_failure(part)
-                halving = reruns_left >= 2
+                halving = True
             if part is batch.entries:  # the first failure: from now on every request is an entry of its own
                 part = batch.entries = [single for entry in part for single in entry.singles()]
             if len(part) == 1:
                 part[0].outputs = ModelFailed(f"model '{self.name}' failed to compute this request")
                 continue
+            if halving and reruns_left < 2:
+                self._give_up(part)
+                continue
             pieces = _halves(part) if halving else [[entry] for entry in part]
             parts += reversed(pieces)
-            reruns_left -= len(pieces)
+            reruns_left -= len(pieces) if halving else 0  # a model whose rows do not stand alone is nobody's fault
             batch.reruns += len(pieces)
-        batch.scattered_ns = self._clock.now_ns()
+
+    def _give_up(self, entries: Sequence[Entry]) -> None:
+        """Fail requests of which some, and nobody knows which, cannot be computed."""
+        error = BatchFailed(
+            f"model '{self.name}' failed on several requests of one batch, and this one was not told apart from them; "
+            "try again"
+        )
+        for entry in entries:
+            entry.outputs = error
 
     def _run(self, entries: Sequence[Entry], batch: Batch, workplace: Workplace) -> None:
         pipeline, staging = self.pipeline, workplace.staging
@@ -285,8 +353,11 @@ class Servable:
     def _workplace(self) -> Workplace:
         return Workplace(Staging(self.signature), self.drift.counter())
 
-    def _settle(self, batch: Batch) -> None:
-        """Give every request of a finished batch its answer. On the I/O thread."""
+    def _settle(self, batch: Batch, *, is_inline: bool = False) -> None:
+        """Give every request of a finished batch its answer. On the I/O thread.
+
+        A batch that has run here (`is_inline`) has occupied this thread until its answers are given.
+        """
         alive = [entry for entry in batch.entries if entry.progress is not Progress.SETTLED]
         results = [result for entry in alive for result in self._finish(entry)]
         try:
@@ -296,6 +367,11 @@ class Servable:
         for entry, result in results:
             self._give(entry, result)
         self._settle_over(batch.over)
+        if batch.entries:
+            took_ns = self._clock.now_ns() - batch.taken_ns
+            if is_inline:
+                self._end(batch, took_ns)
+            self.batcher.settled(0.0 if is_inline else took_ns - batch.wall_ns)
 
     def _finish(self, entry: Entry) -> Sequence[tuple[Entry, Result]]:
         """Return what an entry that has run ends with, in as many parts as it takes."""
@@ -327,8 +403,14 @@ class Servable:
             reruns=batch.reruns,
         )
         arrivals = [arrival for entry in answered for arrival in entry.arrivals]
-        facts = Answered(arrivals, sum(entry.rows for entry in answered))
-        self.statistics.batch_done(times, facts, now_ns=self._clock.now_ns(), wall_ns=self._clock.wall_ns())
+        now_ns, rows = self._clock.now_ns(), sum(entry.rows for entry in answered)
+        missed = 0
+        if self._target_ns < NEVER:
+            missed = sum(count for arrival_ns, count in arrivals if now_ns - arrival_ns > self._target_ns)
+        facts = Answered(arrivals, rows, missed)
+        self.statistics.batch_done(times, facts, now_ns=now_ns, wall_ns=self._clock.wall_ns())
+        requests = sum(count for _, count in arrivals)
+        self.batcher.answered(rows, rows * missed // max(1, requests))
 
     def _give(self, entry: Entry, result: Result) -> None:
         """Settle an entry; a mistake of ours in doing so must not cost its batchmates their answers."""

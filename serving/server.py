@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from serving.admission import Admission
+from serving.batching.calibrations import Calibrations, usual_folder
 from serving.batching.inline import InlineRuns
 from serving.clock import LoopTimers, MonotonicClock
 from serving.config import ServerConfig, without_effect
@@ -28,7 +29,7 @@ from serving.controlplane import ControlPlane
 from serving.dataplane import DataPlane
 from serving.errors import ConfigError
 from serving.execution.instances import INSTANCE_THREADS
-from serving.model import Servable
+from serving.model import Servable, Shared
 from serving.package.signing import trusted_keys
 from serving.repository.loading import Loader
 from serving.repository.manager import ModelRepository
@@ -74,13 +75,15 @@ class Server:
         self._admission = Admission(config.requests_in_flight_max)
         counters = RequestCounters()
         turn = Turn(loop)
+        calibrations = Calibrations(Path(config.calibration_dir) if config.calibration_dir else usual_folder())
         inline, kernels = None, NUMPY
         if config.transport == "native":
             kernels = _drift_kernels()
             inline = InlineRuns(clock, budget_us=config.inline_us_max, wake=turn.wake_for_later_phase)
+        shared = Shared(inline, kernels, calibrations)
         self._repository = ModelRepository(
             config.models,
-            Loader(partial(Servable.load, clock=clock, post=self._post, inline=inline, kernels=kernels), _keys(config)),
+            Loader(partial(Servable.load, clock=clock, post=self._post, shared=shared), _keys(config)),
             clock,
             drain_timeout_s=config.drain_timeout_s,
             changed=lambda: self._post(self._note_change),

@@ -31,7 +31,7 @@ class ValidRequest:
 
     `inputs` are in the model's order. `rows` is 1 for a model that is not batchable. `lane` holds the inputs' shapes
     without the batch dimension. `outputs` are positions in the signature, in the asked order. `raw` is the answer's
-    form. `timeout_us` is 0 without a `timeout` parameter.
+    form. `timeout_us` is 0 without a `timeout` parameter, and so is `priority`.
     """
 
     inputs: list[Array]
@@ -40,11 +40,13 @@ class ValidRequest:
     outputs: tuple[int, ...]
     raw: bool
     timeout_us: int
+    priority: int
 
 
 def validate(request: InferRequest, signature: Signature, *, rows_max: int) -> ValidRequest:
     """Check a request against a signature. Raises InvalidRequest or NotOffered."""
     _check_parameters(request)
+    priority = _integer(request.parameters, "priority", 2**64 - 1)
     given = _by_name(request.inputs)
     _check_names(given, signature)
     _check_raw_count(request)
@@ -61,6 +63,7 @@ def validate(request: InferRequest, signature: Signature, *, rows_max: int) -> V
         outputs=outputs,
         raw=_answers_raw(request, signature, outputs),
         timeout_us=_integer(request.parameters, "timeout", TIMEOUT_US_MAX),
+        priority=priority,
     )
 
 
@@ -80,7 +83,6 @@ def _check_parameters(request: InferRequest) -> None:
     for name in (name for parameters in holders for name in parameters):
         if name.startswith(_NOT_OFFERED):
             raise NotOffered(f"parameter '{name}' is not offered by this server; send the request without it")
-    _integer(request.parameters, "priority", 2**64 - 1)
 
 
 def _integer(parameters: Mapping[str, ParameterValue], name: str, maximum: int) -> int:

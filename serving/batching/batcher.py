@@ -1,83 +1,110 @@
 """The queue of one servable: requests go in on the I/O thread, instances take batches out.
 
 Late binding: a batch is formed when somebody asks for it, an instance or, for a cheap model, the I/O thread, from what
-waits at that moment, so it grows while all instances are busy. Requests whose open dimensions differ cannot share
-tensors and wait in lanes of their own; the lane with the oldest entry is served first. A request that is dropped
-(cancelled, expired) leaves the queue at once; one that already runs stays in its batch as dead rows, and only its
-answer is dropped.
+waits at that moment, so it grows while all instances are busy. What to take, and whether to wait for more, the policy
+decides in mode `adaptive`, two knobs in mode `window`; in mode `none` every request runs alone. In all modes nobody is
+let in who cannot be answered in time, and nobody is run who cannot be any more. A request that is dropped (cancelled,
+expired) leaves the queue at once; one that already runs stays in its batch as dead rows, and only its answer is
+dropped.
 """
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from serving.batching.entries import Batch, Entry, Lane, Over, Progress
-from serving.batching.policy import Window, take_at_ns
+from serving.batching.entries import OUT_OF_REACH, Batch, Entry, Over, Progress
+from serving.batching.outlook import Outlook
+from serving.batching.policy import NEVER, Decision, Reason, Window, decide_in_window
+from serving.batching.queue import LaneQueue, Queue, due_ns
+from serving.batching.sweep import Sample
 from serving.clock import Clock
 from serving.config import BatchingConfig
-from serving.errors import Draining, InvalidRequest, Overloaded
+from serving.errors import DeadlineOutOfReach, Draining, InvalidRequest, Overloaded
 
 RETRY_AFTER_MS_MAX = 10_000
-_DECAY = 0.9
-_MARGIN = 2  # a batch is begun so early that it may take twice its usual time and still make its first deadline
+ASIDE_TARGETS = 2.0
+"""What was set aside and is as old as so many targets waits no longer for rows that it can ride along with."""
+
+_MARGIN = 2  # a window ends so early that its batch may take twice its usual time and still make its first deadline
 _MARGIN_NS = 2_000_000
 _NO_LIMIT = 2**62
-
-
-@dataclass(slots=True)
-class _LaneQueue:
-    """The waiting entries of one lane, in order of arrival."""
-
-    entries: OrderedDict[Entry, None] = field(default_factory=OrderedDict)
-    rows: int = 0
 
 
 class Batcher:
     """Groups waiting requests into batches.
 
-    `submit`, `reserve`, `room_rows`, `refusal`, `drop`, `sift`, `set_inline` and `take_now` are called on the I/O
-    thread, `take`, `observe` and `stop_grouping` on instance threads too, `end_windows` and `close` anywhere. One lock
-    guards the queue; the totals are read without it where only the I/O thread adds to them. Bounds: `queue_rows_max`
-    and `queue_bytes_max`, beyond which `submit` raises Overloaded.
+    `take`, `done` and `stop_grouping` are called on instance threads too, `seed`, `hurry` and `close` anywhere, the
+    others on the I/O thread. One lock guards the queue; the totals are read without it where only the I/O thread adds
+    to them. Bounds: `queue_rows_max` and `queue_bytes_max`, beyond which `submit` raises Overloaded, and the objective
+    `target_ns`, infinite without one.
     """
 
-    def __init__(self, config: BatchingConfig, clock: Clock, *, instances: int, batchable: bool) -> None:
+    def __init__(
+        self, config: BatchingConfig, clock: Clock, *, instances: int, batchable: bool, target_ns: float = NEVER
+    ) -> None:
         self._config = config
         self._clock = clock
-        self._instances = instances
-        self._grouping = batchable
-        self._window = Window(config.batch_rows_max, config.queue_delay_us_max * 1_000 if batchable else 0)
-        self._waiting: OrderedDict[Entry, None] = OrderedDict()  # all of them, in order of arrival
-        self._lanes: dict[Lane, _LaneQueue] = {}
+        self._grouping = batchable and config.mode != "none"
+        delay_ns = config.queue_delay_us_max * 1_000
+        self._window = Window(config.batch_rows_max, delay_ns, config.batch_rows_preferred)
+        self._queue = Queue(target_ns)
+        self.outlook = Outlook(
+            config.batch_rows_max if batchable else 1, config.queue_rows_max, instances=instances, target_ns=target_ns
+        )
         self._ready = threading.Condition(threading.Lock())
         self._closed = False
+        self._hurries = False
         self._is_inline = False
-        self._ns_per_row = 0.0
-        self.queued_rows = 0
-        self.queued_bytes = 0
         self._reserved_rows = 0
         self._reserved_bytes = 0
+        self.releases = [0] * len(Reason)
+        """Batches by the reason for which they were taken then."""
+        self.waits = 0
+        """How often an idle instance was told to wait for more rows."""
+
+    @property
+    def queued_rows(self) -> int:
+        """How many rows wait."""
+        return self._queue.rows
+
+    @property
+    def queued_bytes(self) -> int:
+        """How many bytes of input wait."""
+        return self._queue.input_bytes
 
     @property
     def has_window(self) -> bool:
-        """Whether rows may wait for more while an instance is idle."""
-        return self._window.queue_delay_ns_max > 0
+        """Whether rows may wait for more while an instance is idle, however cheap the model is."""
+        return self._config.mode == "window" and self._window.queue_delay_ns_max > 0 and not self._hurries
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits; requests of zero rows do as well."""
-        return not self._waiting
+        return not len(self._queue)
 
-    def submit(self, entry: Entry) -> None:
-        """Queue an entry. Raises Overloaded at a bound, InvalidRequest for what can never fit, Draining at the end."""
+    # ---- in --------------------------------------------------------------------------------------------------------
+
+    def seed(self, samples: Sequence[Sample]) -> None:
+        """Take over what a sweep has found."""
+        with self._ready:
+            self.outlook.seed(samples, self._clock.now_ns())
+
+    def submit(self, entry: Entry) -> Sequence[Over]:
+        """Queue an entry; return what is over, parts of it and of what waited before, which the caller settles.
+
+        Raises Overloaded when nothing of it is let in, InvalidRequest for what can never fit, Draining at the end.
+        """
         with self._ready:
             if self._closed:
                 raise Draining("this model version is being unloaded; ask again for the version that replaces it")
             self._check_bounds(entry)
-            self._add(entry)
-            if not self._is_inline:
-                self._ready.notify()
+            now_ns = self._clock.now_ns()
+            over = self._turn_away(entry, now_ns) + self._drop_hopeless(now_ns)
+            if entry.requests:
+                self.outlook.note_arrival(entry.rows, now_ns, entry.deadline_ns)
+                self._queue.add(entry)
+                if not self._is_inline:
+                    self._ready.notify()
+            return over
 
     def set_inline(self, is_inline: bool) -> None:
         """Leave what waits to `take_now`, or to instance threads again."""
@@ -93,63 +120,60 @@ class Batcher:
 
     def room_rows(self, row_bytes: int) -> int:
         """Return how many more rows of so many bytes the queue takes."""
-        rows = self._config.queue_rows_max - self.queued_rows - self._reserved_rows
+        queued_rows = self.queued_rows + self._reserved_rows
+        rows = self._config.queue_rows_max - queued_rows
         free_bytes = self._config.queue_bytes_max - self.queued_bytes - self._reserved_bytes
+        if self._queue.target_ns < NEVER and queued_rows:
+            with self._ready:
+                in_time = self.outlook.rows_in_time(self._clock.now_ns()) - queued_rows
+            rows = rows if in_time > rows else int(in_time)
         return max(0, min(rows, free_bytes // row_bytes if row_bytes else rows))
 
     def refusal(self, rows: int, input_bytes: int) -> InvalidRequest | Overloaded:
         """Return the error for a request for which there is no room now, or never."""
-        config = self._config
-        if input_bytes > config.queue_bytes_max:
-            return InvalidRequest(
-                f"the inputs take {input_bytes} bytes, the model's queue holds at most "
-                f"queue_bytes_max = {config.queue_bytes_max}; send fewer rows at a time"
-            )
-        queued_rows, queued_bytes = self.queued_rows + self._reserved_rows, self.queued_bytes + self._reserved_bytes
-        if queued_rows + rows > config.queue_rows_max:
-            held = f"{queued_rows} of queue_rows_max = {config.queue_rows_max} rows"
-        elif queued_bytes + input_bytes > config.queue_bytes_max:
-            held = f"{queued_bytes} of queue_bytes_max = {config.queue_bytes_max} bytes"
-        else:
-            held = f"queue_rows_max = {config.queue_rows_max} requests"
-        return Overloaded(
-            f"the model's queue holds {held} and this request brings {rows} rows, "
-            f"{input_bytes} bytes; try again later or add capacity",
-            retry_after_ms=self._retry_after_ms(),
-        )
+        with self._ready:
+            return self._refusal(rows, input_bytes)
 
     def drop(self, entry: Entry) -> None:
         """Take an entry out of the queue, or leave its rows to run for nobody. The caller settles it."""
         with self._ready:
-            if entry in self._waiting:
-                self._take_out(entry, entry)
+            if entry in self._queue:
+                self._queue.shrink(entry, (entry,))
             entry.progress = Progress.SETTLED
 
     def sift(self, entry: Entry) -> Sequence[Over]:
         """Take what is over out of an entry that still waits; the caller settles it."""
         with self._ready:
-            return self._sift(entry, self._clock.now_ns()) if entry in self._waiting else ()
+            return self._sift(entry, self._clock.now_ns()) if entry in self._queue else ()
+
+    # ---- out -------------------------------------------------------------------------------------------------------
 
     def take(self) -> Batch | None:
         """Wait for rows and return the next batch, or None once the batcher is closed and empty.
 
-        Requests whose deadline has passed are handed over in `over`, unrun; such a batch may hold no entries.
+        Requests whose deadline has passed, or cannot be met any more, are handed over in `over`, unrun; such a batch
+        may hold no entries.
         """
         with self._ready:
             while True:
-                if not self._waiting and self._closed:
+                if self.is_empty and self._closed:
                     return None
-                if not self._waiting or (self._is_inline and not self._closed):
+                if self.is_empty or (self._is_inline and not self._closed):
                     self._ready.wait()
                     continue
                 now_ns = self._clock.now_ns()
-                lane, due_ns = self._next_lane(now_ns)
-                if due_ns <= now_ns:
-                    batch = self._form(lane, now_ns, self._window.batch_rows_max)
-                    if self._waiting:
+                batch = Batch([], 0, now_ns)
+                at_ns = self._next(batch, self._config.batch_rows_max, is_inline=False)
+                if batch.entries or batch.over:
+                    if batch.entries:
+                        self.outlook.note_begun(batch, now_ns)
+                    if not self.is_empty:
                         self._ready.notify()
                     return batch
-                self._ready.wait((due_ns - now_ns) / 1e9)
+                if self.is_empty:
+                    continue
+                self.waits += 1
+                self._ready.wait(max(0.0, at_ns - now_ns) / 1e9 if at_ns < NEVER else None)
 
     def take_now(self, rows_max: int) -> Batch | None:
         """Return a batch of at most `rows_max` rows of what waits; None when nothing does.
@@ -157,29 +181,37 @@ class Batcher:
         It is without entries when the first request has more rows.
         """
         with self._ready:
-            if not self._waiting:
+            if self.is_empty:
                 return None
-            lane = self._lanes[next(iter(self._waiting)).lane]
-            return self._form(lane, self._clock.now_ns(), min(rows_max, self._window.batch_rows_max), must_fit=True)
+            batch = Batch([], 0, self._clock.now_ns())
+            self._next(batch, rows_max, is_inline=True)
+            return batch
 
-    def observe(self, batch: Batch) -> None:
-        """Learn from a finished batch how long a row takes; used to say when trying again makes sense."""
-        ns_per_row = (batch.scattered_ns - batch.taken_ns) / max(1, batch.rows)
+    def done(self, batch: Batch, duration_ns: int) -> None:
+        """Learn from a batch that has run: it has occupied an instance, or the I/O thread, for so long."""
         with self._ready:
-            before = self._ns_per_row or ns_per_row
-            self._ns_per_row = _DECAY * before + (1 - _DECAY) * ns_per_row
+            self.outlook.note_ended(batch, duration_ns, self._clock.now_ns())
+
+    def answered(self, rows: int, missed_rows: int) -> None:
+        """Learn how many rows got outputs, and how many of them too late for the target."""
+        with self._ready:
+            self.outlook.note_answered(rows, missed_rows)
+
+    def settled(self, overhead_ns: float) -> None:
+        """Learn how long a batch took outside of its run, from when it was taken until its answers were given."""
+        with self._ready:
+            self.outlook.note_overhead(overhead_ns)
 
     def stop_grouping(self) -> None:
         """From now on make every batch of one request."""
         with self._ready:
             self._grouping = False
-            self._window = Window(self._window.batch_rows_max, 0)
             self._ready.notify_all()
 
-    def end_windows(self) -> None:
+    def hurry(self) -> None:
         """From now on take what waits without waiting for more."""
         with self._ready:
-            self._window = Window(self._window.batch_rows_max, 0)
+            self._hurries = True
             self._ready.notify_all()
 
     def close(self) -> None:
@@ -188,82 +220,224 @@ class Batcher:
             self._closed = True
             self._ready.notify_all()
 
+    def decision(self) -> Decision | None:
+        """Return what an idle instance would be told now; None when nothing waits."""
+        with self._ready:
+            now_ns = self._clock.now_ns()
+            return None if self.is_empty else self._decision(self._lane(now_ns)[0], now_ns, may_wait=True)[0]
+
+    # ---- the door --------------------------------------------------------------------------------------------------
+
     def _check_bounds(self, entry: Entry) -> None:
         config = self._config
         if (
             self.queued_rows + self._reserved_rows + entry.rows > config.queue_rows_max
             or self.queued_bytes + self._reserved_bytes + entry.input_bytes > config.queue_bytes_max
-            or len(self._waiting) >= config.queue_rows_max  # requests of zero rows count as well
+            or len(self._queue) >= config.queue_rows_max  # requests of zero rows count as well
         ):
-            raise self.refusal(entry.rows, entry.input_bytes)
+            raise self._refusal(entry.rows, entry.input_bytes)
 
-    def _retry_after_ms(self) -> int:
-        """Estimate when the present queue will have been worked off."""
-        backlog_ns = self.queued_rows * self._ns_per_row / self._instances
-        return min(RETRY_AFTER_MS_MAX, max(1, round(backlog_ns / 1e6)))
+    def _refusal(self, rows: int, input_bytes: int) -> InvalidRequest | Overloaded:
+        self.outlook.note_missed(rows)
+        config, now_ns = self._config, self._clock.now_ns()
+        if input_bytes > config.queue_bytes_max:
+            return InvalidRequest(
+                f"the inputs take {input_bytes} bytes, the model's queue holds at most "
+                f"queue_bytes_max = {config.queue_bytes_max}; send fewer rows at a time"
+            )
+        queued_rows, queued_bytes = self.queued_rows + self._reserved_rows, self.queued_bytes + self._reserved_bytes
+        reason = "queue_rows"
+        if queued_rows + rows > config.queue_rows_max:
+            held = f"{queued_rows} of queue_rows_max = {config.queue_rows_max} rows"
+        elif queued_bytes + input_bytes > config.queue_bytes_max:
+            held, reason = f"{queued_bytes} of queue_bytes_max = {config.queue_bytes_max} bytes", "queue_bytes"
+        elif len(self._queue) >= config.queue_rows_max:
+            held = f"queue_rows_max = {config.queue_rows_max} requests"
+        else:
+            retry_ns = self.outlook.backlog_ns(queued_rows, now_ns) - self._queue.target_ns
+            return _too_late(self._queue.target_ns, queued_rows, retry_ns)
+        return Overloaded(
+            f"the model's queue holds {held} and this request brings {rows} rows, "
+            f"{input_bytes} bytes; try again later or add capacity",
+            retry_after_ms=_retry_after_ms(self.outlook.backlog_ns(queued_rows, now_ns)),
+            reason=reason,
+        )
 
-    def _next_lane(self, now_ns: int) -> tuple[_LaneQueue, int]:
-        """Return the lane to serve next, and from when: that of the oldest entry, or a full one while that waits."""
-        oldest = self._lanes[next(iter(self._waiting)).lane]
-        due_ns = self._due_ns(oldest)
-        if due_ns <= now_ns or self._closed:
-            return oldest, now_ns
-        full = (lane for lane in self._lanes.values() if lane.rows >= self._window.batch_rows_max)
-        return next(((lane, now_ns) for lane in full), (oldest, due_ns))
+    def _turn_away(self, entry: Entry, now_ns: int) -> list[Over]:
+        """Refuse what of an entry would wait behind so much that it could not be answered in time."""
+        due = due_ns(entry, self._queue.target_ns)
+        if due >= NEVER:
+            return []
+        rows, queued_rows = entry.rows // max(1, entry.requests), self.queued_rows
+        retry_ns = self.outlook.retry_after_ns(rows, due, queued_rows=queued_rows, now_ns=now_ns)
+        if retry_ns <= 0.0:
+            return []
+        slack_ns = due - entry.arrival_ns
+        if entry.deadline_ns is None or due < entry.deadline_ns or entry.requests == 1:
+            self.outlook.note_missed(entry.rows)
+            raise _too_late(slack_ns, queued_rows, retry_ns)
+        parts = entry.part_due(due + retry_ns)  # others of the same turn may have more time
+        self.outlook.note_missed(sum(part.rows for part in parts))
+        return [(part, _too_late(slack_ns, queued_rows, retry_ns)) for part in parts]
 
-    def _due_ns(self, lane: _LaneQueue) -> int:
-        head = next(iter(lane.entries))
-        due_ns = take_at_ns(self._window, rows=lane.rows, head_arrival_ns=head.arrival_ns)
-        if head.deadline_ns is None:
-            return due_ns
-        return min(due_ns, head.deadline_ns - round(_MARGIN * lane.rows * self._ns_per_row) - _MARGIN_NS)
+    # ---- what to run next ------------------------------------------------------------------------------------------
 
-    def _form(self, lane: _LaneQueue, now_ns: int, rows_max: int, *, must_fit: bool = False) -> Batch:
-        """Take the requests of a lane that fit into one batch, in order of arrival: the first in any case, or none."""
-        batch = Batch([], 0, now_ns)
-        while lane.entries:
-            entry = next(iter(lane.entries))
-            if entry.is_stale(now_ns):
-                batch.over += self._sift(entry, now_ns)
+    def _next(self, batch: Batch, rows_max: int, *, is_inline: bool) -> float:
+        """Fill a batch with what should run now; return when to ask again if that is nothing."""
+        now_ns = batch.taken_ns
+        while not self.is_empty:
+            batch.over += self._drop_hopeless(now_ns)
+            if self.is_empty:
+                break
+            lane, is_overdue = self._lane(now_ns)
+            may_wait = not (is_inline or is_overdue or self._closed or self._hurries)
+            decision, more_rows = self._decision(lane, now_ns, may_wait=may_wait)
+            if decision.late_before_ns > 0.0 and (over := self._let_go(decision.late_before_ns)) is not None:
+                batch.over += over
                 continue
-            if batch.entries and not self._grouping:
+            if not decision.rows and decision.at_ns > now_ns:
+                return decision.at_ns
+            batch.reason = self._reason(decision, lane)
+            rows, more_rows = min(rows_max, decision.rows or 1), lane.aside_rows if is_overdue else more_rows
+            self._fill(batch, lane, rows, more_rows, rows_max if is_inline else _NO_LIMIT)
+            if batch.entries or is_inline:
                 break
-            part = entry.take(max(0, rows_max - batch.rows), _NO_LIMIT if self._grouping else 1)
-            if part is None and (batch.entries or must_fit):
-                break
-            part = part or entry.take(_NO_LIMIT, 1)
-            assert part is not None, "bug: an entry without requests waits"
-            self._take_out(entry, part)
-            part.progress = Progress.RUNNING
-            batch.entries.append(part)
-            batch.rows += part.rows
-        return batch
+        if batch.entries:
+            self.releases[batch.reason] += 1
+            batch.expected_ns = self.outlook.expected_ns(batch.rows)
+        return NEVER
+
+    def _lane(self, now_ns: int) -> tuple[LaneQueue, bool]:
+        """Return the lane to serve next, and whether that is because of what was set aside there too long ago.
+
+        Otherwise it is that of the first entry, unless it may wait and another one is full.
+        """
+        head, oldest = self._queue.head, self._queue.oldest_aside
+        if oldest is not None and (head is None or self._is_overdue(oldest, now_ns)):
+            return self._queue.lanes[oldest.lane], True
+        assert head is not None, "bug: nothing waits"
+        first = self._queue.lanes[head.lane]
+        if not self.has_window or self._closed or self._decide_in_window(first, now_ns).rows:
+            return first, False
+        full = (lane for lane in self._queue.lanes.values() if lane.rows >= self._window.batch_rows_max)
+        return next(full, first), False
+
+    def _is_overdue(self, entry: Entry, now_ns: int) -> bool:
+        return now_ns - entry.arrival_ns > ASIDE_TARGETS * self._queue.target_ns
+
+    def _decision(self, lane: LaneQueue, now_ns: int, *, may_wait: bool) -> tuple[Decision, int]:
+        """Return what to do with the rows of a lane, and how many that were set aside ride along."""
+        if not self._grouping:
+            return Decision(max(1, lane.rows), now_ns, 0.0, Reason.IDLE), 0
+        if not lane.places:
+            return self.outlook.decide_aside(lane, now_ns), 0
+        if self._config.mode == "adaptive":
+            return self.outlook.decide(lane, now_ns, may_wait=may_wait)
+        decision = self._decide_in_window(lane, now_ns)
+        if not decision.rows and not may_wait:
+            decision = Decision(max(1, lane.rows), now_ns, 0.0, Reason.IDLE)
+        return decision, 0
+
+    def _decide_in_window(self, lane: LaneQueue, now_ns: int) -> Decision:
+        head = lane.head
+        snapshot = self.outlook.snapshot(lane, now_ns)
+        decision = decide_in_window(self._window, snapshot, head.arrival_ns)
+        if decision.rows or head.deadline_ns is None:
+            return decision
+        at_ns = head.deadline_ns - _MARGIN * self.outlook.expected_ns(snapshot.rows) - _MARGIN_NS
+        if at_ns <= now_ns:
+            return Decision(snapshot.rows, now_ns, 0.0, Reason.DEADLINE)
+        return decision._replace(at_ns=min(at_ns, decision.at_ns))
+
+    def _reason(self, decision: Decision, lane: LaneQueue) -> Reason:
+        """Return why a batch is taken now, with what only the queue knows."""
+        if self._closed or self._hurries:
+            return Reason.DRAIN
+        if decision.reason is Reason.IDLE and lane.rows < self._queue.rows - self._queue.aside_rows:
+            return Reason.SHAPE
+        return decision.reason
+
+    # ---- who leaves ------------------------------------------------------------------------------------------------
+
+    def _drop_hopeless(self, now_ns: int) -> list[Over]:
+        """Take from the front who cannot make a deadline any more; set aside who cannot make the target."""
+        head = self._queue.head
+        if head is None:
+            return []
+        over: list[Over] = []
+        if head.is_stale(now_ns):
+            over += self._sift(head, now_ns)
+        if (head := self._queue.head) is not None and (due := due_ns(head, self._queue.target_ns)) < NEVER:
+            before_ns = self.outlook.hopeless_before_ns(now_ns)
+            if due < before_ns:
+                over += self._let_go(before_ns) or []
+        return over
+
+    def _let_go(self, before_ns: float) -> list[Over] | None:
+        """Let go of what is due before a moment; None when that is nothing, and the caller goes on without."""
+        over: list[Over] = []
+        has_gone = False
+        while (head := self._queue.head) is not None and due_ns(head, self._queue.target_ns) < before_ns:
+            parts = head.part_due(before_ns)
+            if parts:
+                self._queue.shrink(head, parts)
+                over += [(part, DeadlineOutOfReach(OUT_OF_REACH)) for part in parts]
+                self.outlook.note_missed(sum(part.rows for part in parts))
+            else:
+                self._queue.set_aside(head)
+            has_gone = True
+        return over if has_gone else None
 
     def _sift(self, entry: Entry, now_ns: int) -> Sequence[Over]:
         """Take what is over out of an entry that waits."""
         over = entry.sift(now_ns)
         if over:
-            self._take_out(entry, *(part for part, _ in over))
+            self._queue.shrink(entry, [part for part, _ in over])
         return over
 
-    def _add(self, entry: Entry) -> None:
-        self._waiting[entry] = None
-        lane = self._lanes.setdefault(entry.lane, _LaneQueue())
-        lane.entries[entry] = None
-        lane.rows += entry.rows
-        self.queued_rows += entry.rows
-        self.queued_bytes += entry.input_bytes
+    # ---- the batch -------------------------------------------------------------------------------------------------
 
-    def _take_out(self, entry: Entry, *parts: Entry) -> None:
-        """Take parts of a waiting entry, or all of it, out of the queue."""
-        lane = self._lanes[entry.lane]
-        for part in parts:
-            lane.rows -= part.rows
-            self.queued_rows -= part.rows
-            self.queued_bytes -= part.input_bytes
-        if entry.requests and entry not in parts:
-            return
-        del self._waiting[entry]
-        del lane.entries[entry]
-        if not lane.entries:
-            del self._lanes[entry.lane]
+    def _fill(self, batch: Batch, lane: LaneQueue, rows_max: int, more_rows: int, first_rows_max: int) -> None:
+        """Take rows of a lane in their order, and `more_rows` of those that were set aside beside them.
+
+        The first request of a batch may have more rows than asked for, but no more than `first_rows_max`.
+        """
+        while lane.places and self._take_of(lane.head, batch, rows_max, first_rows_max):
+            pass
+        if batch.entries:
+            rows_max = min(self._config.batch_rows_max, batch.rows + more_rows)
+        while lane.aside and self._take_of(lane.aside[0], batch, rows_max, first_rows_max):
+            pass
+
+    def _take_of(self, entry: Entry, batch: Batch, rows_max: int, first_rows_max: int) -> bool:
+        """Take requests of one entry that fit into a batch; say whether to ask for more."""
+        if entry.is_stale(batch.taken_ns):
+            batch.over += self._sift(entry, batch.taken_ns)
+            return True
+        if batch.entries and not self._grouping:
+            return False
+        if entry.deadline_ns is not None and entry.rows > rows_max - batch.rows:
+            entry.arrange()
+        part = entry.take(max(0, rows_max - batch.rows), _NO_LIMIT if self._grouping else 1)
+        if part is None and not batch.entries:
+            part = entry.take(first_rows_max, 1)
+        if part is None:
+            return False
+        self._queue.shrink(entry, (part,))
+        part.progress = Progress.RUNNING
+        batch.entries.append(part)
+        batch.rows += part.rows
+        return True
+
+
+def _retry_after_ms(retry_ns: float) -> int:
+    return min(RETRY_AFTER_MS_MAX, max(1, round(retry_ns / 1e6)))
+
+
+def _too_late(slack_ns: float, queued_rows: int, retry_ns: float) -> Overloaded:
+    return Overloaded(
+        f"{queued_rows} rows wait for the model and cannot be worked off in the {slack_ns / 1e6:.0f} ms that this "
+        "request leaves; try again later, allow more time or add capacity",
+        retry_after_ms=_retry_after_ms(retry_ns),
+        reason="objective",
+    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from serving.batching.arena import Arena
+from serving.batching.policy import Reason
 from serving.errors import DeadlineExceeded, ServingError
 from serving.types import Array
 
@@ -20,6 +21,10 @@ Result = list[Array] | ServingError
 """Outputs in the model's order, or what the request ends with instead."""
 
 EXPIRED = "the deadline passed while the request waited for an instance"
+OUT_OF_REACH = "the deadline could not be met any more when the request's turn came; allow more time"
+
+PRIORITY_USUAL = 100
+"""The priority of a request that has none. Lower ones go first."""
 
 
 class Progress(enum.Enum):
@@ -31,14 +36,16 @@ class Progress(enum.Enum):
 
 
 class Entry(Protocol):
-    """One or many requests of one lane, in order of arrival.
+    """One or many requests of one lane, in order of arrival until `arrange`.
 
     `rows` and `input_bytes` count all of it, `requests` how many requests it holds. `arrivals` are (monotonic ns, how
-    many requests came then), `deadline_ns` is the earliest one. `arena` and `row` say where its rows lie in an arena;
-    without one, `inputs` are arrays of its own. `outputs` are set by the instance that ran it.
+    many requests came then), `deadline_ns` is the earliest one, `priority` that of all of them, the lower the sooner.
+    `arena` and `row` say where its rows lie in an arena; without one, `inputs` are arrays of its own. `outputs` are set
+    by the instance that ran it.
     """
 
     lane: Lane
+    priority: int
     rows: int
     requests: int
     input_bytes: int
@@ -68,6 +75,12 @@ class Entry(Protocol):
 
     def sift(self, now_ns: int) -> Sequence["Over"]:
         """Take out what nobody waits for any more: parts of this entry, or the entry itself when that is all of it."""
+
+    def part_due(self, before_ns: float) -> Sequence["Entry"]:
+        """Take out what has a deadline before a moment: parts of this entry, or the entry itself."""
+
+    def arrange(self) -> None:
+        """Put the requests in order of their deadlines, those without one behind the others."""
 
     def take(self, rows_max: int, requests_max: int) -> "Entry | None":
         """Take requests from the front: as many as fit and lie side by side; None when not even the first one fits.
@@ -107,6 +120,7 @@ class QueuedRequest:
         "inputs",
         "lane",
         "outputs",
+        "priority",
         "progress",
         "rows",
     )
@@ -125,6 +139,7 @@ class QueuedRequest:
         arrival_ns: int,
         deadline_ns: int | None,
         settle: Callable[[Result], None],
+        priority: int = PRIORITY_USUAL,
     ) -> None:
         self.inputs = inputs
         self.rows = rows
@@ -132,6 +147,7 @@ class QueuedRequest:
         self.input_bytes = input_bytes
         self.arrival_ns = arrival_ns
         self.deadline_ns = deadline_ns
+        self.priority = priority
         self.progress = Progress.WAITING
         self.outputs: Result | None = None
         self._settle = settle
@@ -148,6 +164,13 @@ class QueuedRequest:
     def sift(self, now_ns: int) -> Sequence[Over]:
         """See `Entry`."""
         return ((self, DeadlineExceeded(EXPIRED)),) if self.is_stale(now_ns) else ()
+
+    def part_due(self, before_ns: float) -> Sequence[Self]:
+        """See `Entry`."""
+        return (self,) if self.deadline_ns is not None and self.deadline_ns < before_ns else ()
+
+    def arrange(self) -> None:
+        """See `Entry`."""
 
     def take(self, rows_max: int, requests_max: int) -> Self | None:  # noqa: ARG002 - there is nothing to split
         """See `Entry`."""
@@ -172,8 +195,9 @@ class QueuedRequest:
 class Batch:
     """Entries that run together, and how long each step took in all its runs. Owned by whoever took it.
 
-    `over` left the queue with them and is not run. `cpu_ns` is what the thread that ran it has worked, `wall_ns` what
-    passed meanwhile.
+    `over` left the queue with them and is not run. `reason` says why it was taken then, `expected_ns` how long it was
+    expected to run. `cpu_ns` is what the thread that ran it has worked, `wall_ns` what passed meanwhile. `is_clean`
+    says that the time it took tells about its rows.
     """
 
     entries: list[Entry]
@@ -182,8 +206,10 @@ class Batch:
     input_ns: int = 0
     infer_ns: int = 0
     output_ns: int = 0
-    scattered_ns: int = 0
     reruns: int = 0
+    reason: Reason = Reason.IDLE
+    expected_ns: float = 0.0
+    is_clean: bool = True
     cpu_ns: int = 0
     wall_ns: int = 0
     over: list[Over] = field(default_factory=list)

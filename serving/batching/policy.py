@@ -78,6 +78,8 @@ class Reason(enum.IntEnum):
     WAITING = 6
     EMPTY = 7
     LATE = 8
+    SHAPE = 9
+    """What waits beside it has other shapes, so the batch could not be larger."""
 
 
 class Bounds(NamedTuple):

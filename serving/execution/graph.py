@@ -1,6 +1,6 @@
 """An ONNX graph in memory, for a model that does not lie in a file of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 
@@ -10,3 +10,9 @@ class Graph:
 
     model: bytes
     weights: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> Iterator[tuple[str, int, tuple[bytes, ...]]]:
+        """What it consists of: a name, the length, and the bytes, in an order that is always the same."""
+        for name, data in (("", self.model), *sorted(self.weights.items())):
+            yield name, len(data), (data,)

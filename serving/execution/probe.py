@@ -65,6 +65,12 @@ def zeros(signature: Signature) -> list[Array]:
     return [_zeros(spec, 1) for spec in signature.inputs]
 
 
+def random_rows(signature: Signature, rows: int) -> list[Array]:
+    """Return inputs of so many rows of numbers between 0 and 1, zeros where they are whole; open dimensions are 1."""
+    random = np.random.default_rng(0)
+    return [_random(spec, random, rows) for spec in signature.inputs]
+
+
 def _zeros(spec: TensorSpec, rows: int) -> Array:
     """Make an input of `rows` rows whose other open dimensions are 1."""
     shape = [1 if dimension == DYNAMIC else dimension for dimension in spec.shape]
@@ -75,7 +81,7 @@ def _zeros(spec: TensorSpec, rows: int) -> Array:
     return np.zeros(shape, spec.datatype.dtype)
 
 
-def _random(spec: TensorSpec, random: np.random.Generator) -> Array:
-    """Make one row of numbers between 0 and 1 where the datatype has them, and of zeros elsewhere."""
-    row = _zeros(spec, 1)
-    return random.random(row.shape).astype(row.dtype) if np.issubdtype(row.dtype, np.floating) else row
+def _random(spec: TensorSpec, random: np.random.Generator, rows: int = 1) -> Array:
+    """Make rows of numbers between 0 and 1 where the datatype has them, and of zeros elsewhere."""
+    array = _zeros(spec, rows)
+    return random.random(array.shape).astype(array.dtype) if np.issubdtype(array.dtype, np.floating) else array

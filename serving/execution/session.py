@@ -24,6 +24,9 @@ from serving.types import DYNAMIC, Array, Datatype, Signature, TensorSpec
 
 ort.disable_telemetry_events()
 
+BUILD = f"onnxruntime {ort.__version__}"
+"""What runs the graphs; another build may take other times."""
+
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 _ORT_TYPES: Mapping[str, Datatype] = {

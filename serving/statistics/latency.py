@@ -111,10 +111,14 @@ class BatchTimes:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The requests of a batch that get outputs: when they came, how many each time, and their rows in all."""
+    """The requests of a batch that get outputs: when they came, how many each time, and their rows in all.
+
+    `missed` requests are answered too late for the model's target.
+    """
 
     arrivals: Sequence[tuple[int, int]]
     rows: int
+    missed: int = 0
 
 
 class ServableStatistics:
@@ -131,6 +135,7 @@ class ServableStatistics:
         self.inference_count = 0
         self.execution_count = 0
         self.rerun_count = 0
+        self.missed_count = 0
         self.last_inference_ms = 0
 
     def batch_done(self, times: BatchTimes, answered: Answered, *, now_ns: int, wall_ns: int) -> None:
@@ -146,6 +151,7 @@ class ServableStatistics:
         self.inference_count += answered.rows
         self.execution_count += 1 + times.reruns
         self.rerun_count += times.reruns
+        self.missed_count += answered.missed
         self.last_inference_ms = wall_ns // 1_000_000
 
     def empty_done(self, duration_ns: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support import graphs
 from tests.support.servers import server_thread
-from tests.support.sessions import DEADLINE_S, WARM_UP
+from tests.support.sessions import DEADLINE_S
 
 
 @pytest.mark.parametrize("bad", [0, 3, 6])
@@ -34,6 +34,6 @@ def test_an_index_beyond_the_table_fails_its_own_request_only(repository, held, 
                 assert error.details() == "model 'lookup' failed to compute this request"
             else:
                 np.testing.assert_array_equal(client.read(future.result(DEADLINE_S)), table[index : index + 1])
-        busy, together, *again = session.runs[len(WARM_UP) :]
+        busy, together, *again = session.served
         assert (busy, together) == (1, 7)
         assert len(again) <= 2 * 3 + 2

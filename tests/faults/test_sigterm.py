@@ -52,7 +52,7 @@ def test_a_request_in_flight_is_answered_and_the_exit_status_is_0(repository, tr
 
 
 def test_a_request_that_waits_for_batchmates_waits_no_longer(repository, transport, calls):
-    window = "[batching]\nqueue_delay_us_max = 60_000_000"
+    window = "[batching]\nmode = 'window'\nqueue_delay_us_max = 60_000_000"
     graphs.write_model(repository, "affine", graphs.affine(), config=window)
     with server_process(repository, "--drain-timeout-s", "20", **transport) as server:
         client = calls(server.address)

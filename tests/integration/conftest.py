@@ -5,7 +5,7 @@ import pytest
 from tests.support import graphs
 from tests.support.servers import server_thread
 
-WINDOW = "[batching]\nqueue_delay_us_max = 60_000_000\n"
+WINDOW = "[batching]\nmode = 'window'\nqueue_delay_us_max = 60_000_000\n"
 
 
 @pytest.fixture(scope="module")

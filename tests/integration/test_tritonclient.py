@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parent / "clients" / "tritonclient_session.py"
 ROWS = 24
 WIDTH = 64
 SESSION_TIMEOUT_S = 240
-CONFIG = f"[batching]\nbatch_rows_max = {ROWS}\nqueue_delay_us_max = 20_000\n"
+CONFIG = f"[batching]\nmode = 'window'\nbatch_rows_max = {ROWS}\nqueue_delay_us_max = 20_000\n"
 """Single rows wait for one another, so that they do share batches; a request of all rows is a full batch by itself."""
 GRAPHS = {
     "network": graphs.heavy(width=WIDTH, layers=3),

@@ -12,7 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from serving.admission import Admission
 from serving.batching.batcher import Batcher
 from serving.batching.entries import Progress
+from serving.batching.loads import Loads
 from serving.batching.pace import Pace
+from serving.batching.policy import NEVER
 from serving.config import BatchingConfig
 from serving.dataplane import DataPlane
 from serving.errors import Cancelled, DeadlineExceeded, ModelFailed, Overloaded
@@ -24,7 +26,7 @@ from serving.types import InferAnswer, InferRequest, InputTensor
 from tests.support.clocks import FakeClock
 from tests.support.sessions import AFFINE
 
-CONFIG = BatchingConfig(batch_rows_max=8, queue_rows_max=20, queue_bytes_max=20 * 16, queue_delay_us_max=0)
+CONFIG = BatchingConfig(batch_rows_max=8, queue_rows_max=20, queue_bytes_max=20 * 16)
 IN_FLIGHT_MAX = 12
 
 
@@ -36,6 +38,7 @@ class ThreadlessServable(Servable):
         self.batch_rows_max = CONFIG.batch_rows_max
         self.batcher = Batcher(CONFIG, clock, instances=1, batchable=True)
         self._clock, self._inline, self._pace = clock, None, Pace()
+        self._loads, self._target_ns = Loads(), NEVER
 
 
 class Machine(RuleBasedStateMachine):

@@ -13,9 +13,7 @@ from serving.config import BatchingConfig, ModelConfig
 from tests.support.sessions import FakeSession, affine
 from tests.support.wired import Wired, message
 
-CONFIG = ModelConfig(
-    batching=BatchingConfig(batch_rows_max=8, queue_rows_max=24, queue_bytes_max=24 * 16, queue_delay_us_max=0)
-)
+CONFIG = ModelConfig(batching=BatchingConfig(batch_rows_max=8, queue_rows_max=24, queue_bytes_max=24 * 16))
 IN_FLIGHT_MAX = 14
 CONNECTIONS = 3
 BAD = -1.0
@@ -153,8 +151,8 @@ class GroupMachine(RuleBasedStateMachine):
     def the_queue_keeps_its_bounds(self):
         assert 0 <= self.batcher.queued_rows <= CONFIG.batching.queue_rows_max
         assert 0 <= self.batcher.queued_bytes <= CONFIG.batching.queue_bytes_max
-        assert self.batcher.queued_rows == sum(entry.rows for entry in self.batcher._waiting)
-        assert self.batcher.queued_bytes == sum(entry.input_bytes for entry in self.batcher._waiting)
+        assert self.batcher.queued_rows == sum(entry.rows for entry in self.batcher._queue)
+        assert self.batcher.queued_bytes == sum(entry.input_bytes for entry in self.batcher._queue)
 
     @invariant()
     def answers_are_right(self):

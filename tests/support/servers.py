@@ -102,7 +102,8 @@ class ServerThread:
 @contextlib.contextmanager
 def server_thread(models: Path, **options) -> Iterator[ServerThread]:
     """Run a server in this process, on free ports unless `options` name them."""
-    server = ServerThread(ServerConfig(models=models, **({"grpc_port": 0, "http_port": 0} | options)))
+    own = {"grpc_port": 0, "http_port": 0, "calibration_dir": str(models / ".calibration")}
+    server = ServerThread(ServerConfig(models=models, **(own | options)))
     try:
         yield server
     finally:
@@ -114,7 +115,19 @@ class ServerProcess:
 
     def __init__(self, models: Path, *arguments: str, environment=None, program=PROGRAM) -> None:
         self.process = subprocess.Popen(
-            [*program, "serve", "--models", str(models), "--grpc-port", "0", "--http-port", "0", *arguments],
+            [
+                *program,
+                "serve",
+                "--models",
+                str(models),
+                "--grpc-port",
+                "0",
+                "--http-port",
+                "0",
+                "--calibration-dir",
+                str(models / ".calibration"),
+                *arguments,
+            ],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(environment or {})},

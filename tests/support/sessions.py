@@ -13,7 +13,7 @@ from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 
 DEADLINE_S = 30
 WARM_UP = [1, 2, 2, 2, 1, 1, 1, 1, 1]
-"""The rows of the runs that a batchable servable makes when it is loaded."""
+"""The rows of the runs that a batchable servable makes before it is built; loading adds a sweep."""
 
 AFFINE = Signature(
     (TensorSpec("x", Datatype.FP32, (DYNAMIC, 4)),), (TensorSpec("y", Datatype.FP32, (DYNAMIC, 4)),), batchable=True
@@ -59,8 +59,17 @@ class HeldSession(FakeSession):
         self._changed = threading.Condition()
         self._held = False
         self._passes = 0
+        self._first_held: int | None = None
+
+    @property
+    def served(self) -> list[int]:
+        """The runs since the first `hold`, which the warm-up is not among."""
+        assert self._first_held is not None, "the session was never held"
+        return self.runs[self._first_held :]
 
     def hold(self) -> None:
+        if self._first_held is None:
+            self._first_held = len(self.runs)
         self._held = True
 
     def wait_until_running(self) -> None:

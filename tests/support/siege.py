@@ -18,7 +18,7 @@ from tests.support.servers import TRANSPORTS, ServerThread, server_thread
 
 ANSWER_TIMEOUT_S = 30
 REQUESTS_AFTERWARDS = 20
-WINDOW = "[batching]\nqueue_delay_us_max = 60_000_000\n"
+WINDOW = "[batching]\nmode = 'window'\nqueue_delay_us_max = 60_000_000\n"
 
 
 class Bystander:

@@ -13,9 +13,10 @@ import hpack
 import numpy as np
 
 from serving.admission import Admission
-from serving.batching.arena import Staging
 from serving.batching.batcher import Batcher
+from serving.batching.loads import Loads
 from serving.batching.pace import Pace
+from serving.batching.policy import NEVER
 from serving.config import ModelConfig, ServerConfig
 from serving.dataplane import DataPlane
 from serving.errors import UnknownModel
@@ -23,6 +24,8 @@ from serving.model import Servable
 from serving.pb import open_inference_pb2 as pb
 from serving.repository.handle import Handle
 from serving.statistics.counters import RequestCounters
+from serving.statistics.drift.counting import NUMPY
+from serving.statistics.drift.watch import DriftWatch
 from serving.statistics.latency import ServableStatistics
 from serving.transport.calls import Methods
 from serving.transport.large import LargeMessages
@@ -73,13 +76,16 @@ class ThreadlessServable(Servable):
         self.batch_rows_max = config.batching.batch_rows_max
         self.batcher = Batcher(config.batching, clock, instances=1, batchable=True)
         self._session, self._clock, self._inline, self._pace = session, clock, None, Pace()
+        self._loads, self._target_ns = Loads(), NEVER
         self._failure_logged_ns = 2**62  # nothing is logged
-        self._staging = Staging(self.signature)
+        self.pipeline = None
+        self.drift = DriftWatch("m", version, self.signature, config.drift, clock=clock, kernels=NUMPY)
+        self._inline_workplace = self._workplace()
 
     def finish(self, batch) -> None:
         """Run and settle a batch that was taken."""
         if batch.entries:
-            self._compute(batch, self._staging)
+            self._compute(batch, self._inline_workplace)
         self._settle(batch)
 
     def run_all(self) -> None:
@@ -141,7 +147,7 @@ class Wired:
         batcher, core = self.servable.batcher, self.core
         assert self.admission.in_flight == 0
         assert (batcher.queued_rows, batcher.queued_bytes, batcher._reserved_rows) == (0, 0, 0)
-        assert (batcher._waiting, batcher._lanes) == ({}, {})
+        assert (len(batcher._queue), batcher._queue.lanes) == (0, {})
         assert (self.intake._answers.groups, self.intake._open, self.intake._dying) == ({}, [], {})
         assert all(door is None or not door.place.arena._leases for door in self.intake._doors)
         assert self.handle._users == 0

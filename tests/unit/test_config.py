@@ -39,7 +39,8 @@ def fields_with(rule):
 
 
 def build_one(table, name, value):
-    return getattr(build(TABLES[table], {name: value}, table=table), name)
+    others = {"mode": "window"} if name == "queue_delay_us_max" else {}  # it is for this mode alone
+    return getattr(build(TABLES[table], {name: value, **others}, table=table), name)
 
 
 @pytest.mark.parametrize(("table", "item"), fields_with("minimum"))
@@ -115,9 +116,24 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_name():
         build(ModelConfig, {"batching": {"batch_row_max": 4}})
 
 
+@pytest.mark.parametrize("knob", [{"queue_delay_us_max": 50}, {"batch_rows_preferred": [4]}])
+@pytest.mark.parametrize("mode", ["adaptive", "none"])
+def test_a_knob_of_the_window_is_refused_in_other_modes(knob, mode):
+    with pytest.raises(ConfigError, match=r'mode = "(adaptive|none)".*add mode = "window"'):
+        build(ModelConfig, {"batching": {"mode": mode, **knob}})
+    build(ModelConfig, {"batching": {"mode": "window", **knob}})
+
+
+@pytest.mark.parametrize("rows", [0, 257])
+def test_a_preferred_batch_is_one_that_may_run(rows):
+    with pytest.raises(ConfigError, match="from 1 to batch_rows_max = 256"):
+        build(ModelConfig, {"batching": {"mode": "window", "batch_rows_preferred": [8, rows]}})
+
+
 def test_an_unknown_key_that_resembles_none_is_refused_with_all_of_them():
     with pytest.raises(
-        ConfigError, match="unknown key 'zzz'; known: batching, drift, instances, pipeline, session, version_policy"
+        ConfigError,
+        match="unknown key 'zzz'; known: batching, drift, instances, pipeline, session, slo_ms, version_policy",
     ):
         build(ModelConfig, {"zzz": 4})
     assert nearest("zzz", ["b", "a"]) == "; known: a, b"

@@ -5,7 +5,7 @@ import pytest
 
 from serving.batching.inline import InlineRuns
 from serving.errors import DeadlineExceeded, Overloaded
-from serving.model import Servable
+from serving.model import Servable, Shared
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 from tests.support.clocks import FakeClock
 from tests.support.sessions import FakeSession, Posts, model_config, queued
@@ -21,7 +21,7 @@ def inline_servable(session, **batching):
     """A servable whose runs take no time, and the inline runs that it adds itself to."""
     clock = FakeClock()
     inline = InlineRuns(clock, budget_us=200, wake=lambda: None)
-    one = Servable("m", 1, session, model_config(**batching), clock=clock, post=Posts(), inline=inline)
+    one = Servable("m", 1, session, model_config(**batching), clock=clock, post=Posts(), shared=Shared(inline))
     return one, inline
 
 
@@ -89,7 +89,7 @@ def test_a_request_of_more_rows_than_fit_a_turn_is_left_to_an_instance_thread():
 
     session = FakeSession(slow)
     inline = InlineRuns(clock, budget_us=200, wake=lambda: None)
-    one = Servable("m", 1, session, model_config(), clock=clock, post=posts, inline=inline)
+    one = Servable("m", 1, session, model_config(), clock=clock, post=posts, shared=Shared(inline))
     answers = []
     one.submit(queued(1, settle=answers))
     run_all(inline)

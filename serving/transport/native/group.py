@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.batching.arena import Arena, Lease
-from serving.batching.entries import EXPIRED, Lane, Progress, Result
+from serving.batching.entries import EXPIRED, PRIORITY_USUAL, Lane, Progress, Result
 from serving.clock import TimerHandle
 from serving.errors import Cancelled, DeadlineExceeded, ServingError
 from serving.model import Servable
@@ -130,10 +130,12 @@ class RequestGroup:
     """Compiled requests as an `Entry`, in one or several runs whose rows lie side by side.
 
     It grows on the I/O thread until it is submitted; then the batcher owns it. `first` and `last` are the requests of
-    its first run, which for a part that was taken is the only one.
+    its first run, which for a part that was taken is the only one. None of its requests has a priority of its own:
+    those with parameters are not compiled.
     """
 
     __slots__ = (
+        "_is_arranged",
         "_runs",
         "_seen_deaths",
         "arena",
@@ -147,6 +149,8 @@ class RequestGroup:
         "rows",
     )
 
+    priority = PRIORITY_USUAL
+
     def __init__(self, origin: Origin, arena: Arena, lane: Lane, runs: list[tuple[int, int]]) -> None:
         self.origin = origin
         self.arena: Arena | None = arena
@@ -158,6 +162,7 @@ class RequestGroup:
         self.rows = 0
         self.input_bytes = 0
         self._runs = runs
+        self._is_arranged = False
         self._seen_deaths = origin.settling.deaths
 
     @property
@@ -231,6 +236,24 @@ class RequestGroup:
         self._find_deadline()
         return over
 
+    def part_due(self, before_ns: float) -> "Sequence[RequestGroup]":
+        """See `Entry`."""
+        parts = self._remove(lambda columns: columns[:, R_DEADLINE_NS] < before_ns)
+        self._find_deadline()
+        return parts
+
+    def arrange(self) -> None:
+        """See `Entry`. Requests that lie side by side and are due together stay one run."""
+        if self._is_arranged:
+            return
+        self._is_arranged = True
+        numbers = np.concatenate([np.arange(first, last) for first, last in self._runs])
+        deadlines = self.origin.requests[numbers, R_DEADLINE_NS]
+        if (deadlines[1:] < deadlines[:-1]).any():
+            numbers = numbers[np.argsort(deadlines, kind="stable")]
+            edges = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist(), len(numbers)]
+            self._runs = [(int(numbers[begin]), int(numbers[end - 1]) + 1) for begin, end in pairwise(edges)]
+
     def take(self, rows_max: int, requests_max: int) -> "RequestGroup | None":
         """See `Entry`."""
         first, last = self._runs[0]
@@ -240,7 +263,10 @@ class RequestGroup:
         if count == self.requests:
             return self
         self._runs[:1] = [(first + count, last)] if first + count < last else []
-        return self._part_off(first, first + count)
+        part = self._part_off(first, first + count)
+        if self.deadline_ns is not None:
+            self._find_deadline()
+        return part
 
     def singles(self) -> "Sequence[RequestGroup]":
         """See `Entry`."""

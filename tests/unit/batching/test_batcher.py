@@ -70,7 +70,7 @@ def test_limits_count_rows_and_not_requests(make):
 
 
 def test_a_model_that_is_not_batchable_gets_one_request_at_a_time(make):
-    batcher = make(batchable=False, queue_delay_us_max=1_000_000)
+    batcher = make(batchable=False, mode="window", queue_delay_us_max=1_000_000)
     for _ in range(2):
         batcher.submit(queued(1))
     assert [rows_of(batcher.take()) for _ in range(2)] == [[1], [1]]
@@ -122,14 +122,14 @@ def test_take_waits_for_the_first_request(make):
 
 
 def test_the_window_ends_when_its_time_is_over(make, clock):
-    batcher = make(queue_delay_us_max=60_000_000)
+    batcher = make(mode="window", queue_delay_us_max=60_000_000)
     batcher.submit(queued(arrival_ns=clock.now_ns()))
     clock.advance(60_000_000_000)
     assert rows_of(batcher.take()) == [1]
 
 
 def test_the_window_ends_when_the_batch_is_full(make, clock):
-    batcher = make(queue_delay_us_max=60_000_000, batch_rows_max=3)
+    batcher = make(mode="window", queue_delay_us_max=60_000_000, batch_rows_max=3)
     batcher.submit(queued(1, arrival_ns=clock.now_ns()))
     taking = Taking(batcher)
     batcher.submit(queued(2, arrival_ns=clock.now_ns()))
@@ -137,7 +137,7 @@ def test_the_window_ends_when_the_batch_is_full(make, clock):
 
 
 def test_the_window_ends_when_the_batcher_closes(make, clock):
-    batcher = make(queue_delay_us_max=60_000_000)
+    batcher = make(mode="window", queue_delay_us_max=60_000_000)
     batcher.submit(queued(arrival_ns=clock.now_ns()))
     taking = Taking(batcher)
     batcher.close()
@@ -196,12 +196,13 @@ def test_what_is_taken_makes_room(make):
 
 
 def observe(batcher, *, rows, ns):
-    batcher.observe(Batch([], rows, taken_ns=0, scattered_ns=ns))
+    for _ in range(3):  # the first run of a size is not learnt from
+        batcher.done(Batch([], rows, taken_ns=0), ns)
 
 
 def test_a_refusal_estimates_when_the_queue_will_be_empty(make):
     batcher = make(queue_rows_max=10, batch_rows_max=10, instances=2)
-    observe(batcher, rows=5, ns=50_000_000)  # 10 ms a row
+    observe(batcher, rows=10, ns=100_000_000)  # 10 ms a row
     batcher.submit(queued(10))
     with pytest.raises(Overloaded) as caught:
         batcher.submit(queued(1))
@@ -247,8 +248,8 @@ def test_expired_requests_are_handed_over_unrun(make, clock):
     batcher = make()
     now_ns = clock.now_ns()
     late, timely = queued(2, deadline_ns=now_ns), queued(3, deadline_ns=now_ns + 1)
-    batcher.submit(late)
     batcher.submit(timely)
+    batcher.submit(late)
     batch = batcher.take()
     assert ([entry for entry, _ in batch.over], batch.entries, batch.rows) == ([late], [timely], 3)
     assert batcher.queued_rows == 0
@@ -291,7 +292,7 @@ def test_closing_wakes_every_instance(make):
 
 
 def test_a_full_lane_does_not_wait_for_the_window_of_an_older_one(make, clock):
-    batcher = make(batch_rows_max=2, queue_delay_us_max=1_000)
+    batcher = make(batch_rows_max=2, mode="window", queue_delay_us_max=1_000)
     older, *full = [queued(lane=lane, arrival_ns=clock.now_ns()) for lane in (((3,),), ((4,),), ((4,),))]
     for request in (older, *full):
         batcher.submit(request)
@@ -300,7 +301,7 @@ def test_a_full_lane_does_not_wait_for_the_window_of_an_older_one(make, clock):
 
 
 def test_a_lane_whose_window_is_over_goes_before_a_full_one(make, clock):
-    batcher = make(batch_rows_max=2, queue_delay_us_max=1_000)
+    batcher = make(batch_rows_max=2, mode="window", queue_delay_us_max=1_000)
     older, *full = [queued(lane=lane, arrival_ns=clock.now_ns()) for lane in (((3,),), ((4,),), ((4,),))]
     for request in (older, *full):
         batcher.submit(request)
@@ -309,11 +310,11 @@ def test_a_lane_whose_window_is_over_goes_before_a_full_one(make, clock):
 
 
 def test_a_window_that_is_ended_lets_what_waits_go_at_once(make, clock):
-    batcher = make(queue_delay_us_max=60_000_000)
+    batcher = make(mode="window", queue_delay_us_max=60_000_000)
     waiting = queued(arrival_ns=clock.now_ns())
     batcher.submit(waiting)
     taking = Taking(batcher)
-    batcher.end_windows()
+    batcher.hurry()
     assert taking.result().entries == [waiting]
 
 
@@ -326,7 +327,7 @@ def test_requests_of_zero_rows_are_bounded_too(make):
 
 
 def test_a_window_ends_before_the_deadline_of_its_first_request(make, clock):
-    batcher = make(queue_delay_us_max=60_000_000)
+    batcher = make(mode="window", queue_delay_us_max=60_000_000)
     request = queued(arrival_ns=clock.now_ns(), deadline_ns=clock.now_ns() + 1_000_000_000)
     batcher.submit(request)
     clock.advance(999_000_000)

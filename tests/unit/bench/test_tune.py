@@ -164,12 +164,12 @@ def test_the_same_seed_asks_in_the_same_order():
 
 
 def test_a_model_toml_keeps_what_it_has():
-    values = {"version_policy": "all", "batching": {"queue_delay_us_max": 50, "batch_rows_max": 4},
+    values = {"version_policy": "all", "batching": {"mode": "window", "queue_delay_us_max": 50, "batch_rows_max": 4},
               "session": {"providers": ["CPUExecutionProvider"]}}  # fmt: skip
     text = model_toml(values, Setting(2, 1, 32))
     assert tomllib.loads(text) == {
         "version_policy": "all",
-        "batching": {"queue_delay_us_max": 50, "batch_rows_max": 32},
+        "batching": {"mode": "window", "queue_delay_us_max": 50, "batch_rows_max": 32},
         "session": {"providers": ["CPUExecutionProvider"], "intra_op_threads": 1},
         "instances": {"count": 2},
     }

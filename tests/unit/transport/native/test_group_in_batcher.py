@@ -37,7 +37,7 @@ def taken(batch):
 
 
 def is_empty(batcher):
-    return (batcher.queued_rows, batcher.queued_bytes, batcher._waiting, batcher._lanes) == (0, 0, {}, {})
+    return (batcher.queued_rows, batcher.queued_bytes, len(batcher._queue), batcher._queue.lanes) == (0, 0, 0, {})
 
 
 def test_a_group_is_split_where_the_batch_ends(clock, group):

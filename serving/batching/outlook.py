@@ -1,0 +1,277 @@
+"""What one servable has learnt of itself and its clients, and what follows for the batch to run now.
+
+Around the pure policy this keeps what its snapshots are made of: how long batches take, how fast rows come, what runs.
+The policy costs some tens of us, which is much beside a batch of a cheap model. So its answer is kept for as long as
+nobody is near the moment at which they are due and what was learnt stays about the same, and of batches that follow
+each other quickly only some are learnt from.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from serving.batching.demand import (
+    CAME,
+    DONE,
+    MISSED,
+    NUMBERS,
+    note_arrival,
+    note_batch,
+    note_settled,
+    rows_per_ns,
+    utilisation,
+)
+from serving.batching.entries import Batch
+from serving.batching.policy import (
+    NEVER,
+    Bounds,
+    Decision,
+    Newcomer,
+    Reason,
+    Snapshot,
+    decide,
+    hopeless_before_ns,
+    retry_after_ns,
+    riders,
+)
+from serving.batching.queue import LaneQueue, due_ns
+from serving.batching.service_time import ServiceTimes, ladder, nearest
+
+LEARNING_INTERVAL_NS = 4_000_000
+"""Batches that end sooner after one that was learnt from teach only sizes that are not known yet."""
+PROBE_NS, PROBE_RUNS = 100_000_000, 8.0
+"""An estimate that keeps everybody out is put to the test again after so long, or so many times S(1)."""
+
+_OVERHEAD_BATCHES = 64.0
+_SLACK_ENTRIES = 64.0
+_MATERIAL = 0.03
+"""Decisions are kept until an estimate has moved by more than this part."""
+_SIZE_KNOWN_WEIGHT = 4.0
+_SEED_WEIGHT = 3
+"""A size of a sweep counts as so many batches."""
+
+
+class Kept(NamedTuple):
+    """A decision that holds while nobody is near the moment at which they are due."""
+
+    rows: int
+    reason: Reason
+    service_ns: float
+
+
+class Outlook:
+    """The learnt state of one servable. Takes no lock: its batcher holds one.
+
+    Bounds: a number per size of the ladder, a kept decision per number of rows up to `batch_rows_max`.
+    """
+
+    def __init__(self, batch_rows_max: int, queue_rows_max: int, *, instances: int, target_ns: float) -> None:
+        self.times = ServiceTimes(ladder(batch_rows_max))
+        self.demand = [0.0] * NUMBERS
+        self.target_ns = target_ns
+        self.overhead_ns = 0.0
+        self.idle_since_ns = 0.0
+        self._instances = instances
+        self._batch_rows_max = batch_rows_max
+        self._queue_rows_max = queue_rows_max
+        self._slack_ns = target_ns
+        self._bounds = self._bounds_now()
+        self._running: dict[int, float] = {}  # by the batch's id: when it is expected to be done
+        self._run_once: set[int] = set()  # levels of the ladder
+        self._learnt_ns = -LEARNING_INTERVAL_NS
+        self._kept: dict[int, Kept] = {}
+        self._kept_for: list[float] = []  # the estimates that they were made for
+        self._kept_used = 0.0
+
+    # ---- what happens ----------------------------------------------------------------------------------------------
+
+    def note_arrival(self, rows: int, now_ns: int, deadline_ns: int | None) -> None:
+        """Count rows that came in."""
+        note_arrival(self.demand, rows, now_ns)
+        if deadline_ns is not None:
+            slack_ns = min(self.target_ns, max(0.0, float(deadline_ns - now_ns)))
+            known_ns = self._slack_ns if self._slack_ns < NEVER else slack_ns
+            self._slack_ns = known_ns + (slack_ns - known_ns) / _SLACK_ENTRIES
+
+    def note_missed(self, rows: int) -> None:
+        """Count rows that were turned away or dropped."""
+        note_settled(self.demand, rows, rows)
+
+    def note_begun(self, batch: Batch, now_ns: int) -> None:
+        """An instance runs a batch."""
+        self._running[id(batch)] = now_ns + batch.expected_ns
+
+    def note_ended(self, batch: Batch, duration_ns: int, now_ns: int) -> None:
+        """Learn from a batch that occupied an instance, or the I/O thread, for so long."""
+        self._running.pop(id(batch), None)
+        self.idle_since_ns = float(now_ns)
+        note_batch(self.demand, duration_ns, now_ns)
+        if not batch.is_clean or batch.reruns or not batch.rows:
+            return
+        level = nearest(self.times.curve.sizes, batch.rows)
+        weight = self.times.curve.weights[level]
+        if weight <= 0.0 and level not in self._run_once:
+            self._run_once.add(level)  # the first run of a shape is slow, and tells nothing of those that follow
+        elif now_ns - self._learnt_ns >= LEARNING_INTERVAL_NS or weight < _SIZE_KNOWN_WEIGHT:
+            self._learnt_ns = now_ns
+            self.learn(batch.rows, duration_ns, now_ns)
+
+    def note_answered(self, rows: int, missed_rows: int) -> None:
+        """Count rows that are answered, some of them too late for the target."""
+        note_settled(self.demand, rows, missed_rows)
+
+    def note_overhead(self, overhead_ns: float) -> None:
+        """Learn what a batch takes outside of its run."""
+        self.overhead_ns += (max(overhead_ns, 0.0) - self.overhead_ns) / _OVERHEAD_BATCHES
+        if abs(self.overhead_ns - self._bounds.overhead_ns) > _MATERIAL * self._bounds.overhead_ns:
+            self._bounds = self._bounds_now()
+
+    def learn(self, rows: int, duration_ns: float, now_ns: int) -> None:
+        """Learn how long so many rows take."""
+        self.times.observe(rows, duration_ns, now_ns)
+        fitted_ns = self.times.curve.fitted_ns
+        if not self._kept_for or any(
+            abs(now - then) > _MATERIAL * then for now, then in zip(fitted_ns, self._kept_for, strict=True)
+        ):
+            self._forget_decisions()
+
+    def seed(self, samples: Iterable[tuple[int, float]], now_ns: int) -> None:
+        """Take over what a sweep has found: rows, and how long they take."""
+        for rows, duration_ns in samples:
+            for _ in range(_SEED_WEIGHT):
+                self.learn(rows, duration_ns, now_ns)
+
+    # ---- what follows ----------------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> int:
+        """How many instances run nothing."""
+        return max(0, self._instances - len(self._running))
+
+    def expected_ns(self, rows: int) -> float:
+        """Return how long a batch of so many rows should take."""
+        kept = self._kept.get(rows)
+        return kept.service_ns if kept is not None else self.times.mean_ns(rows)
+
+    def retry_after_ns(self, rows: int, due_ns: float, *, queued_rows: int, now_ns: int) -> float:
+        """Return 0 to admit a newcomer, or after how long it may try again. Whoever finds all idle is admitted."""
+        if due_ns >= NEVER or (not queued_rows and not self._running):
+            return 0.0
+        newcomer = Newcomer(rows, due_ns, queued_rows, self._free_ns(now_ns))
+        return retry_after_ns(self._bounds, self.times.curve, newcomer)
+
+    def rows_in_time(self, now_ns: int) -> float:
+        """Return how many rows can wait now without making one that comes behind them late for the target."""
+        best = self.times.best_rows_per_s * 1e-9 * self._instances
+        if best <= 0.0 or self.target_ns >= NEVER:
+            return NEVER
+        left_ns = self.target_ns - self.times.curve.fitted_ns[0] - self.overhead_ns
+        return max(0.0, (left_ns - (self._free_ns(now_ns) - now_ns)) * best)
+
+    def backlog_ns(self, rows: int, now_ns: int) -> float:
+        """Return how long so many rows keep all instances busy from now on; 0 while nothing is known."""
+        best = self.times.best_rows_per_s * 1e-9 * self._instances
+        return self._free_ns(now_ns) - now_ns + rows / best if best > 0.0 else 0.0
+
+    def hopeless_before_ns(self, now_ns: int) -> float:
+        """Return the moment before which no deadline can be made any more."""
+        done_ns = self.demand[DONE]
+        if self.idle and now_ns - done_ns > max(PROBE_NS, PROBE_RUNS * self.times.curve.fitted_ns[0]):
+            return 0.0
+        return hopeless_before_ns(self._bounds, self.times.curve, self._free_ns(now_ns))
+
+    def decide(self, lane: LaneQueue, now_ns: int, *, may_wait: bool) -> tuple[Decision, int]:
+        """Say what an idle instance should do with the rows of a lane, and how many set aside ride along."""
+        rows = max(1, lane.rows)
+        longest_ns = self.expected_ns(min(rows, self._batch_rows_max))
+        is_relaxed = due_ns(lane.head, self.target_ns) > now_ns + longest_ns + self._bounds.overhead_ns
+        if is_relaxed and not lane.aside and not (may_wait and self._is_scarce(now_ns)):
+            kept = self._kept_decision(rows, now_ns)
+            return Decision(kept.rows, now_ns, 0.0, kept.reason), 0
+        snapshot = self._snapshot(lane, rows, now_ns)
+        decision = decide(self._bounds, self.times.curve, snapshot)
+        if decision.reason is Reason.WAITING and not may_wait:
+            decision = self._decide_at_once(snapshot)
+        more_rows = 0
+        if decision.rows and lane.aside:
+            more_rows = riders(self._bounds, self.times.curve, snapshot, decision, lane.aside_rows)
+        return decision, more_rows
+
+    def decide_aside(self, lane: LaneQueue, now_ns: int) -> Decision:
+        """Say how many of the rows that were set aside should run when nothing else waits."""
+        kept = self._kept_decision(max(1, lane.aside_rows), now_ns)
+        return Decision(kept.rows, now_ns, 0.0, kept.reason)
+
+    def snapshot(self, lane: LaneQueue | None, now_ns: int) -> Snapshot:
+        """Return what the policy sees now."""
+        if lane is None or not lane.places:
+            return self._never_due(0, now_ns)
+        return self._snapshot(lane, max(1, lane.rows), now_ns)
+
+    @property
+    def bounds(self) -> Bounds:
+        """What the policy is bound by."""
+        return self._bounds
+
+    # ---- how -------------------------------------------------------------------------------------------------------
+
+    def _is_scarce(self, now_ns: int) -> bool:
+        """Say whether waiting for more rows might pay; most of the time it is clear that it does not."""
+        if utilisation(self.demand, self._instances, now_ns) < 0.25:
+            return False
+        return self._slack_ns < NEVER or self.demand[MISSED] >= 0.01
+
+    def _kept_decision(self, rows: int, now_ns: int) -> Kept:
+        """Return what to do while nobody is near the moment at which they are due."""
+        kept = self._kept.get(rows)
+        used = utilisation(self.demand, self._instances, now_ns)
+        if kept is None or abs(used - self._kept_used) > 0.1:
+            if abs(used - self._kept_used) > 0.1:
+                self._forget_decisions()
+                self._kept_used = used
+            decision = self._decide_at_once(self._never_due(rows, now_ns))
+            kept = Kept(decision.rows, decision.reason, self.times.mean_ns(rows))
+            if rows <= self._batch_rows_max:
+                self._kept[rows] = kept
+        return kept
+
+    def _decide_at_once(self, snapshot: Snapshot) -> Decision:
+        """Decide without waiting for more rows."""
+        decision = decide(self._bounds, self.times.curve, snapshot._replace(draining=True))
+        if decision.reason is not Reason.DRAIN:
+            return decision
+        if decision.rows >= self._batch_rows_max:
+            return decision._replace(reason=Reason.FULL)
+        return decision._replace(reason=Reason.EFFICIENCY if decision.rows < snapshot.rows else Reason.IDLE)
+
+    def _forget_decisions(self) -> None:
+        self._kept.clear()
+        self._kept_for = list(self.times.curve.fitted_ns)
+
+    def _free_ns(self, now_ns: int) -> float:
+        if self.idle or not self._running:
+            return now_ns
+        return max(now_ns, min(self._running.values()))
+
+    def _next_free_ns(self, now_ns: int) -> float:
+        others: Iterable[float] = self._running.values()
+        return max(now_ns, min(others, default=NEVER))
+
+    def _never_due(self, rows: int, now_ns: int) -> Snapshot:
+        never = [NEVER] * len(self.times.curve.sizes)
+        return self._made(rows, never, NEVER, now_ns, float(now_ns))
+
+    def _snapshot(self, lane: LaneQueue, rows: int, now_ns: int) -> Snapshot:
+        moments_ns, last_due_ns = lane.due_ns(self.times.curve.sizes, self.target_ns)
+        since_ns = max(float(lane.head.arrival_ns), self.idle_since_ns)
+        return self._made(rows, moments_ns, last_due_ns, now_ns, since_ns)
+
+    def _made(self, rows: int, moments_ns: list[float], last_due_ns: float, now_ns: int, since_ns: float) -> Snapshot:
+        return Snapshot(
+            now_ns=float(now_ns), rows=rows, due_ns=moments_ns, last_due_ns=last_due_ns, idle=max(1, self.idle),
+            free_ns=self._next_free_ns(now_ns), since_ns=since_ns, rows_per_ns=rows_per_ns(self.demand, now_ns),
+            came_ns=self.demand[CAME], slack_ns=self._slack_ns,
+            used=utilisation(self.demand, self._instances, now_ns), missed=self.demand[MISSED], draining=False,
+        )  # fmt: skip
+
+    def _bounds_now(self) -> Bounds:
+        return Bounds(self._batch_rows_max, self._queue_rows_max, self._instances, self.overhead_ns, fixed=False)
