@@ -69,7 +69,7 @@ class Shared:
     """What the servables of one server share: the I/O thread's turns, what counts features, what was measured."""
 
     inline: InlineRuns | None = None
-    kernels: Kernels = NUMPY
+    kernels: Kernels = field(default_factory=lambda: NUMPY)
     calibrations: Calibrations = field(default_factory=lambda: Calibrations(None))
 
 
