@@ -293,7 +293,8 @@ class Servable:
             took_ns = self._clock.now_ns() - batch.taken_ns
             if is_inline:
                 self._end(batch, took_ns)
-            self.batcher.settled(0.0 if is_inline else took_ns - batch.wall_ns)
+            else:
+                self.batcher.settled(took_ns - batch.wall_ns)
 
     def _finish(self, entry: Entry) -> Sequence[tuple[Entry, Result]]:
         """Return what an entry that has run ends with, in as many parts as it takes."""
@@ -329,10 +330,9 @@ class Servable:
         missed = 0
         if self._target_ns < NEVER:
             missed = sum(count for arrival_ns, count in arrivals if now_ns - arrival_ns > self._target_ns)
+            self.batcher.answered(rows, rows * missed // max(1, sum(count for _, count in arrivals)))
         facts = Answered(arrivals, rows, missed)
         self.statistics.batch_done(times, facts, now_ns=now_ns, wall_ns=self._clock.wall_ns())
-        requests = sum(count for _, count in arrivals)
-        self.batcher.answered(rows, rows * missed // max(1, requests))
 
     def _give(self, entry: Entry, result: Result) -> None:
         """Settle an entry; a mistake of ours in doing so must not cost its batchmates their answers."""
