@@ -229,6 +229,13 @@ class Batcher:
             now_ns = self._clock.now_ns()
             return None if self.is_empty else self._decision(self._lane(now_ns)[0], now_ns, may_wait=True)[0]
 
+    def chosen_rows(self) -> int:
+        """Return how many rows a batch would have if many waited and none of them was due."""
+        with self._ready:
+            if self._config.mode == "adaptive" and self._grouping:
+                return self.outlook.chosen_rows(self._clock.now_ns())
+            return self._window.batch_rows_max if self._grouping else 1
+
     # ---- the door --------------------------------------------------------------------------------------------------
 
     def _check_bounds(self, entry: Entry) -> None:

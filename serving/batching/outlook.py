@@ -200,6 +200,10 @@ class Outlook:
             return 0.0
         return hopeless_before_ns(self._bounds, self.times.curve, self._free_ns(now_ns))
 
+    def chosen_rows(self, now_ns: int) -> int:
+        """Return how many of many rows are taken while nobody is near the moment at which they are due."""
+        return self._kept_decision(self._batch_rows_max, now_ns).rows
+
     def decide(self, lane: LaneQueue, now_ns: int, *, may_wait: bool) -> tuple[Decision, int]:
         """Say what an idle instance should do with the rows of a lane, and how many set aside ride along."""
         rows = max(1, lane.rows)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19serving/pb/penstock.proto\x12\x0bpenstock.v1\"6\n\x15\x42\x61tchingReportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"J\n\x16\x42\x61tchingReportResponse\x12\x30\n\tservables\x18\x01 \x03(\x0b\x32\x1d.penstock.v1.ServableBatching\"\x9e\x01\n\x10ServableBatching\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0e\x62\x61tch_rows_max\x18\x03 \x01(\x03\x12\x13\n\x0bqueued_rows\x18\x04 \x01(\x03\x12\x14\n\x0cqueued_bytes\x18\x05 \x01(\x03\x12(\n\x07\x62\x61tches\x18\x06 \x03(\x0b\x32\x17.penstock.v1.BatchCount\")\n\nBatchCount\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x32\x64\n\x07Monitor\x12Y\n\x0e\x42\x61tchingReport\x12\".penstock.v1.BatchingReportRequest\x1a#.penstock.v1.BatchingReportResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19serving/pb/penstock.proto\x12\x0bpenstock.v1\"6\n\x15\x42\x61tchingReportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"J\n\x16\x42\x61tchingReportResponse\x12\x30\n\tservables\x18\x01 \x03(\x0b\x32\x1d.penstock.v1.ServableBatching\"\xdf\x05\n\x10ServableBatching\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0e\x62\x61tch_rows_max\x18\x03 \x01(\x03\x12\x13\n\x0bqueued_rows\x18\x04 \x01(\x03\x12\x14\n\x0cqueued_bytes\x18\x05 \x01(\x03\x12(\n\x07\x62\x61tches\x18\x06 \x03(\x0b\x32\x17.penstock.v1.BatchCount\x12\x0c\n\x04mode\x18\x07 \x01(\t\x12\x0e\n\x06slo_ms\x18\x08 \x01(\x01\x12\x11\n\tinstances\x18\t \x01(\x03\x12/\n\rservice_times\x18\n \x03(\x0b\x32\x18.penstock.v1.ServiceTime\x12\x11\n\tknee_rows\x18\x0b \x01(\x03\x12\x13\n\x0b\x63hosen_rows\x18\x0c \x01(\x03\x12\x17\n\x0f\x62\x65st_rows_per_s\x18\r \x01(\x01\x12\'\n\x08\x64\x65\x63ision\x18\x0e \x01(\x0b\x32\x15.penstock.v1.Decision\x12\x1a\n\x12\x61rrival_rows_per_s\x18\x0f \x01(\x01\x12\x14\n\x0c\x62urst_factor\x18\x10 \x01(\x01\x12\x13\n\x0butilisation\x18\x11 \x01(\x01\x12\x0e\n\x06missed\x18\x12 \x01(\x01\x12\x13\n\x0boverhead_us\x18\x13 \x01(\x01\x12\x12\n\nexpected_s\x18\x14 \x01(\x01\x12\x10\n\x08\x61\x63tual_s\x18\x15 \x01(\x01\x12*\n\x08releases\x18\x16 \x03(\x0b\x32\x18.penstock.v1.ReasonCount\x12\r\n\x05waits\x18\x17 \x01(\x03\x12,\n\nrejections\x18\x18 \x03(\x0b\x32\x18.penstock.v1.ReasonCount\x12\x12\n\nslo_missed\x18\x19 \x01(\x03\x12\x0e\n\x06reruns\x18\x1a \x01(\x03\x12\x11\n\tdead_rows\x18\x1b \x01(\x03\x12-\n\rwaiting_times\x18\x1c \x03(\x0b\x32\x16.penstock.v1.WaitCount\x12\x12\n\nfill_ratio\x18\x1d \x01(\x01\">\n\x0bServiceTime\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\x0f\n\x07mean_us\x18\x02 \x01(\x01\x12\x10\n\x08upper_us\x18\x03 \x01(\x01\"(\n\x08\x44\x65\x63ision\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\",\n\x0bReasonCount\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\",\n\tWaitCount\x12\x10\n\x08\x62\x65low_us\x18\x01 \x01(\x01\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\")\n\nBatchCount\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x32\x64\n\x07Monitor\x12Y\n\x0e\x42\x61tchingReport\x12\".penstock.v1.BatchingReportRequest\x1a#.penstock.v1.BatchingReportResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,9 +36,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BATCHINGREPORTRESPONSE']._serialized_start=98
   _globals['_BATCHINGREPORTRESPONSE']._serialized_end=172
   _globals['_SERVABLEBATCHING']._serialized_start=175
-  _globals['_SERVABLEBATCHING']._serialized_end=333
-  _globals['_BATCHCOUNT']._serialized_start=335
-  _globals['_BATCHCOUNT']._serialized_end=376
-  _globals['_MONITOR']._serialized_start=378
-  _globals['_MONITOR']._serialized_end=478
+  _globals['_SERVABLEBATCHING']._serialized_end=910
+  _globals['_SERVICETIME']._serialized_start=912
+  _globals['_SERVICETIME']._serialized_end=974
+  _globals['_DECISION']._serialized_start=976
+  _globals['_DECISION']._serialized_end=1016
+  _globals['_REASONCOUNT']._serialized_start=1018
+  _globals['_REASONCOUNT']._serialized_end=1062
+  _globals['_WAITCOUNT']._serialized_start=1064
+  _globals['_WAITCOUNT']._serialized_end=1108
+  _globals['_BATCHCOUNT']._serialized_start=1110
+  _globals['_BATCHCOUNT']._serialized_end=1151
+  _globals['_MONITOR']._serialized_start=1153
+  _globals['_MONITOR']._serialized_end=1253
 # @@protoc_insertion_point(module_scope)
