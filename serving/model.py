@@ -22,20 +22,22 @@ from typing import TYPE_CHECKING
 from serving.batching.arena import Staging
 from serving.batching.batcher import Batcher
 from serving.batching.calibrations import Calibrations, files_of
+from serving.batching.demand import MISSED, burst_factor, rows_per_ns, utilisation
 from serving.batching.entries import Batch, Entry, Over, Progress, Result
 from serving.batching.inline import InlineRuns, Left
 from serving.batching.pace import CHEAP_RUNS, Pace
-from serving.batching.policy import NEVER
+from serving.batching.policy import NEVER, RELEASES
 from serving.batching.sweep import Probe, Sample, sweep
 from serving.clock import Clock
 from serving.config import ModelConfig
-from serving.errors import BatchFailed, InternalError, InvalidRequest, ModelFailed
+from serving.errors import BatchFailed, Cancelled, DeadlineExceeded, InternalError, InvalidRequest, ModelFailed
 from serving.execution.graph import Graph
 from serving.execution.instances import InstanceGroup
 from serving.execution.memory import available_bytes, resident_bytes
 from serving.execution.probe import probed, random_rows, zeros
 from serving.execution.session import BUILD, Session
 from serving.pipeline.flaws import RefusedRowsError
+from serving.statistics.batching import BatchingView, ServiceTime
 from serving.statistics.drift.counter import Counter
 from serving.statistics.drift.counting import NUMPY, Kernels
 from serving.statistics.drift.watch import DriftWatch
@@ -184,6 +186,30 @@ class Servable:
                 return Left.NOTHING if self.batcher.is_empty else Left.MORE
         self.batcher.set_inline(False)
         return Left.NOTHING
+
+    def batching(self) -> BatchingView:
+        """Return what the batcher has learnt and done."""
+        batcher, outlook, now_ns = self.batcher, self.batcher.outlook, self._clock.now_ns()
+        decision, times = batcher.decision(), outlook.times
+        return BatchingView(
+            mode=self.config.batching.mode,
+            instances=self.config.instances.count,
+            target_ns=self._target_ns if self._target_ns < NEVER else 0.0,
+            sizes=[ServiceTime(rows, times.mean_ns(rows), times.upper_ns(rows)) for rows in times.curve.sizes],
+            knee_rows=times.knee_rows,
+            chosen_rows=batcher.chosen_rows(),
+            best_rows_per_s=times.best_rows_per_s * self.config.instances.count,
+            waiting=None if decision is None else (decision.rows, decision.reason.name.lower()),
+            rows_per_s=rows_per_ns(outlook.demand, now_ns) * 1e9,
+            burst=burst_factor(outlook.demand),
+            utilisation=utilisation(outlook.demand, self.config.instances.count, now_ns),
+            missed=outlook.demand[MISSED],
+            overhead_ns=outlook.overhead_ns,
+            expected_ns=outlook.predicted_ns,
+            actual_ns=outlook.actual_ns,
+            releases={reason.name.lower(): batcher.releases[reason] for reason in RELEASES},
+            waits=batcher.waits,
+        )
 
     def drop(self, entry: Entry) -> None:
         """Stop caring about a request; its `settle` will not be called."""
@@ -362,6 +388,8 @@ class Servable:
         results = [result for entry in alive for result in self._finish(entry)]
         try:
             self._learn(batch, [entry for entry, result in results if isinstance(result, list)])
+            if len(alive) != len(batch.entries) or len(results) != len(alive):
+                self._count_dead(batch, results)
         except Exception:  # noqa: BLE001 - counting must not cost anybody an answer
             _log.exception("%s/%d: a batch could not be counted", self.name, self.version)
         for entry, result in results:
@@ -371,7 +399,14 @@ class Servable:
             took_ns = self._clock.now_ns() - batch.taken_ns
             if is_inline:
                 self._end(batch, took_ns)
-            self.batcher.settled(0.0 if is_inline else took_ns - batch.wall_ns)
+            else:
+                self.batcher.settled(took_ns - batch.wall_ns)
+
+    def _count_dead(self, batch: Batch, results: Sequence[tuple[Entry, Result]]) -> None:
+        """Count rows that have run for somebody who waits no longer."""
+        dropped = sum(entry.rows for entry in batch.entries if entry.progress is Progress.SETTLED)
+        gone = sum(entry.rows for entry, result in results if isinstance(result, Cancelled | DeadlineExceeded))
+        self.statistics.dead_rows += dropped + gone
 
     def _finish(self, entry: Entry) -> Sequence[tuple[Entry, Result]]:
         """Return what an entry that has run ends with, in as many parts as it takes."""
@@ -407,10 +442,9 @@ class Servable:
         missed = 0
         if self._target_ns < NEVER:
             missed = sum(count for arrival_ns, count in arrivals if now_ns - arrival_ns > self._target_ns)
+            self.batcher.answered(rows, rows * missed // max(1, sum(count for _, count in arrivals)))
         facts = Answered(arrivals, rows, missed)
         self.statistics.batch_done(times, facts, now_ns=now_ns, wall_ns=self._clock.wall_ns())
-        requests = sum(count for _, count in arrivals)
-        self.batcher.answered(rows, rows * missed // max(1, requests))
 
     def _give(self, entry: Entry, result: Result) -> None:
         """Settle an entry; a mistake of ours in doing so must not cost its batchmates their answers."""

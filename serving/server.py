@@ -101,7 +101,7 @@ class Server:
             post=self._post,
             why_not_ready=self.why_not_ready,
         )
-        monitor = MonitorService(self._repository, self._drift.run_aside, self._post)
+        monitor = MonitorService(self._repository, counters, self._drift.run_aside, self._post)
         reflection = ReflectionService([SERVICE, MONITOR_SERVICE, HEALTH_SERVICE])
         methods = Methods(
             {**inference.unary(), **monitor.unary(), **self._health.unary()},
@@ -257,6 +257,7 @@ def _view(servable: Servable) -> ServableView:
         batch_rows_max=servable.batch_rows_max,
         queued_rows=servable.batcher.queued_rows,
         queued_bytes=servable.batcher.queued_bytes,
+        batching=servable.batching(),
     )
 
 

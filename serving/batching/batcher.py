@@ -47,6 +47,7 @@ class Batcher:
         delay_ns = config.queue_delay_us_max * 1_000
         self._window = Window(config.batch_rows_max, delay_ns, config.batch_rows_preferred)
         self._queue = Queue(target_ns)
+        self._has_target = target_ns < NEVER
         self.outlook = Outlook(
             config.batch_rows_max if batchable else 1, config.queue_rows_max, instances=instances, target_ns=target_ns
         )
@@ -79,7 +80,7 @@ class Batcher:
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits; requests of zero rows do as well."""
-        return not len(self._queue)
+        return self._queue.is_empty
 
     # ---- in --------------------------------------------------------------------------------------------------------
 
@@ -98,9 +99,11 @@ class Batcher:
                 raise Draining("this model version is being unloaded; ask again for the version that replaces it")
             self._check_bounds(entry)
             now_ns = self._clock.now_ns()
-            over = self._turn_away(entry, now_ns) + self._drop_hopeless(now_ns)
+            over = self._turn_away(entry, now_ns)
+            if self._queue.head is not None:
+                over += self._drop_hopeless(now_ns)
             if entry.requests:
-                self.outlook.note_arrival(entry.rows, now_ns, entry.deadline_ns)
+                self.outlook.note_arrival(entry.rows, now_ns, entry.deadline_ns, may_wait=not self._is_inline)
                 self._queue.add(entry)
                 if not self._is_inline:
                     self._ready.notify()
@@ -123,7 +126,7 @@ class Batcher:
         queued_rows = self.queued_rows + self._reserved_rows
         rows = self._config.queue_rows_max - queued_rows
         free_bytes = self._config.queue_bytes_max - self.queued_bytes - self._reserved_bytes
-        if self._queue.target_ns < NEVER and queued_rows:
+        if self._has_target and queued_rows:
             with self._ready:
                 in_time = self.outlook.rows_in_time(self._clock.now_ns()) - queued_rows
             rows = rows if in_time > rows else int(in_time)
@@ -226,14 +229,21 @@ class Batcher:
             now_ns = self._clock.now_ns()
             return None if self.is_empty else self._decision(self._lane(now_ns)[0], now_ns, may_wait=True)[0]
 
+    def chosen_rows(self) -> int:
+        """Return how many rows a batch would have if many waited and none of them was due."""
+        with self._ready:
+            if self._config.mode == "adaptive" and self._grouping:
+                return self.outlook.chosen_rows(self._clock.now_ns())
+            return self._window.batch_rows_max if self._grouping else 1
+
     # ---- the door --------------------------------------------------------------------------------------------------
 
     def _check_bounds(self, entry: Entry) -> None:
-        config = self._config
+        config, queue = self._config, self._queue
         if (
-            self.queued_rows + self._reserved_rows + entry.rows > config.queue_rows_max
-            or self.queued_bytes + self._reserved_bytes + entry.input_bytes > config.queue_bytes_max
-            or len(self._queue) >= config.queue_rows_max  # requests of zero rows count as well
+            queue.rows + self._reserved_rows + entry.rows > config.queue_rows_max
+            or queue.input_bytes + self._reserved_bytes + entry.input_bytes > config.queue_bytes_max
+            or len(queue) >= config.queue_rows_max  # requests of zero rows count as well
         ):
             raise self._refusal(entry.rows, entry.input_bytes)
 
@@ -265,9 +275,9 @@ class Batcher:
 
     def _turn_away(self, entry: Entry, now_ns: int) -> list[Over]:
         """Refuse what of an entry would wait behind so much that it could not be answered in time."""
-        due = due_ns(entry, self._queue.target_ns)
-        if due >= NEVER:
+        if entry.deadline_ns is None and not self._has_target:
             return []
+        due = due_ns(entry, self._queue.target_ns)
         rows, queued_rows = entry.rows // max(1, entry.requests), self.queued_rows
         retry_ns = self.outlook.retry_after_ns(rows, due, queued_rows=queued_rows, now_ns=now_ns)
         if retry_ns <= 0.0:
@@ -285,9 +295,9 @@ class Batcher:
     def _next(self, batch: Batch, rows_max: int, *, is_inline: bool) -> float:
         """Fill a batch with what should run now; return when to ask again if that is nothing."""
         now_ns = batch.taken_ns
-        while not self.is_empty:
+        while not self._queue.is_empty:
             batch.over += self._drop_hopeless(now_ns)
-            if self.is_empty:
+            if self._queue.is_empty:
                 break
             lane, is_overdue = self._lane(now_ns)
             may_wait = not (is_inline or is_overdue or self._closed or self._hurries)
@@ -304,7 +314,6 @@ class Batcher:
                 break
         if batch.entries:
             self.releases[batch.reason] += 1
-            batch.expected_ns = self.outlook.expected_ns(batch.rows)
         return NEVER
 
     def _lane(self, now_ns: int) -> tuple[LaneQueue, bool]:
@@ -344,7 +353,7 @@ class Batcher:
         decision = decide_in_window(self._window, snapshot, head.arrival_ns)
         if decision.rows or head.deadline_ns is None:
             return decision
-        at_ns = head.deadline_ns - _MARGIN * self.outlook.expected_ns(snapshot.rows) - _MARGIN_NS
+        at_ns = head.deadline_ns - _MARGIN * self.outlook.times.mean_ns(snapshot.rows) - _MARGIN_NS
         if at_ns <= now_ns:
             return Decision(snapshot.rows, now_ns, 0.0, Reason.DEADLINE)
         return decision._replace(at_ns=min(at_ns, decision.at_ns))
@@ -367,9 +376,10 @@ class Batcher:
         over: list[Over] = []
         if head.is_stale(now_ns):
             over += self._sift(head, now_ns)
-        if (head := self._queue.head) is not None and (due := due_ns(head, self._queue.target_ns)) < NEVER:
+            head = self._queue.head
+        if head is not None and (head.deadline_ns is not None or self._has_target):
             before_ns = self.outlook.hopeless_before_ns(now_ns)
-            if due < before_ns:
+            if due_ns(head, self._queue.target_ns) < before_ns:
                 over += self._let_go(before_ns) or []
         return over
 

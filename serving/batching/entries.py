@@ -195,9 +195,8 @@ class QueuedRequest:
 class Batch:
     """Entries that run together, and how long each step took in all its runs. Owned by whoever took it.
 
-    `over` left the queue with them and is not run. `reason` says why it was taken then, `expected_ns` how long it was
-    expected to run. `cpu_ns` is what the thread that ran it has worked, `wall_ns` what passed meanwhile. `is_clean`
-    says that the time it took tells about its rows.
+    `over` left the queue with them and is not run. `reason` says why it was taken then. `cpu_ns` is what the thread
+    that ran it has worked, `wall_ns` what passed meanwhile. `is_clean` says that the time it took tells about its rows.
     """
 
     entries: list[Entry]
@@ -208,7 +207,6 @@ class Batch:
     output_ns: int = 0
     reruns: int = 0
     reason: Reason = Reason.IDLE
-    expected_ns: float = 0.0
     is_clean: bool = True
     cpu_ns: int = 0
     wall_ns: int = 0

@@ -36,7 +36,7 @@ from serving.batching.policy import (
 from serving.batching.queue import LaneQueue, due_ns
 from serving.batching.service_time import ServiceTimes, ladder, nearest
 
-LEARNING_INTERVAL_NS = 4_000_000
+LEARNING_INTERVAL_NS = 16_000_000
 """Batches that end sooner after one that was learnt from teach only sizes that are not known yet."""
 PROBE_NS, PROBE_RUNS = 100_000_000, 8.0
 """An estimate that keeps everybody out is put to the test again after so long, or so many times S(1)."""
@@ -44,18 +44,23 @@ PROBE_NS, PROBE_RUNS = 100_000_000, 8.0
 _OVERHEAD_BATCHES = 64.0
 _SLACK_ENTRIES = 64.0
 _MATERIAL = 0.03
-"""Decisions are kept until an estimate has moved by more than this part."""
+"""Decisions are kept until an estimate has moved by more than this part, and at least for KEPT_NS."""
+KEPT_NS = 100_000_000
+_STEP_BITS = 3
+"""Of numbers of rows beyond some, those that share all but so many bits share a decision."""
+ARRIVALS_NS = BATCHES_NS = 1_000_000
+"""Rows that come, and batches that run, on the I/O thread are counted together as often as this."""
 _SIZE_KNOWN_WEIGHT = 4.0
 _SEED_WEIGHT = 3
 """A size of a sweep counts as so many batches."""
 
 
 class Kept(NamedTuple):
-    """A decision that holds while nobody is near the moment at which they are due."""
+    """A decision that holds while nobody is near the moment at which they are due; `is_all`: take what waits."""
 
     rows: int
     reason: Reason
-    service_ns: float
+    is_all: bool
 
 
 class Outlook:
@@ -78,15 +83,25 @@ class Outlook:
         self._running: dict[int, float] = {}  # by the batch's id: when it is expected to be done
         self._run_once: set[int] = set()  # levels of the ladder
         self._learnt_ns = -LEARNING_INTERVAL_NS
+        self._known: set[int] = set()  # levels that have been learnt often enough
+        self._came_rows = 0
+        self._busy_ns = 0
         self._kept: dict[int, Kept] = {}
         self._kept_for: list[float] = []  # the estimates that they were made for
         self._kept_used = 0.0
+        self._kept_until_ns = 0
+        self.predicted_ns = 0.0
+        self.actual_ns = 0.0
+        """Of the batches that were learnt from, in all: how long they should have taken, and how long they took."""
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 
-    def note_arrival(self, rows: int, now_ns: int, deadline_ns: int | None) -> None:
-        """Count rows that came in."""
-        note_arrival(self.demand, rows, now_ns)
+    def note_arrival(self, rows: int, now_ns: int, deadline_ns: int | None, *, may_wait: bool) -> None:
+        """Count rows that came in; those that run without waiting for more need no count of their own."""
+        self._came_rows += rows
+        if may_wait or now_ns - self.demand[CAME] >= ARRIVALS_NS:
+            note_arrival(self.demand, self._came_rows, now_ns)
+            self._came_rows = 0
         if deadline_ns is not None:
             slack_ns = min(self.target_ns, max(0.0, float(deadline_ns - now_ns)))
             known_ns = self._slack_ns if self._slack_ns < NEVER else slack_ns
@@ -98,26 +113,34 @@ class Outlook:
 
     def note_begun(self, batch: Batch, now_ns: int) -> None:
         """An instance runs a batch."""
-        self._running[id(batch)] = now_ns + batch.expected_ns
+        self._running[id(batch)] = now_ns + self.times.mean_ns(batch.rows)
 
     def note_ended(self, batch: Batch, duration_ns: int, now_ns: int) -> None:
         """Learn from a batch that occupied an instance, or the I/O thread, for so long."""
-        self._running.pop(id(batch), None)
+        if self._running:
+            self._running.pop(id(batch), None)
         self.idle_since_ns = float(now_ns)
-        note_batch(self.demand, duration_ns, now_ns)
+        self._busy_ns += duration_ns
+        if now_ns - self.demand[DONE] >= BATCHES_NS or self._instances > 1:
+            note_batch(self.demand, self._busy_ns, now_ns)
+            self._busy_ns = 0
+        level = (batch.rows - 1).bit_length()
+        if now_ns - self._learnt_ns < LEARNING_INTERVAL_NS and level in self._known:
+            return
         if not batch.is_clean or batch.reruns or not batch.rows:
             return
-        level = nearest(self.times.curve.sizes, batch.rows)
-        weight = self.times.curve.weights[level]
-        if weight <= 0.0 and level not in self._run_once:
+        if self.times.curve.weights[nearest(self.times.curve.sizes, batch.rows)] <= 0.0 and level not in self._run_once:
             self._run_once.add(level)  # the first run of a shape is slow, and tells nothing of those that follow
-        elif now_ns - self._learnt_ns >= LEARNING_INTERVAL_NS or weight < _SIZE_KNOWN_WEIGHT:
-            self._learnt_ns = now_ns
-            self.learn(batch.rows, duration_ns, now_ns)
+            return
+        self._learnt_ns = now_ns
+        self.predicted_ns += self.times.mean_ns(batch.rows)
+        self.actual_ns += duration_ns
+        self.learn(batch.rows, duration_ns, now_ns)
 
     def note_answered(self, rows: int, missed_rows: int) -> None:
         """Count rows that are answered, some of them too late for the target."""
-        note_settled(self.demand, rows, missed_rows)
+        if missed_rows or self.demand[MISSED] > 0.0:
+            note_settled(self.demand, rows, missed_rows)
 
     def note_overhead(self, overhead_ns: float) -> None:
         """Learn what a batch takes outside of its run."""
@@ -128,11 +151,14 @@ class Outlook:
     def learn(self, rows: int, duration_ns: float, now_ns: int) -> None:
         """Learn how long so many rows take."""
         self.times.observe(rows, duration_ns, now_ns)
-        fitted_ns = self.times.curve.fitted_ns
-        if not self._kept_for or any(
-            abs(now - then) > _MATERIAL * then for now, then in zip(fitted_ns, self._kept_for, strict=True)
-        ):
-            self._forget_decisions()
+        level = (rows - 1).bit_length()
+        if self.times.curve.weights[min(level, len(self.times.curve.sizes) - 1)] >= _SIZE_KNOWN_WEIGHT:
+            self._known.add(level)
+        if now_ns >= self._kept_until_ns and self._has_moved(now_ns):
+            self._kept.clear()
+            self._kept_for = list(self.times.curve.fitted_ns)
+            self._kept_used = utilisation(self.demand, self._instances, now_ns)
+            self._kept_until_ns = now_ns + KEPT_NS
 
     def seed(self, samples: Iterable[tuple[int, float]], now_ns: int) -> None:
         """Take over what a sweep has found: rows, and how long they take."""
@@ -146,11 +172,6 @@ class Outlook:
     def idle(self) -> int:
         """How many instances run nothing."""
         return max(0, self._instances - len(self._running))
-
-    def expected_ns(self, rows: int) -> float:
-        """Return how long a batch of so many rows should take."""
-        kept = self._kept.get(rows)
-        return kept.service_ns if kept is not None else self.times.mean_ns(rows)
 
     def retry_after_ns(self, rows: int, due_ns: float, *, queued_rows: int, now_ns: int) -> float:
         """Return 0 to admit a newcomer, or after how long it may try again. Whoever finds all idle is admitted."""
@@ -179,14 +200,15 @@ class Outlook:
             return 0.0
         return hopeless_before_ns(self._bounds, self.times.curve, self._free_ns(now_ns))
 
+    def chosen_rows(self, now_ns: int) -> int:
+        """Return how many of many rows are taken while nobody is near the moment at which they are due."""
+        return self._kept_decision(self._batch_rows_max, now_ns).rows
+
     def decide(self, lane: LaneQueue, now_ns: int, *, may_wait: bool) -> tuple[Decision, int]:
         """Say what an idle instance should do with the rows of a lane, and how many set aside ride along."""
         rows = max(1, lane.rows)
-        longest_ns = self.expected_ns(min(rows, self._batch_rows_max))
-        is_relaxed = due_ns(lane.head, self.target_ns) > now_ns + longest_ns + self._bounds.overhead_ns
-        if is_relaxed and not lane.aside and not (may_wait and self._is_scarce(now_ns)):
-            kept = self._kept_decision(rows, now_ns)
-            return Decision(kept.rows, now_ns, 0.0, kept.reason), 0
+        if not lane.aside and self._is_relaxed(lane, rows, now_ns) and not (may_wait and self._is_scarce(now_ns)):
+            return self._kept_decision(rows, now_ns), 0
         snapshot = self._snapshot(lane, rows, now_ns)
         decision = decide(self._bounds, self.times.curve, snapshot)
         if decision.reason is Reason.WAITING and not may_wait:
@@ -198,8 +220,7 @@ class Outlook:
 
     def decide_aside(self, lane: LaneQueue, now_ns: int) -> Decision:
         """Say how many of the rows that were set aside should run when nothing else waits."""
-        kept = self._kept_decision(max(1, lane.aside_rows), now_ns)
-        return Decision(kept.rows, now_ns, 0.0, kept.reason)
+        return self._kept_decision(max(1, lane.aside_rows), now_ns)
 
     def snapshot(self, lane: LaneQueue | None, now_ns: int) -> Snapshot:
         """Return what the policy sees now."""
@@ -220,19 +241,38 @@ class Outlook:
             return False
         return self._slack_ns < NEVER or self.demand[MISSED] >= 0.01
 
-    def _kept_decision(self, rows: int, now_ns: int) -> Kept:
+    def _is_relaxed(self, lane: LaneQueue, rows: int, now_ns: int) -> bool:
+        """Say whether nobody can be late in any batch that could be taken now."""
+        head = lane.head
+        if head.deadline_ns is None and self.target_ns >= NEVER:
+            return True
+        due = due_ns(head, self.target_ns)
+        longest_ns = self.times.mean_ns(min(rows, self._batch_rows_max))
+        return due > now_ns + longest_ns + self._bounds.overhead_ns
+
+    def _kept_decision(self, rows: int, now_ns: int) -> Decision:
         """Return what to do while nobody is near the moment at which they are due."""
-        kept = self._kept.get(rows)
-        used = utilisation(self.demand, self._instances, now_ns)
-        if kept is None or abs(used - self._kept_used) > 0.1:
-            if abs(used - self._kept_used) > 0.1:
-                self._forget_decisions()
-                self._kept_used = used
-            decision = self._decide_at_once(self._never_due(rows, now_ns))
-            kept = Kept(decision.rows, decision.reason, self.times.mean_ns(rows))
-            if rows <= self._batch_rows_max:
-                self._kept[rows] = kept
-        return kept
+        least_rows = min(rows, self._batch_rows_max)
+        if least_rows >> (_STEP_BITS + 2):
+            least_rows = least_rows >> _STEP_BITS << _STEP_BITS
+        kept = self._kept.get(least_rows)
+        if kept is None:
+            decision = self._decide_at_once(self._never_due(least_rows, now_ns))
+            kept = self._kept[least_rows] = Kept(decision.rows, decision.reason, decision.rows >= least_rows)
+        if not kept.is_all:
+            return Decision(kept.rows, now_ns, 0.0, kept.reason)
+        if rows >= self._batch_rows_max:
+            return Decision(self._batch_rows_max, now_ns, 0.0, Reason.FULL)
+        return Decision(rows, now_ns, 0.0, Reason.IDLE)
+
+    def _has_moved(self, now_ns: int) -> bool:
+        """Say whether decisions were made for other estimates than those of now."""
+        if len(self._kept_for) != len(self.times.curve.sizes):
+            return True
+        if abs(utilisation(self.demand, self._instances, now_ns) - self._kept_used) > 0.1:
+            return True
+        pairs = zip(self.times.curve.fitted_ns, self._kept_for, strict=True)
+        return any(abs(now - then) > _MATERIAL * then for now, then in pairs)
 
     def _decide_at_once(self, snapshot: Snapshot) -> Decision:
         """Decide without waiting for more rows."""
@@ -242,10 +282,6 @@ class Outlook:
         if decision.rows >= self._batch_rows_max:
             return decision._replace(reason=Reason.FULL)
         return decision._replace(reason=Reason.EFFICIENCY if decision.rows < snapshot.rows else Reason.IDLE)
-
-    def _forget_decisions(self) -> None:
-        self._kept.clear()
-        self._kept_for = list(self.times.curve.fitted_ns)
 
     def _free_ns(self, now_ns: int) -> float:
         if self.idle or not self._running:

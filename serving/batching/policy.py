@@ -82,6 +82,12 @@ class Reason(enum.IntEnum):
     """What waits beside it has other shapes, so the batch could not be larger."""
 
 
+RELEASES = tuple(
+    reason for reason in Reason if reason not in {Reason.GROWING, Reason.WAITING, Reason.EMPTY, Reason.LATE}
+)
+"""The reasons for which a batch is taken."""
+
+
 class Bounds(NamedTuple):
     """What is configured.
 

@@ -60,7 +60,13 @@ class Queue:
         self._places: list[Place] = []
         self._place_of: dict[Entry, Place] = {}
         self._aside: dict[Entry, None] = {}
+        self._spare: LaneQueue | None = None  # an empty one; mostly one lane comes and goes
         self._next_number = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self._place_of and not self._aside
 
     def __len__(self) -> int:
         return len(self._place_of) + len(self._aside)
@@ -75,7 +81,7 @@ class Queue:
     @property
     def head(self) -> Entry | None:
         """The entry to run first, of those that are not set aside."""
-        return self._places[0][-1] if self._places else None
+        return self._places[0][2] if self._places else None
 
     @property
     def oldest_aside(self) -> Entry | None:
@@ -89,7 +95,10 @@ class Queue:
 
     def add(self, entry: Entry) -> None:
         """Let an entry wait."""
-        lane = self.lanes.setdefault(entry.lane, LaneQueue())
+        lane = self.lanes.get(entry.lane)
+        if lane is None:
+            lane, self._spare = self._spare or LaneQueue(), None
+            self.lanes[entry.lane] = lane
         lane.rows += entry.rows
         self.rows += entry.rows
         self.input_bytes += entry.input_bytes
@@ -108,27 +117,30 @@ class Queue:
     def shrink(self, entry: Entry, parts: Sequence[Entry]) -> None:
         """Note that parts of a waiting entry, or the entry itself, have left; what is left finds its place anew."""
         lane, is_aside = self.lanes[entry.lane], entry in self._aside
-        rows = sum(part.rows for part in parts)
-        self.rows -= rows
-        self.input_bytes -= sum(part.input_bytes for part in parts)
-        if is_aside:
-            lane.aside_rows -= rows
-        else:
-            lane.rows -= rows
+        for part in parts:
+            self.rows -= part.rows
+            self.input_bytes -= part.input_bytes
+            if is_aside:
+                lane.aside_rows -= part.rows
+            else:
+                lane.rows -= part.rows
         is_gone = not entry.requests or entry in parts
-        if is_aside:
-            if is_gone:
-                del self._aside[entry]
-                lane.aside.remove(entry)
-        else:
-            number = self._place_of[entry][1]
-            if is_gone:
-                self._lift(entry, lane)
-            elif self._rank(entry) != self._place_of[entry][0]:
-                self._lift(entry, lane)
-                self._put(entry, lane, number)
+        if is_aside and is_gone:
+            del self._aside[entry]
+            lane.aside.remove(entry)
+        elif not is_aside:
+            self._move(entry, lane, is_gone=is_gone)
         if not lane.places and not lane.aside:
-            del self.lanes[entry.lane]
+            self._spare = self.lanes.pop(entry.lane)
+
+    def _move(self, entry: Entry, lane: LaneQueue, *, is_gone: bool) -> None:
+        """Take an entry out, or put it where it belongs now that some of its requests have left."""
+        rank_before, number, _ = self._place_of[entry]
+        if is_gone:
+            self._lift(entry, lane)
+        elif (entry.deadline_ns is not None or rank_before[1] < NEVER) and self._rank(entry) != rank_before:
+            self._lift(entry, lane)
+            self._put(entry, lane, number)
 
     def _rank(self, entry: Entry) -> tuple[int, float, int]:
         return rank(entry.priority, due_ns(entry, self.target_ns), entry.arrival_ns)

@@ -1,16 +1,20 @@
 """`penstock models`: ask a running server what it serves, and change it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from google.protobuf.json_format import MessageToDict
 
 from serving.commands.options import Connect, client_options, json_option, model_option, show
 from serving.commands.table import table
 from serving.errors import RemoteError
 from serving.pb import open_inference_pb2 as pb
+from serving.pb import penstock_pb2 as monitor_pb
 from serving.transport.client import Client
+from serving.transport.monitor import MONITOR_SERVICE
 
 _LOAD_TIMEOUT_S = 3600.0
 _DIGEST_SHOWN = len("sha256:") + 12
@@ -114,6 +118,58 @@ def _pass_row(item: dict[str, Any]) -> tuple[str, ...]:
     by = "numba" if item["compiled"] else "library"
     ns = "-" if item["ns_per_row"] is None else f"{item['ns_per_row']:,.0f}"
     return (item["when"], ", ".join(item["steps"]), by, "; ".join(item["reads"]), "; ".join(item["writes"]), ns)
+
+
+@group.command("batching")
+@model_option(required=True)
+@client_options
+@json_option
+def batching(model: str, connect: Connect, json_file: Path | None) -> None:
+    """Show how requests of a model are grouped: what was learnt, what is decided now, and who was turned away."""
+    with connect() as client:
+        request = monitor_pb.BatchingReportRequest(name=model)
+        answer = client.call("BatchingReport", request, monitor_pb.BatchingReportResponse, service=MONITOR_SERVICE)
+    text = "\n\n".join(_batching_text(entry) for entry in answer.servables)
+    show(text or f"{model} has no ready version", [_batching_dict(entry) for entry in answer.servables], json_file)
+
+
+def _batching_dict(entry: monitor_pb.ServableBatching) -> dict[str, Any]:
+    return MessageToDict(entry, always_print_fields_with_no_presence=True, preserving_proto_field_name=True)
+
+
+def _batching_text(entry: monitor_pb.ServableBatching) -> str:
+    """Describe the batcher of one version on a page."""
+    objective = f"slo_ms = {entry.slo_ms:g}" if entry.slo_ms else "no objective"
+    decision = "nothing waits"
+    if entry.HasField("decision"):
+        decision = f"take {entry.decision.rows} rows" if entry.decision.rows else "wait"
+        decision += f" ({entry.decision.reason})"
+    off = f"{entry.actual_s / entry.expected_s:.2f}" if entry.expected_s else "-"
+    facts = (
+        ("mode", f"{entry.mode}, {objective}, {entry.instances} instances, up to {entry.batch_rows_max} rows"),
+        ("knee", f"{entry.knee_rows} rows; if many waited, a batch would have {entry.chosen_rows}"),
+        ("capacity", f"{entry.best_rows_per_s:,.0f} rows/s"),
+        ("arrivals", f"{entry.arrival_rows_per_s:,.0f} rows/s now, {entry.burst_factor:.1f} times the usual"),
+        ("in use", f"{entry.utilisation:.0%} of the instances' time; {entry.missed:.1%} of rows lately missed"),
+        ("queue", f"{entry.queued_rows} rows, {entry.queued_bytes} bytes; now: {decision}"),
+        ("overhead", f"{entry.overhead_us:.0f} us per batch; batches take {off} of what is expected"),
+        ("batches", f"{sum(item.count for item in entry.batches)}, filled to {entry.fill_ratio:.1%}"),
+        ("taken as", _reasons(entry.releases)),
+        ("waits", f"{entry.waits} times an idle instance waited for more rows"),
+        ("not answered", _reasons(entry.rejections)),
+        ("late, split", f"{entry.slo_missed} beyond slo_ms, {entry.reruns} reruns, {entry.dead_rows} rows for nobody"),
+    )
+    sizes = [
+        (str(item.rows), f"{item.mean_us:.0f}", f"{item.upper_us:.0f}", f"{item.rows / item.mean_us * 1e6:,.0f}")
+        for item in entry.service_times
+        if item.mean_us
+    ]
+    lines = [f"{entry.name}/{entry.version}", *(f"  {name:13} {text}" for name, text in facts), ""]
+    return "\n".join(lines) + "\n" + table(("ROWS", "MEAN us", "9 OF 10 us", "ROWS/s"), sizes)
+
+
+def _reasons(counts: Sequence[monitor_pb.ReasonCount]) -> str:
+    return ", ".join(f"{item.count} {item.reason}" for item in counts if item.count) or "none"
 
 
 def _index_dict(client: Client, entry: pb.RepositoryIndexResponse.ModelIndex) -> dict[str, Any]:

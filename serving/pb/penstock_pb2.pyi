@@ -21,20 +21,100 @@ class BatchingReportResponse(_message.Message):
     def __init__(self, servables: _Optional[_Iterable[_Union[ServableBatching, _Mapping]]] = ...) -> None: ...
 
 class ServableBatching(_message.Message):
-    __slots__ = ("name", "version", "batch_rows_max", "queued_rows", "queued_bytes", "batches")
+    __slots__ = ("name", "version", "batch_rows_max", "queued_rows", "queued_bytes", "batches", "mode", "slo_ms", "instances", "service_times", "knee_rows", "chosen_rows", "best_rows_per_s", "decision", "arrival_rows_per_s", "burst_factor", "utilisation", "missed", "overhead_us", "expected_s", "actual_s", "releases", "waits", "rejections", "slo_missed", "reruns", "dead_rows", "waiting_times", "fill_ratio")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BATCH_ROWS_MAX_FIELD_NUMBER: _ClassVar[int]
     QUEUED_ROWS_FIELD_NUMBER: _ClassVar[int]
     QUEUED_BYTES_FIELD_NUMBER: _ClassVar[int]
     BATCHES_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    SLO_MS_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_TIMES_FIELD_NUMBER: _ClassVar[int]
+    KNEE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    CHOSEN_ROWS_FIELD_NUMBER: _ClassVar[int]
+    BEST_ROWS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    ARRIVAL_ROWS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    BURST_FACTOR_FIELD_NUMBER: _ClassVar[int]
+    UTILISATION_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    OVERHEAD_US_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_S_FIELD_NUMBER: _ClassVar[int]
+    ACTUAL_S_FIELD_NUMBER: _ClassVar[int]
+    RELEASES_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
+    REJECTIONS_FIELD_NUMBER: _ClassVar[int]
+    SLO_MISSED_FIELD_NUMBER: _ClassVar[int]
+    RERUNS_FIELD_NUMBER: _ClassVar[int]
+    DEAD_ROWS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_TIMES_FIELD_NUMBER: _ClassVar[int]
+    FILL_RATIO_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     batch_rows_max: int
     queued_rows: int
     queued_bytes: int
     batches: _containers.RepeatedCompositeFieldContainer[BatchCount]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., batch_rows_max: _Optional[int] = ..., queued_rows: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., batches: _Optional[_Iterable[_Union[BatchCount, _Mapping]]] = ...) -> None: ...
+    mode: str
+    slo_ms: float
+    instances: int
+    service_times: _containers.RepeatedCompositeFieldContainer[ServiceTime]
+    knee_rows: int
+    chosen_rows: int
+    best_rows_per_s: float
+    decision: Decision
+    arrival_rows_per_s: float
+    burst_factor: float
+    utilisation: float
+    missed: float
+    overhead_us: float
+    expected_s: float
+    actual_s: float
+    releases: _containers.RepeatedCompositeFieldContainer[ReasonCount]
+    waits: int
+    rejections: _containers.RepeatedCompositeFieldContainer[ReasonCount]
+    slo_missed: int
+    reruns: int
+    dead_rows: int
+    waiting_times: _containers.RepeatedCompositeFieldContainer[WaitCount]
+    fill_ratio: float
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., batch_rows_max: _Optional[int] = ..., queued_rows: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., batches: _Optional[_Iterable[_Union[BatchCount, _Mapping]]] = ..., mode: _Optional[str] = ..., slo_ms: _Optional[float] = ..., instances: _Optional[int] = ..., service_times: _Optional[_Iterable[_Union[ServiceTime, _Mapping]]] = ..., knee_rows: _Optional[int] = ..., chosen_rows: _Optional[int] = ..., best_rows_per_s: _Optional[float] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., arrival_rows_per_s: _Optional[float] = ..., burst_factor: _Optional[float] = ..., utilisation: _Optional[float] = ..., missed: _Optional[float] = ..., overhead_us: _Optional[float] = ..., expected_s: _Optional[float] = ..., actual_s: _Optional[float] = ..., releases: _Optional[_Iterable[_Union[ReasonCount, _Mapping]]] = ..., waits: _Optional[int] = ..., rejections: _Optional[_Iterable[_Union[ReasonCount, _Mapping]]] = ..., slo_missed: _Optional[int] = ..., reruns: _Optional[int] = ..., dead_rows: _Optional[int] = ..., waiting_times: _Optional[_Iterable[_Union[WaitCount, _Mapping]]] = ..., fill_ratio: _Optional[float] = ...) -> None: ...
+
+class ServiceTime(_message.Message):
+    __slots__ = ("rows", "mean_us", "upper_us")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    MEAN_US_FIELD_NUMBER: _ClassVar[int]
+    UPPER_US_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    mean_us: float
+    upper_us: float
+    def __init__(self, rows: _Optional[int] = ..., mean_us: _Optional[float] = ..., upper_us: _Optional[float] = ...) -> None: ...
+
+class Decision(_message.Message):
+    __slots__ = ("rows", "reason")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    reason: str
+    def __init__(self, rows: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ReasonCount(_message.Message):
+    __slots__ = ("reason", "count")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    count: int
+    def __init__(self, reason: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class WaitCount(_message.Message):
+    __slots__ = ("below_us", "count")
+    BELOW_US_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    below_us: float
+    count: int
+    def __init__(self, below_us: _Optional[float] = ..., count: _Optional[int] = ...) -> None: ...
 
 class BatchCount(_message.Message):
     __slots__ = ("rows", "count")

@@ -21,3 +21,11 @@ class RequestCounters:
             self.outcomes[model, version, Code.OK, ""] += requests
         else:
             self.outcomes[model, version, error.code, error.reason] += requests
+
+    def rejections(self, model: str, version: str) -> dict[str, int]:
+        """Return how many requests of one version were not answered with outputs, by reason."""
+        found: Counter[str] = Counter()
+        for (name, number, code, reason), count in self.outcomes.items():
+            if (name, number) == (model, version) and code is not Code.OK:
+                found[reason] += count
+        return found

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from serving.statistics.batching import BatchingView
 from serving.statistics.counters import Outcome
 from serving.statistics.latency import Histogram, ServableStatistics, octave_edges_ns
 from serving.statistics.stages import STAGES
@@ -41,13 +42,16 @@ class ServableView:
     rows: int
     batches: int
     reruns: int
+    missed: int
+    dead_rows: int
     stages: Mapping[str, Histogram]
     batches_by_rows: Mapping[int, int]
+    batching: BatchingView | None = None
 
     @classmethod
     def copy_of(
         cls, model: str, version: str, statistics: ServableStatistics, *,
-        batch_rows_max: int, queued_rows: int, queued_bytes: int,
+        batch_rows_max: int, queued_rows: int, queued_bytes: int, batching: BatchingView | None = None,
     ) -> Self:  # fmt: skip
         """Copy the counters of a servable. On the I/O thread."""
         return cls(
@@ -59,6 +63,9 @@ class ServableView:
             rows=statistics.inference_count,
             batches=statistics.execution_count,
             reruns=statistics.rerun_count,
+            missed=statistics.missed_count,
+            dead_rows=statistics.dead_rows,
+            batching=batching,
             stages={stage: histogram.copy() for stage, histogram in statistics.stages.items()},
             batches_by_rows={rows: entry.compute_infer.count for rows, entry in statistics.batches.items()},
         )
@@ -123,6 +130,11 @@ class _Families(Collector):
             lambda view: view.batches,
         )
         yield _counter("penstock_batch_reruns", "Runs that split a failed batch.", views, lambda view: view.reruns)
+        text = "Answers that came later than the model's slo_ms."
+        yield _counter("penstock_slo_missed", text, views, lambda view: view.missed)
+        text = "Rows that ran for clients that had gone, or whose deadline passed meanwhile."
+        yield _counter("penstock_dead_rows", text, views, lambda view: view.dead_rows)
+        yield from _batching([(view, view.batching) for view in views if view.batching is not None])
         yield _gauge("penstock_queue_rows", "Rows that wait for an instance.", views, lambda view: view.queued_rows)
         yield _gauge("penstock_queue_bytes", "Bytes of input that wait.", views, lambda view: view.queued_bytes)
 
@@ -172,6 +184,31 @@ def _batch_rows(views: Iterable[ServableView]) -> Metric:
         rows_total = sum(rows * count for rows, count in sizes.items())
         family.add_metric((view.model, view.version), [*buckets, ("+Inf", total)], rows_total)
     return family
+
+
+def _batching(views: Sequence[tuple[ServableView, BatchingView]]) -> Iterator[Metric]:
+    """What batchers have learnt and done."""
+    releases = CounterMetricFamily(
+        "penstock_batch_releases", "Batches by why they were taken then.", labels=(*_LABELS, "reason")
+    )
+    waits = CounterMetricFamily("penstock_batch_waits", "Idle instances told to wait for more rows.", labels=_LABELS)
+    times = GaugeMetricFamily(
+        "penstock_service_seconds", "How long a batch of so many rows takes, as learnt.", labels=(*_LABELS, "rows")
+    )
+    expected = CounterMetricFamily(
+        "penstock_batch_expected_seconds", "How long the batches learnt from should have taken.", labels=_LABELS
+    )
+    actual = CounterMetricFamily("penstock_batch_actual_seconds", "How long these batches took.", labels=_LABELS)
+    for view, batching in views:
+        labels = (view.model, view.version)
+        for reason, count in batching.releases.items():
+            releases.add_metric((*labels, reason), count)
+        for size in batching.sizes:
+            times.add_metric((*labels, str(size.rows)), size.mean_ns / 1e9)
+        waits.add_metric(labels, batching.waits)
+        expected.add_metric(labels, batching.expected_ns / 1e9)
+        actual.add_metric(labels, batching.actual_ns / 1e9)
+    yield from (releases, waits, times, expected, actual)
 
 
 def _counter(name: str, text: str, views: Iterable[ServableView], value: Callable[[ServableView], float]) -> Metric:

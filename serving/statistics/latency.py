@@ -136,6 +136,7 @@ class ServableStatistics:
         self.execution_count = 0
         self.rerun_count = 0
         self.missed_count = 0
+        self.dead_rows = 0
         self.last_inference_ms = 0
 
     def batch_done(self, times: BatchTimes, answered: Answered, *, now_ns: int, wall_ns: int) -> None:

@@ -1,7 +1,7 @@
 """`penstock.v1.Monitor`: what Penstock tells about itself beyond the Open Inference Protocol, on the I/O thread."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from google.protobuf.message import Message
 
@@ -9,6 +9,8 @@ from serving.errors import InternalError, Overloaded, ServingError
 from serving.model import Post, Servable
 from serving.pb import penstock_pb2 as pb
 from serving.repository.manager import ModelRepository
+from serving.statistics.counters import RequestCounters
+from serving.statistics.latency import Histogram, octave_edges_ns
 from serving.transport.calls import Call, UnaryMethod, immediate
 from serving.transport.codec import parse
 from serving.transport.drift import encode
@@ -23,8 +25,12 @@ _log = logging.getLogger(__name__)
 class MonitorService:
     """The methods of `penstock.v1.Monitor`. They read counters and change nothing, so whoever may infer may ask."""
 
-    def __init__(self, repository: ModelRepository, aside: Callable[[Callable[[], None]], object], post: Post) -> None:
+    def __init__(
+        self, repository: ModelRepository, counters: RequestCounters, aside: Callable[[Callable[[], None]], object],
+        post: Post,
+    ) -> None:  # fmt: skip
         self._repository = repository
+        self._counters = counters
         self._aside = aside
         self._post = post
         self._reports_waiting = 0
@@ -37,7 +43,7 @@ class MonitorService:
     def _batching_report(self, data: bytes) -> Message:
         request = parse(pb.BatchingReportRequest, data)
         servables = self._servables(request.name, request.version)
-        return pb.BatchingReportResponse(servables=[_batching(servable) for servable in servables])
+        return pb.BatchingReportResponse(servables=[_batching(one, self._counters) for one in servables])
 
     def _drift_report(self, data: bytes, call: Call) -> None:
         """Answer aside: a report is some milliseconds of numpy."""
@@ -78,13 +84,53 @@ class MonitorService:
         return [servable for servable in self._repository.servables() if name in {"", servable.name}]
 
 
-def _batching(servable: Servable) -> pb.ServableBatching:
-    sizes = servable.statistics.batches
-    return pb.ServableBatching(
+def _batching(servable: Servable, counters: RequestCounters) -> pb.ServableBatching:
+    view, counted = servable.batching(), servable.statistics
+    sizes = counted.batches
+    batches = sum(size.compute_infer.count for size in sizes.values())
+    rows = sum(rows * size.compute_infer.count for rows, size in sizes.items())
+    report = pb.ServableBatching(
         name=servable.name,
         version=str(servable.version),
         batch_rows_max=servable.batch_rows_max,
         queued_rows=servable.batcher.queued_rows,
         queued_bytes=servable.batcher.queued_bytes,
         batches=[pb.BatchCount(rows=rows, count=sizes[rows].compute_infer.count) for rows in sorted(sizes)],
+        mode=view.mode,
+        slo_ms=view.target_ns / 1e6,
+        instances=view.instances,
+        service_times=[
+            pb.ServiceTime(rows=size.rows, mean_us=size.mean_ns / 1e3, upper_us=size.upper_ns / 1e3)
+            for size in view.sizes
+        ],
+        knee_rows=view.knee_rows,
+        chosen_rows=view.chosen_rows,
+        best_rows_per_s=view.best_rows_per_s,
+        arrival_rows_per_s=view.rows_per_s,
+        burst_factor=view.burst,
+        utilisation=view.utilisation,
+        missed=view.missed,
+        overhead_us=view.overhead_ns / 1e3,
+        expected_s=view.expected_ns / 1e9,
+        actual_s=view.actual_ns / 1e9,
+        releases=_counts(view.releases),
+        waits=view.waits,
+        rejections=_counts(counters.rejections(servable.name, str(servable.version))),
+        slo_missed=counted.missed_count,
+        reruns=counted.rerun_count,
+        dead_rows=counted.dead_rows,
+        waiting_times=_waits(counted.stages["queue"]),
+        fill_ratio=rows / (batches * servable.batch_rows_max) if batches else 0.0,
     )
+    if view.waiting is not None:
+        report.decision.rows, report.decision.reason = view.waiting
+    return report
+
+
+def _counts(counts: Mapping[str, int]) -> list[pb.ReasonCount]:
+    return [pb.ReasonCount(reason=reason, count=count) for reason, count in sorted(counts.items())]
+
+
+def _waits(waited: Histogram) -> list[pb.WaitCount]:
+    pairs = zip(octave_edges_ns(), waited.cumulative_by_octave(), strict=True)
+    return [pb.WaitCount(below_us=edge_ns / 1e3, count=count) for edge_ns, count in pairs]

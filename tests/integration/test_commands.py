@@ -69,6 +69,11 @@ def test_infer_reads_json_from_standard_input_and_stats_count_it(server, tmp_pat
     (entry,) = json.loads(file.read_text())
     assert entry["inference_count"] >= 1
     assert entry["inference_stats"]["queue"]["count"] >= 1
+    batching = penstock("models", "batching", "--model", "affine", "--address", server.address, "--json", str(file))
+    assert "adaptive, no objective, 1 instances, up to 256 rows" in batching.stdout
+    (entry,) = json.loads(file.read_text())
+    assert (entry["mode"], len(entry["service_times"])) == ("adaptive", 9)
+    assert "decision" not in entry
 
 
 def test_infer_reads_the_protocols_own_json(server):
@@ -96,6 +101,7 @@ def test_infer_reads_arrays_and_rounds_to_bfloat16(server, tmp_path):
         (["infer", "--model", "affine", "--input", "missing.npz"], "", "missing.npz cannot be read"),
         (["infer", "--model", "affine", "--input", "pyproject.toml"], "", "pyproject.toml cannot be read"),
         (["models", "load", "--model", "nobody"], "", "NOT_FOUND: unknown model 'nobody'"),
+        (["models", "batching", "--model", "nobody"], "", "NOT_FOUND: unknown model 'nobody'"),
         (["models", "load", "--model", "broken"], "", "INTERNAL: model 'broken': version 1: onnxruntime cannot load"),
     ],
 )

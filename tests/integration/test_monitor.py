@@ -38,6 +38,25 @@ def test_batches_are_counted_by_their_rows(channel):
     assert (one.name, one.version, one.batch_rows_max, one.queued_rows) == ("one", "1", 256, 0)
 
 
+def test_a_report_tells_what_was_learnt_and_who_was_not_answered(channel):
+    infer = GRPCInferenceServiceStub(channel).ModelInfer
+    with pytest.raises(grpc.RpcError):
+        infer(raw_request("two", x=("FP32", np.zeros((1, 5), np.float32))), timeout=CALL_TIMEOUT_S)
+    for _ in range(3):
+        infer(raw_request("two", x=("FP32", np.zeros((2, 4), np.float32))), timeout=CALL_TIMEOUT_S)
+    (two,) = report(channel, name="two", version="1")
+    assert (two.mode, two.slo_ms, two.instances, two.waits) == ("adaptive", 0, 1, 0)
+    assert [size.rows for size in two.service_times] == [1 << power for power in range(9)]
+    assert all(size.mean_us > 0 for size in two.service_times), "the sweep at load has measured every size"
+    assert 1 <= two.knee_rows <= 256
+    assert two.best_rows_per_s > 0
+    assert {item.reason: item.count for item in two.rejections} == {"invalid": 1}
+    assert sum(item.count for item in two.releases) == 3
+    assert two.waiting_times[-1].count == 3
+    assert two.fill_ratio == pytest.approx(2 / 256)
+    assert not two.HasField("decision")
+
+
 def test_without_a_name_every_model_is_reported(channel):
     assert {(one.name, one.version) for one in report(channel)} == {("one", "1"), ("two", "1")}
 

@@ -2,9 +2,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.errors import Cancelled
+from serving.statistics.batching import BatchingView, ServiceTime
 from serving.statistics.counters import RequestCounters
 from serving.statistics.exporter import Exporter, ServableView, Snapshot
 from serving.statistics.latency import STAGES, Answered, BatchTimes, ServableStatistics
+
+BATCHING = BatchingView(
+    mode="adaptive", instances=1, target_ns=0.0, sizes=[ServiceTime(1, 2e6, 3e6), ServiceTime(6, 5e6, 6e6)],
+    knee_rows=6, chosen_rows=6, best_rows_per_s=1200.0, waiting=None, rows_per_s=10.0, burst=1.0, utilisation=0.1,
+    missed=0.0, overhead_ns=1e3, expected_ns=4e9, actual_ns=5e9, releases={"full": 2, "idle": 0}, waits=3,
+)  # fmt: skip
 
 
 def served():
@@ -24,7 +31,7 @@ def page():
         counters.count("m", "1", None)
     counters.count("m", "1", Cancelled("gone"))
     views = [
-        ServableView.copy_of("m", "1", served(), batch_rows_max=6, queued_rows=7, queued_bytes=112),
+        ServableView.copy_of("m", "1", served(), batch_rows_max=6, queued_rows=7, queued_bytes=112, batching=BATCHING),
         ServableView.copy_of(
             'odd "name"\\\n', "2", ServableStatistics(), batch_rows_max=1, queued_rows=0, queued_bytes=0
         ),
@@ -57,6 +64,15 @@ def test_counters_and_gauges_show_what_was_counted(page):
     assert requests == {"OK": 4, "CANCELLED": 1}
 
 
+def test_what_a_batcher_has_learnt_and_done_is_shown(page):
+    releases = {item.labels["reason"]: item.value for item in page["penstock_batch_releases"].samples}
+    times = {item.labels["rows"]: item.value for item in page["penstock_service_seconds"].samples}
+    assert (releases, times) == ({"full": 2, "idle": 0}, {"1": 0.002, "6": 0.005})
+    assert value(page, "penstock_batch_waits", "penstock_batch_waits_total") == 3
+    assert value(page, "penstock_batch_expected_seconds", "penstock_batch_expected_seconds_total") == 4
+    assert value(page, "penstock_batch_actual_seconds", "penstock_batch_actual_seconds_total") == 5
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_histogram_grows_to_its_count(page, stage):
     family = f"penstock_{stage}_seconds"
@@ -87,7 +103,7 @@ def test_rows_per_batch_lie_in_powers_of_two(page):
 def test_only_known_words_are_labels(page):
     labels = {name for family in page.values() if family.name.startswith("penstock") for item in family.samples
               for name in item.labels}  # fmt: skip
-    assert labels == {"model", "version", "code", "reason", "le"}
+    assert labels == {"model", "version", "code", "reason", "le", "rows"}
 
 
 def test_the_process_itself_is_measured(page):

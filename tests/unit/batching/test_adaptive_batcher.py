@@ -1,0 +1,285 @@
+"""What the batcher does in mode `adaptive` with what it has learnt, on a clock that moves when the test says so."""
+
+import pytest
+
+from serving.batching.batcher import ASIDE_TARGETS, Batcher
+from serving.batching.entries import Batch
+from serving.batching.outlook import PROBE_NS
+from serving.batching.policy import NEVER, Reason
+from serving.config import BatchingConfig
+from serving.errors import DeadlineOutOfReach, Overloaded
+from tests.support.clocks import FakeClock
+from tests.support.groups import Asked, Intake, Ledger, numbers
+from tests.support.sessions import queued
+
+MS = 1_000_000
+ROWS_MAX = 16
+
+
+def affine(rows):
+    """A model for which batches pay: 4 ms, and 0.1 ms per row."""
+    return 4 * MS + rows * MS // 10
+
+
+def linear(rows):
+    """A model for which they do not."""
+    return rows * MS
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def make(clock):
+    def make(service_ns=affine, *, target_ms=None, instances=1, **config):
+        config = BatchingConfig(**({"batch_rows_max": ROWS_MAX} | config))
+        target_ns = NEVER if target_ms is None else float(target_ms * MS)
+        batcher = Batcher(config, clock, instances=instances, batchable=True, target_ns=target_ns)
+        batcher.seed([(rows, float(service_ns(rows))) for rows in (1, 2, 4, 8, 16)])
+        return batcher
+
+    return make
+
+
+def ask(batcher, clock, rows=1, *, slack_ms=None, priority=100):
+    entry = queued(rows, arrival_ns=clock.now_ns())
+    entry.priority = priority
+    if slack_ms is not None:
+        entry.deadline_ns = clock.now_ns() + int(slack_ms * MS)
+    over = batcher.submit(entry)
+    return entry, over
+
+
+def finish(batcher, clock, batch, service_ns=affine):
+    clock.advance(service_ns(batch.rows))
+    batcher.done(batch, service_ns(batch.rows))
+
+
+# ---- sizes ---------------------------------------------------------------------------------------------------------
+
+
+def test_all_that_waits_runs_together_where_batches_pay(make, clock):
+    batcher = make()
+    for _ in range(12):
+        ask(batcher, clock)
+    batch = batcher.take()
+    assert (batch.rows, batch.reason) == (12, Reason.IDLE)
+
+
+def test_rows_run_alone_where_batches_do_not_pay(make, clock):
+    batcher = make(linear)
+    for _ in range(12):
+        ask(batcher, clock)
+    batch = batcher.take()
+    assert (batch.rows, batch.reason) == (1, Reason.EFFICIENCY)
+
+
+def test_a_full_batch_is_called_so(make, clock):
+    batcher = make()
+    for _ in range(20):
+        ask(batcher, clock)
+    batch = batcher.take()
+    assert (batch.rows, batch.reason) == (ROWS_MAX, Reason.FULL)
+    assert batcher.releases[Reason.FULL] == 1
+
+
+def test_a_request_of_more_rows_than_the_chosen_batch_is_not_split(make, clock):
+    batcher = make(linear)
+    ask(batcher, clock, 5)
+    assert batcher.take().rows == 5
+
+
+def test_what_takes_longer_than_before_is_learnt(make, clock):
+    batcher = make(linear)
+    for _ in range(400):
+        ask(batcher, clock)
+        finish(batcher, clock, batcher.take(), affine)
+        for _ in range(8):
+            ask(batcher, clock)
+        batch = batcher.take()
+        finish(batcher, clock, batch, affine)
+        while not batcher.is_empty:
+            finish(batcher, clock, batcher.take(), affine)
+    for _ in range(8):
+        ask(batcher, clock)
+    assert batcher.take().rows > 1
+
+
+def test_a_lone_request_on_an_idle_server_never_waits(make, clock):
+    batcher = make(target_ms=100)
+    for _ in range(200):
+        ask(batcher, clock)
+        batch = batcher.take()  # it would wait for ever on this clock
+        assert batch.taken_ns == clock.now_ns()
+        finish(batcher, clock, batch)
+        clock.advance(20 * MS)
+    assert batcher.waits == 0
+
+
+# ---- order ---------------------------------------------------------------------------------------------------------
+
+
+def test_lower_priorities_go_first_and_deadlines_within_them(make, clock):
+    batcher = make(linear, batch_rows_max=1)
+    plain, _ = ask(batcher, clock)
+    later, _ = ask(batcher, clock, slack_ms=900)
+    sooner, _ = ask(batcher, clock, slack_ms=500)
+    urgent, _ = ask(batcher, clock, priority=1)
+    assert [batcher.take().entries for _ in range(4)] == [[urgent], [sooner], [later], [plain]]
+
+
+def test_of_a_group_that_does_not_fit_whole_the_most_urgent_requests_run_first(make, clock):
+    batcher = make(batch_rows_max=2)
+    ledger, now_ns = Ledger(clock.now_ns), clock.now_ns()
+    slacks_ms = (900, 100, 800, 200)
+    group = Intake(ledger).group([("c", [Asked(1, now_ns + slack_ms * MS) for slack_ms in slacks_ms])], now_ns)
+    batcher.submit(group)
+    batches = [[number for part in batcher.take().entries for number in numbers(part)] for _ in range(2)]
+    assert batches == [[1, 3], [2, 0]]
+    assert batcher.is_empty
+
+
+# ---- the door ------------------------------------------------------------------------------------------------------
+
+
+def test_who_would_be_late_for_the_target_is_refused_with_a_time_to_come_back(make, clock):
+    batcher = make(linear, target_ms=20)
+    ask(batcher, clock)
+    running = batcher.take()
+    for _ in range(19):  # one runs, and the last one in is done after 20 ms
+        ask(batcher, clock)
+    with pytest.raises(Overloaded) as caught:
+        ask(batcher, clock)
+    assert (caught.value.reason, caught.value.retry_after_ms) == ("objective", 1)
+    finish(batcher, clock, running, linear)
+    clock.advance(MS)
+    ask(batcher, clock)
+
+
+def test_room_is_left_for_as_many_rows_as_can_be_answered_in_time(make, clock):
+    batcher = make(linear, target_ms=20)
+    assert batcher.room_rows(4) == 4096
+    batcher.reserve(1, 4)
+    assert batcher.room_rows(4) == 18
+    assert batcher.refusal(1, 4).reason == "objective"
+
+
+def test_an_idle_server_lets_in_also_who_will_be_late_for_the_target(make, clock):
+    batcher = make(target_ms=1)
+    entry, over = ask(batcher, clock)
+    assert over == []
+    assert batcher.take().entries == [entry]
+
+
+def test_requests_of_a_group_that_leave_too_little_time_are_refused_alone(make, clock):
+    batcher = make(linear)
+    for _ in range(10):
+        ask(batcher, clock)
+    now_ns = clock.now_ns()
+    slacks_ms = (5, 50, 6)
+    group = Intake(Ledger(clock.now_ns)).group([("c", [Asked(1, now_ns + s * MS) for s in slacks_ms])], now_ns)
+    over = batcher.submit(group)
+    assert [numbers(part) for part, _ in over] == [[0], [2]]
+    assert {error.reason for _, error in over} == {"objective"}
+    assert batcher.queued_rows == 11
+
+
+@pytest.mark.parametrize("mode", ["window", "none"])
+def test_deadlines_are_kept_at_the_door_in_every_mode(make, clock, mode):
+    batcher = make(linear, mode=mode)
+    for _ in range(10):
+        ask(batcher, clock)
+    with pytest.raises(Overloaded, match="cannot be worked off in the 5 ms"):
+        ask(batcher, clock, slack_ms=5)
+
+
+# ---- early drop ----------------------------------------------------------------------------------------------------
+
+
+def test_who_cannot_make_the_deadline_even_alone_is_told_so_before_it_has_passed(make, clock):
+    batcher = make()
+    finish(batcher, clock, Batch([], 1, clock.now_ns()))
+    _, over = ask(batcher, clock, slack_ms=8)
+    assert over == []
+    clock.advance(5 * MS)
+    batch = batcher.take() if not batcher.is_empty else None
+    assert batch is not None
+    assert batch.entries == []
+    ((_, error),) = batch.over
+    assert isinstance(error, DeadlineOutOfReach)
+
+
+def test_an_estimate_that_keeps_everybody_out_is_put_to_the_test(make, clock):
+    batcher = make()
+    finish(batcher, clock, Batch([], 1, clock.now_ns()))
+    clock.advance(PROBE_NS + 1)
+    entry, _ = ask(batcher, clock, slack_ms=1)
+    assert batcher.take().entries == [entry]
+
+
+def test_who_is_late_for_a_target_is_set_aside_and_answered(make, clock):
+    batcher = make(target_ms=20)
+    late, _ = ask(batcher, clock)
+    clock.advance(18 * MS)
+    timely, _ = ask(batcher, clock)
+    first = batcher.take()
+    assert first.over == []
+    assert timely in first.entries
+    entries = list(first.entries)
+    if late not in entries:
+        finish(batcher, clock, first)
+        entries += batcher.take().entries
+    assert late in entries
+
+
+def test_who_was_set_aside_waits_for_a_bounded_time_however_busy_it_is(make, clock):
+    batcher = make(linear, target_ms=20)
+    late, _ = ask(batcher, clock)
+    clock.advance(20 * MS)
+    began_ns = clock.now_ns()
+    for _ in range(100):
+        for _ in range(3):
+            if batcher.room_rows(4) > 0:
+                ask(batcher, clock)
+        batch = batcher.take()
+        if late in batch.entries:
+            break
+        finish(batcher, clock, batch, linear)
+    assert late in batch.entries
+    assert batch.taken_ns - began_ns <= (ASIDE_TARGETS - 1) * 20 * MS + 4 * MS
+
+
+# ---- modes ---------------------------------------------------------------------------------------------------------
+
+
+def test_in_mode_none_every_request_runs_alone(make, clock):
+    batcher = make(mode="none")
+    for rows in (1, 3, 2):
+        ask(batcher, clock, rows)
+    assert [batcher.take().rows for _ in range(3)] == [1, 3, 2]
+    assert batcher.chosen_rows() == 1
+
+
+def test_in_mode_window_a_preferred_batch_does_not_wait(make, clock):
+    batcher = make(mode="window", queue_delay_us_max=60_000_000, batch_rows_preferred=(2, 4))
+    for _ in range(5):
+        ask(batcher, clock)
+    batch = batcher.take()
+    assert (batch.rows, batch.reason) == (4, Reason.FULL)
+    assert batcher.decision().reason is Reason.WAITING
+
+
+def test_when_it_drains_what_waits_is_taken_and_called_so(make, clock):
+    batcher = make()
+    ask(batcher, clock)
+    batcher.close()
+    assert batcher.take().reason is Reason.DRAIN
+
+
+def test_a_batch_that_ends_where_other_shapes_begin_is_called_so(make, clock):
+    batcher = make()
+    for lane in (((3,),), ((5,),)):
+        batcher.submit(queued(lane=lane, arrival_ns=clock.now_ns()))
+    assert [batcher.take().reason for _ in range(2)] == [Reason.SHAPE, Reason.IDLE]
