@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.config import InstancesConfig, SessionConfig
+from serving.config import InstancesConfig, SessionConfig, read_toml
 from serving.errors import ConfigError, LoadError, PackageError
 from serving.execution.graph import Graph
 from serving.execution.probe import probed
@@ -14,6 +14,8 @@ from serving.package import Package, Part, read
 from serving.package.facts import columns_of, labels_of, passes_of
 from serving.package.folder import check_same_tensors, files_beside, named_in
 from serving.types import Signature
+
+CONFIG_FILE = "model.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ def is_package(path: Path) -> bool:
 
 
 def open_model(path: Path) -> OpenModel:
-    """Load a model to be run here. Raises ConfigError for a path that holds none, PackageError or LoadError."""
+    """Load a model to be run here, on the CPU. Raises ConfigError for a path that holds none, or PackageError."""
     if is_package(path):
         return _open_package(read(path))
     graph = path / Part.MODEL.title if path.is_dir() else path
@@ -50,6 +52,17 @@ def open_model(path: Path) -> OpenModel:
         passes_of(session.facts),
         _digest(graph),
     )
+
+
+def check_graph_alone(path: Path) -> None:
+    """Refuse a version whose `model.toml` has steps beside the graph: without them its answers would be others.
+
+    Raises ConfigError.
+    """
+    version = path.parent if path.name == Part.MODEL.title else path
+    config = version.absolute().parent / CONFIG_FILE
+    if config.is_file() and read_toml(config).get("pipeline"):
+        raise ConfigError(f"{config} has a [pipeline], which only a server runs; send the rows to one")
 
 
 def _open_package(package: Package) -> OpenModel:

@@ -182,6 +182,20 @@ def test_a_model_that_does_not_name_its_columns_wants_to_be_told(penstock, world
     assert out.read_bytes() == (tmp_path / "z.npz").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["m/1", "m/1/model.onnx"])
+def test_a_version_with_steps_beside_its_graph_is_left_to_a_server(penstock, tmp_path, name):
+    graphs.write_model(tmp_path, "m", graphs.affine(), config='[pipeline]\npreprocess = ["x"]\n')
+    np.save(tmp_path / "x.npy", np.ones((1, 4), np.float32))
+    result = penstock(
+        "score", str(tmp_path / name), "--input", str(tmp_path / "x.npy"), "--out", str(tmp_path / "y.npy")
+    )
+    assert result.returncode == 1
+    assert "model.toml has a [pipeline], which only a server runs; send the rows to one" in result.stderr
+    (tmp_path / "m/model.toml").unlink()
+    assert penstock("score", str(tmp_path / name), "--input", str(tmp_path / "x.npy"), "--out",
+                    str(tmp_path / "y.npy")).returncode == 0  # fmt: skip
+
+
 def test_a_bad_cell_is_one_line_with_its_row_and_column(penstock, world, package, tmp_path):
     root, _ = world
     lines = (root / "rows.csv").read_text().splitlines()
