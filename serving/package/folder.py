@@ -20,7 +20,6 @@ from serving.package.reading import Package
 from serving.types import Signature
 
 LICENCES = (Part.LICENCE.title, "LICENCE", "LICENSE", "LICENSE.txt")
-FILES_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ def files_beside(graph: Path) -> list[str]:
     """Name the files that can hold a graph's external data: beside it, and one folder below."""
     folder = graph.parent
     files = [file for file in (*folder.glob("*"), *folder.glob("*/*")) if file.is_file() and file != graph]
-    return sorted(str(file.relative_to(folder)) for file in files)[:FILES_MAX]
+    return sorted(str(file.relative_to(folder)) for file in files)
 
 
 def named_in(graph: bytes, names: list[str]) -> list[str]:
@@ -121,7 +120,7 @@ def unpack(package: Package, folder: Path) -> None:
             _write_flushed(target, package.chunks(blob))
         draft.rename(folder)
     except OSError as error:
-        raise PackageError(f"{folder} cannot be written: {error.filename or ''}: {error.strerror}") from None
+        raise PackageError(f"{folder} cannot be written: {error}") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
