@@ -43,9 +43,8 @@ class Folder:
         except OSError as error:
             raise PackageError(f"{path} cannot be read: {error.filename}: {error.strerror}") from None
         weights = named_in(graph, others)
-        config = _read_text(path / Part.CONFIG.title)
         left_out = tuple(name for name in others if name not in weights)
-        return cls(path, tuple(weights), None if config is None else parse_config(config), left_out)
+        return cls(path, tuple(weights), config_in(path), left_out)
 
     def with_config(self, config: Config) -> "Folder":
         """Return the folder as if it had this `package.json`."""
@@ -85,6 +84,12 @@ class Folder:
     def _json(self, part: Part) -> dict[str, Any] | None:
         data = _read_text(self.path / part.title)
         return None if data is None else parse_json(str(self.path / part.title), data)
+
+
+def config_in(folder: Path) -> Config | None:
+    """Read the `package.json` of a plain folder, None without one. Raises PackageError."""
+    data = _read_text(folder / Part.CONFIG.title)
+    return None if data is None else parse_config(data)
 
 
 def check_same_tensors(said: Signature, actual: Signature, *, where: str) -> None:

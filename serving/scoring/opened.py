@@ -12,7 +12,7 @@ from serving.execution.probe import probed
 from serving.execution.session import Session
 from serving.package import Package, Part, read
 from serving.package.facts import columns_of, labels_of, passes_of
-from serving.package.folder import check_same_tensors, files_beside, named_in
+from serving.package.folder import check_same_tensors, config_in, files_beside, named_in
 from serving.types import Signature
 
 CONFIG_FILE = "model.toml"
@@ -43,15 +43,14 @@ def open_model(path: Path) -> OpenModel:
     if not graph.is_file():
         raise ConfigError(f"{path} is no model: expected an .onnx file, a folder with {Part.MODEL.title}, or a package")
     session = _load(graph)
-    signature = _probed(session)
-    return OpenModel(
-        session,
-        signature,
-        columns_of(session.facts, signature),
-        labels_of(session.facts, signature),
-        passes_of(session.facts),
-        _digest(graph),
-    )
+    signature, config = _probed(session), config_in(graph.parent)
+    if config is None:
+        columns, labels = columns_of(session.facts, signature), labels_of(session.facts, signature)
+        passes = passes_of(session.facts)
+    else:
+        check_same_tensors(config.signature, signature, where=str(graph.with_name(Part.CONFIG.title)))
+        columns, labels, passes = dict(config.columns), dict(config.labels), config.passes
+    return OpenModel(session, signature, columns, labels, passes, _digest(graph))
 
 
 def check_graph_alone(path: Path) -> None:
