@@ -31,8 +31,8 @@ class OpenModel:
 
 
 def is_package(path: Path) -> bool:
-    """Say whether a path looks like a package: a tar, or a folder with the index of a layout."""
-    return path.suffix == ".tar" or (path / "index.json").is_file()
+    """Say whether a path looks like a package: a tar, or the folder of a layout."""
+    return path.suffix == ".tar" or (path / "oci-layout").is_file()
 
 
 def open_model(path: Path) -> OpenModel:

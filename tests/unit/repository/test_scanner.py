@@ -140,8 +140,13 @@ def test_a_package_may_be_the_folder_of_a_version_or_a_tar_beside_such_folders(t
     assert [version.problem for version in versions.values()] == [None] * 3
 
 
+def test_an_index_beside_a_graph_makes_no_package(tmp_path):
+    write(tmp_path, "a/1/index.json", "a/1/model.onnx")
+    assert scan_model(tmp_path / "a").versions[1].path == tmp_path / "a/1/model.onnx"
+
+
 def test_two_of_one_version_are_a_problem(tmp_path):
-    write(tmp_path, "a/1/index.json", "a/1/model.onnx", "a/2/model.onnx", "a/2.tar")
+    write(tmp_path, "a/1/oci-layout", "a/1/model.onnx", "a/2/model.onnx", "a/2.tar")
     versions = scan_model(tmp_path / "a").versions
     assert versions[1].problem == "holds both model.onnx and a package; keep one of them"
     assert versions[2].problem == "there is a folder and a tar of this version; keep one of them"
@@ -156,7 +161,7 @@ def test_another_file_beside_the_versions_is_no_version(tmp_path, name):
 
 
 def test_a_blob_that_arrives_is_noticed(tmp_path):
-    write(tmp_path, "a/1/index.json", "a/1/blobs/sha256/0", "a/2.tar")
+    write(tmp_path, "a/1/oci-layout", "a/1/blobs/sha256/0", "a/2.tar")
     before = scan_model(tmp_path / "a")
     write(tmp_path, "a/1/blobs/sha256/1")
     (tmp_path / "a/2.tar").write_bytes(b"more of it")
