@@ -8,7 +8,7 @@ import click
 
 from serving.commands.options import json_option, show
 from serving.errors import ConfigError
-from serving.scoring.opened import open_model
+from serving.scoring.opened import check_graph_alone, open_model
 from serving.scoring.run import BATCH_ROWS, CHUNK_ROWS_MAX, Settings, score
 from serving.tables.sources import open_source
 
@@ -50,6 +50,7 @@ def command(
     """
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} is there already; name another file, or give --overwrite")
+    check_graph_alone(model)
     opened, rows = open_model(model), open_source(source)
     shown = _Progress()
     try:

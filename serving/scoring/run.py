@@ -17,7 +17,7 @@ from serving.scoring.opened import OpenModel
 from serving.scoring.outcome import Output, check_kind, write_outcome
 from serving.scoring.spool import Spool
 from serving.tables.matching import TensorColumns, match
-from serving.tables.sources import Chunk, Source
+from serving.tables.rows import Chunk, Source
 from serving.types import DYNAMIC, Array, Datatype, TensorSpec
 
 CHUNK_ROWS_MAX = 65_536

@@ -71,6 +71,11 @@ def test_nothing_at_all_is_no_package(tmp_path):
     assert refusal(tmp_path / "gone") == f"{tmp_path / 'gone'}: no such file"
 
 
+def test_what_would_only_be_waited_for_is_no_package(tmp_path):
+    os.mkfifo(tmp_path / "fifo.tar")
+    assert refusal(tmp_path / "fifo.tar") == f"{tmp_path / 'fifo.tar'}: neither a folder nor a file, so no package"
+
+
 # ---- links and other kinds of files --------------------------------------------------------------------------------
 
 

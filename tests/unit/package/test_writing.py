@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -161,3 +162,24 @@ def test_a_copy_is_the_same_package(tmp_path):
     assert export(read(tmp_path / "a"), tmp_path / "b.tar") == digest
     assert export(read(tmp_path / "b.tar"), tmp_path / "c") == digest
     assert files(tmp_path / "a") == files(tmp_path / "c")
+
+
+def test_a_manifest_that_gives_one_blob_two_lengths_is_refused(tmp_path):
+    write(contents(weights={"a": b"123", "b": b"123"}), tmp_path / "a")
+    package = read(tmp_path / "a")
+    manifest = json.loads(package.manifest_bytes)
+    next(layer for layer in manifest["layers"] if "b" in layer["annotations"].values())["size"] = 2
+    store = {blob.digest: package.read_blob(blob) for blob in package.blobs}
+    with pytest.raises(PackageError, match="is named with two lengths"):
+        assemble(json.dumps(manifest).encode(), lambda blob: [store[blob.digest]], tmp_path / "b")
+
+
+def test_a_licence_that_is_no_text_is_refused(tmp_path):
+    with pytest.raises(PackageError, match=r"LICENCE\.txt is not valid text"):
+        write(contents(licence="\ud800"), tmp_path / "a")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(PackageError, match=r"cannot be written: .*No such file or directory: '.*gone'"):
+        write(contents(model=tmp_path / "gone"), tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
