@@ -208,6 +208,7 @@ class Server:
                 _log.exception("looking for changes in the model repository failed; trying again")
 
     async def _render_metrics(self) -> bytes:
+        drift = await self._drift.views()
         snapshot = Snapshot(
             [_view(servable) for servable in self._repository.servables()],
             self._counters.outcomes.copy(),
@@ -215,6 +216,7 @@ class Server:
             self._grpc.refusals(),
             self._grpc.connections,
             self._grpc.streams,
+            drift,
         )
         return await asyncio.get_running_loop().run_in_executor(self._renderer, self._exporter.render, snapshot)
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from serving.statistics.drift.view import DriftView
 from serving.statistics.drift.watch import DriftWatch
 
 LONGEST_WAIT_S = 1.0
@@ -32,6 +33,11 @@ class DriftRounds:
             await asyncio.sleep(max(_SHORTEST_WAIT_S, min([LONGEST_WAIT_S, *waits])))
             await asyncio.get_running_loop().run_in_executor(self.worker, self._tick, self._watches())
 
+    async def views(self) -> list[DriftView]:
+        """Return what Prometheus shows, made aside."""
+        watches = self._watches()
+        return await asyncio.get_running_loop().run_in_executor(self.worker, _views, watches)
+
     def run_aside(self, work: Callable[[], None]) -> "Future[None]":
         """Run something that must not be done on the I/O thread, between two rounds."""
         return self.worker.submit(work)
@@ -42,3 +48,15 @@ class DriftRounds:
                 watch.tick()
             except Exception:  # noqa: BLE001 - a mistake of ours must not end the watch over the others
                 _log.exception("%s/%d: drift could not be looked at", watch.name, watch.version)
+
+
+def _views(watches: Sequence[DriftWatch]) -> list[DriftView]:
+    """Return the views of everything that has one; a mistake of ours must not cost the other metrics."""
+    found = []
+    for watch in watches:
+        try:
+            if (view := watch.view()) is not None:
+                found.append(view)
+        except Exception:  # noqa: BLE001 - logged
+            _log.exception("%s/%d: drift could not be shown", watch.name, watch.version)
+    return found

@@ -22,6 +22,7 @@ from serving.statistics.drift.counting import NUMPY, Block, Kernels
 from serving.statistics.drift.layout import Layout, tensors
 from serving.statistics.drift.panes import Panes
 from serving.statistics.drift.report import DriftReport, Terms
+from serving.statistics.drift.view import DriftView
 from serving.statistics.profile import ReferenceProfile, Role, columns_watched
 from serving.types import Signature
 
@@ -50,6 +51,7 @@ class DriftWatch:
         self._panes: Panes | None = None
         self._last_boundary = self.boundary
         self._collector: Collector | None = None
+        self._view: DriftView | None = None
 
     def begin(self, profile: bytes | None) -> None:
         """Begin to watch, beside a profile or, without one for this model, beside the first rows. Before it serves."""
@@ -103,6 +105,17 @@ class DriftWatch:
         if begins:
             _log.warning("%s/%d: the rows that are served have drifted from the reference", self.name, self.version)
         return begins
+
+    def view(self) -> DriftView | None:
+        """Return what Prometheus shows, None while there is nothing; made anew when rows have come."""
+        if not self.config.enabled:
+            return None
+        report = self.report()
+        if not report.features:
+            return None
+        if self._view is None or (report.rows, report.panes_closed) != (self._view.rows, self._view.panes):
+            self._view = DriftView.of(report)
+        return self._view
 
     def report(self) -> DriftReport:
         """Return what is known now, with everything counted until now."""

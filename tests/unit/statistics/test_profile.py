@@ -59,6 +59,13 @@ def test_every_value_is_counted_once_and_the_reference_never_lies_outside_its_ow
         assert feature.counts[31] == 0
 
 
+def test_rounding_moves_no_value_of_the_reference_over_an_edge():
+    values = RNG.choice(RNG.normal(size=300), 5_000)
+    feature = profile_of(values)
+    nudged = feature.slots_of(values * (1 + 1e-9))
+    np.testing.assert_array_equal(np.bincount(nudged, minlength=feature.slots), feature.counts)
+
+
 def test_few_distinct_values_get_a_bin_each():
     feature = profile_of(np.repeat([0.0, 0.5, 10.0], [5, 3, 2]))
     assert feature.counts[1:4].tolist() == [5, 3, 2]
