@@ -142,6 +142,7 @@ class Servable:
         """Finish what waits, end the instance threads and free the session. Not for the I/O thread."""
         self.batcher.close()
         self._instances.join()
+        self.drift.end()
         self._session.close()
 
     def _is_cheap(self, inline: InlineRuns) -> bool:

@@ -46,6 +46,7 @@ from serving.transport.native.turn import LoopParts, Turn
 from serving.transport.reflection import ReflectionService
 from serving.transport.services import InferenceService
 from serving.transport.tls import Certificates, TlsFiles
+from serving.transport.webhook import Webhook
 
 if TYPE_CHECKING:
     from serving.transport.native.transport import NativeTransport
@@ -79,12 +80,19 @@ class Server:
             inline = InlineRuns(clock, budget_us=config.inline_us_max, wake=turn.wake_for_later_phase)
         self._repository = ModelRepository(
             config.models,
-            Loader(partial(Servable.load, clock=clock, post=self._post, inline=inline, kernels=kernels), _keys(config)),
+            Loader(
+                partial(Servable.load, clock=clock, post=self._post, inline=inline, kernels=kernels),
+                _keys(config),
+                _state(config),
+            ),
             clock,
             drain_timeout_s=config.drain_timeout_s,
             changed=lambda: self._post(self._note_change),
         )
-        self._drift = DriftRounds(lambda: [servable.drift for servable in self._repository.servables()])
+        self._webhook = Webhook.of(config)
+        self._drift = DriftRounds(
+            lambda: [servable.drift for servable in self._repository.servables()], self._webhook.send
+        )
         self._health = HealthService(lambda: not self.why_not_ready())
         timers = LoopTimers(loop, clock)
         data_plane = DataPlane(self._repository, self._admission, counters, clock=clock, timers=timers)
@@ -148,6 +156,7 @@ class Server:
             _log.warning("model '%s' has no ready version", name)
         _log.info("serving %d model versions", len(list(self._repository.servables())))
         self._follow(self._drift.run())
+        self._follow(self._webhook.run())
         if config.poll_interval_s:
             self._follow(self._poll(config.poll_interval_s))
 
@@ -238,6 +247,10 @@ def _keys(config: ServerConfig) -> Path | None:
     folder = Path(config.package_keys)
     trusted_keys(folder)  # each load reads it again; a mistake should show at the start
     return folder
+
+
+def _state(config: ServerConfig) -> Path | None:
+    return Path(config.state_dir) if config.state_dir else None
 
 
 def _drift_kernels() -> Kernels:

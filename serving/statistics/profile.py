@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.errors import ConfigError
-from serving.statistics import profile_file
+from serving.statistics.array_file import ArrayFile
 
 BINS = 32
 EDGES = BINS - 1
@@ -39,6 +39,14 @@ SPREAD_MIN = 1e-150
 _MARGIN = 1e-6  # of a spread: so far beyond the sample a value still counts as within its range
 DEVIATION_MAX = 1e6
 """A value counts in sums and squares as at most so many spreads from the centre."""
+
+FILE_BYTES_MAX = 4 << 20
+_FILE = ArrayFile(
+    "a reference profile",
+    1,
+    {"edges": np.dtype("<f8"), "counts": np.dtype("<u4"), "moments": np.dtype("<f8")},
+    FILE_BYTES_MAX,
+)
 
 Counts = NDArray[np.int64]
 Values = NDArray[Any]
@@ -161,7 +169,7 @@ class ReferenceProfile:
         }
         numbers = [feature.edges for feature in self.features if feature.kind is Kind.NUMBER]
         moments = [[f.centre, f.spread, f.total, f.squares] for f in self.features]
-        return profile_file.write(
+        return _FILE.write(
             header,
             edges=np.array(numbers, np.float64).reshape(-1, EDGES),
             counts=np.concatenate([feature.counts for feature in self.features]).astype(np.uint32),
@@ -171,7 +179,7 @@ class ReferenceProfile:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Read what `to_bytes` returned; nothing in it is trusted. Raises ConfigError."""
-        header, arrays = profile_file.read(data)
+        header, arrays = _FILE.read(data)
         try:
             return cls(
                 tuple(_read_features(header["features"], arrays)),

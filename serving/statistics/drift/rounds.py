@@ -4,7 +4,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
+from serving.statistics.drift.report import alarm_facts
 from serving.statistics.drift.view import DriftView
 from serving.statistics.drift.watch import DriftWatch
 
@@ -14,6 +16,9 @@ _SHORTEST_WAIT_S = 0.01
 
 _log = logging.getLogger(__name__)
 
+OnAlarm = Callable[[dict[str, Any]], None]
+"""Takes the facts of an alarm that begins. On the I/O thread."""
+
 Watches = Callable[[], Sequence[DriftWatch]]
 """Returns what is watched now. On the I/O thread."""
 
@@ -21,8 +26,9 @@ Watches = Callable[[], Sequence[DriftWatch]]
 class DriftRounds:
     """Ticks every watch on a thread of its own, and never two at a time. Lives on the I/O thread."""
 
-    def __init__(self, watches: Watches) -> None:
+    def __init__(self, watches: Watches, on_alarm: OnAlarm) -> None:
         self._watches = watches
+        self._on_alarm = on_alarm
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="drift")
 
     async def run(self) -> None:
@@ -31,7 +37,8 @@ class DriftRounds:
             watches = self._watches()
             waits = [watch.seconds_to_boundary for watch in watches if watch.config.enabled]
             await asyncio.sleep(max(_SHORTEST_WAIT_S, min([LONGEST_WAIT_S, *waits])))
-            await asyncio.get_running_loop().run_in_executor(self.worker, self._tick, self._watches())
+            for alarm in await asyncio.get_running_loop().run_in_executor(self.worker, _tick, self._watches()):
+                self._on_alarm(alarm)
 
     async def views(self) -> list[DriftView]:
         """Return what Prometheus shows, made aside."""
@@ -42,12 +49,17 @@ class DriftRounds:
         """Run something that must not be done on the I/O thread, between two rounds."""
         return self.worker.submit(work)
 
-    def _tick(self, watches: Sequence[DriftWatch]) -> None:
-        for watch in watches:
-            try:
-                watch.tick()
-            except Exception:  # noqa: BLE001 - a mistake of ours must not end the watch over the others
-                _log.exception("%s/%d: drift could not be looked at", watch.name, watch.version)
+
+def _tick(watches: Sequence[DriftWatch]) -> list[dict[str, Any]]:
+    """Tick all watches; return what to tell about those whose alarm begins."""
+    alarms = []
+    for watch in watches:
+        try:
+            if watch.tick():
+                alarms.append(alarm_facts(watch.report()))
+        except Exception:  # noqa: BLE001 - a mistake of ours must not end the watch over the others
+            _log.exception("%s/%d: drift could not be looked at", watch.name, watch.version)
+    return alarms
 
 
 def _views(watches: Sequence[DriftWatch]) -> list[DriftView]:

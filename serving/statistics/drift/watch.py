@@ -9,6 +9,7 @@ import logging
 import math
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from serving.statistics.drift.counting import NUMPY, Block, Kernels
 from serving.statistics.drift.layout import Layout, tensors
 from serving.statistics.drift.panes import Panes
 from serving.statistics.drift.report import DriftReport, Terms
+from serving.statistics.drift.state import StateFile, profile_of, restore
 from serving.statistics.drift.view import DriftView
 from serving.statistics.profile import ReferenceProfile, Role, columns_watched
 from serving.types import Signature
@@ -52,24 +54,27 @@ class DriftWatch:
         self._last_boundary = self.boundary
         self._collector: Collector | None = None
         self._view: DriftView | None = None
+        self._state: StateFile | None = None
 
-    def begin(self, profile: bytes | None) -> None:
-        """Begin to watch, beside a profile or, without one for this model, beside the first rows. Before it serves."""
+    def begin(self, profile: bytes | None, state: Path | None = None) -> None:
+        """Begin to watch, before it serves: beside a profile or, without one for this model, beside the first rows.
+
+        `state` is a folder in which what is known survives a restart.
+        """
         if not self.config.enabled:
             return
         with self._busy:
-            if profile is not None:
-                try:
-                    self._follow(Layout(ReferenceProfile.from_bytes(profile), self._signature))
-                except ConfigError as error:
-                    _log.error("%s/%d: %s; the first rows are the reference instead", self.name, self.version, error)
-                else:
-                    return
-            elements = [elements for _, _, elements in tensors(self._signature)]
-            if any(elements):
-                self._collector = Collector(elements, self.config.reference_rows)
-                for counter in self._counters:
-                    counter.collect(self._collector)
+            self._state = StateFile(state, self.name, self.version) if state is not None else None
+            kept = self._state.read() if self._state is not None else None
+            if not self._begin_with_profile(profile, kept) and not self._begin_again(kept):
+                self._begin_collecting()
+
+    def end(self) -> None:
+        """Keep what is known, if there is a place for it. The executors have ended."""
+        with self._busy:
+            if self._panes is not None:
+                self._gather(self._panes)
+            self._save()
 
     @property
     def boundary(self) -> int:
@@ -101,7 +106,10 @@ class DriftWatch:
                 return False
             self._last_boundary = self.boundary
             self._gather(self._panes)
+            closed = self._panes.panes
             begins = self._panes.close(self._last_boundary)
+            if self._panes.panes > closed:
+                self._save()
         if begins:
             _log.warning("%s/%d: the rows that are served have drifted from the reference", self.name, self.version)
         return begins
@@ -126,6 +134,55 @@ class DriftWatch:
                 return self._empty_report()
             self._gather(self._panes)
             return self._full_report(self._panes, self._layout)
+
+    def _begin_with_profile(self, profile: bytes | None, kept: bytes | None) -> bool:
+        """Watch beside a profile, and take up what was kept; say whether it is for this model."""
+        if profile is None:
+            return False
+        try:
+            self._follow(Layout(ReferenceProfile.from_bytes(profile), self._signature))
+        except ConfigError as error:
+            _log.error("%s/%d: %s; the first rows are the reference instead", self.name, self.version, error)
+            return False
+        self._take_up(kept)
+        return True
+
+    def _begin_again(self, kept: bytes | None) -> bool:
+        """Watch beside the first rows that an earlier server saw; say whether it has kept any."""
+        if kept is None:
+            return False
+        try:
+            reference = ReferenceProfile.from_bytes(profile_of(kept))
+            if not reference.is_self_reference:
+                return False
+            self._follow(Layout(reference, self._signature))
+        except ConfigError as error:
+            _log.warning("%s/%d: %s; beginning anew", self.name, self.version, error)
+            return False
+        self._take_up(kept)
+        return True
+
+    def _begin_collecting(self) -> None:
+        elements = [elements for _, _, elements in tensors(self._signature)]
+        if any(elements):
+            self._collector = Collector(elements, self.config.reference_rows)
+            for counter in self._counters:
+                counter.collect(self._collector)
+
+    def _take_up(self, kept: bytes | None) -> None:
+        """Go on where an earlier server ended, if it watched beside the same profile."""
+        if kept is None or self._panes is None or self._layout is None:
+            return
+        try:
+            if profile_of(kept) == self._layout.profile.to_bytes():
+                restore(self._panes, kept)
+                _log.info("%s/%d: goes on with the drift state that was kept", self.name, self.version)
+        except ConfigError as error:
+            _log.warning("%s/%d: %s; beginning anew", self.name, self.version, error)
+
+    def _save(self) -> None:
+        if self._state is not None and self._panes is not None and self._layout is not None:
+            self._state.save(self._panes, self._layout.profile.to_bytes())
 
     def _follow(self, layout: Layout) -> None:
         slots = np.array([feature.slots for feature in layout.features])

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from serving.errors import ConfigError
-from serving.statistics import profile_file
 from serving.statistics.profile import (
     COLUMNS_PER_TENSOR_MAX,
+    FILE_BYTES_MAX,
     INF_SLOT,
     KEYS_MAX,
     NAN_SLOT,
@@ -214,7 +214,7 @@ def test_a_truncated_file_is_refused(cut):
 
 def test_a_file_beyond_the_bound_is_refused_before_it_is_opened():
     with pytest.raises(ConfigError, match="at most"):
-        ReferenceProfile.from_bytes(bytes(profile_file.FILE_BYTES_MAX + 1))
+        ReferenceProfile.from_bytes(bytes(FILE_BYTES_MAX + 1))
 
 
 def test_an_object_array_is_never_unpickled():
