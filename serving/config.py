@@ -235,6 +235,14 @@ class DriftConfig:
         minimum=0, maximum=100_000,
     )  # fmt: skip
 
+    feedback_requests_max: int = option(
+        0, "Requests with an id that wait for a label, see Feedback; older ones are forgotten. 0: none.",
+        minimum=0, maximum=10_000_000,
+    )  # fmt: skip
+    feedback_labels_reference: int = option(
+        500, "The errors of so many first labels are the reference for later ones.", minimum=100, maximum=1_000_000
+    )
+
     def __post_init__(self) -> None:
         if 0 < self.calibration_panes < CALIBRATION_PANES_MIN:
             raise ConfigError(

@@ -31,6 +31,7 @@ from serving.execution.session import Session
 from serving.statistics.drift.counter import Counter
 from serving.statistics.drift.counting import NUMPY, Kernels
 from serving.statistics.drift.watch import DriftWatch
+from serving.statistics.feedback import Feedback
 from serving.statistics.latency import Answered, BatchTimes, ServableStatistics
 from serving.types import Array
 
@@ -81,6 +82,7 @@ class Servable:
         self.batch_rows_max = config.batching.batch_rows_max if batchable else 1
         self.batcher = Batcher(config.batching, clock, instances=config.instances.count, batchable=batchable)
         self.drift = DriftWatch(name, version, self.signature, config.drift, clock=clock, kernels=kernels)
+        self.feedback = Feedback(name, version, self.signature, config.drift, clock=clock)
         self._inline_workplace = self._workplace()
         self._instances = InstanceGroup(f"{name}/{version}", config.instances.count, self._serve)
 
@@ -143,6 +145,7 @@ class Servable:
         self.batcher.close()
         self._instances.join()
         self.drift.end()
+        self.feedback.watch.end()
         self._session.close()
 
     def _is_cheap(self, inline: InlineRuns) -> bool:

@@ -91,7 +91,8 @@ class Server:
         )
         self._webhook = Webhook.of(config)
         self._drift = DriftRounds(
-            lambda: [servable.drift for servable in self._repository.servables()], self._webhook.send
+            lambda: [watch for s in self._repository.servables() for watch in (s.drift, s.feedback.watch)],
+            self._webhook.send,
         )
         self._health = HealthService(lambda: not self.why_not_ready())
         timers = LoopTimers(loop, clock)

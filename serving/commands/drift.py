@@ -1,5 +1,6 @@
 """`penstock drift`: how the rows that a server gets differ from those that its models were made for."""
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -15,8 +16,8 @@ from serving.commands.options import Connect, client_options, json_option, model
 from serving.errors import ConfigError
 from serving.pb import penstock_pb2 as pb
 from serving.statistics.drift.report import DriftReport, FeatureDrift, as_json, merged, ranked
-from serving.transport.drift import decode, encode
-from serving.transport.monitor import MONITOR_SERVICE
+from serving.transport.drift import decode
+from serving.transport.monitor import LABELS_MAX, MONITOR_SERVICE
 
 _FEATURES_SHOWN = 15
 _RAW_BYTES_MAX = 256 << 20
@@ -48,10 +49,11 @@ def report(
     model: str, version: str, connect: Connect, json_file: Path | None, html_file: Path | None, raw_file: Path | None
 ) -> None:
     """Report a model's drift: the evidence against "nothing has changed", and its features, the strongest first."""
-    found = _ask(connect, model, version)
+    message = _ask_for_message(connect, model, version)
+    found = decode(message)
     if raw_file is not None:
-        _write(raw_file, encode(found).SerializeToString(), "--raw")
-    _show(found, json_file, html_file)
+        _write(raw_file, message.SerializeToString(), "--raw")
+    _show(found, json_file, html_file, _errors(message))
 
 
 @group.command("merge")
@@ -85,13 +87,58 @@ def watch(model: str, version: str, connect: Connect, interval_s: float, count: 
         raise click.exceptions.Exit(3)
 
 
+@group.command("feedback")
+@model_option(required=True)
+@_version_option
+@click.option("--labels", "source", required=True, metavar="FILE|-", type=click.Path(allow_dash=True, dir_okay=False),
+              help='JSON like {"id of a request": label}, numbers or texts; - reads standard input.')  # fmt: skip
+@client_options
+@json_option
+def feedback(model: str, version: str, source: str, connect: Connect, json_file: Path | None) -> None:
+    """Say what would have been right, for requests that were sent with an id."""
+    labels = _read_labels(source)
+    matched = unmatched = doubled = 0
+    mean_error = 0.0
+    with connect() as client:
+        for begin in range(0, len(labels), LABELS_MAX):
+            request = pb.FeedbackRequest(name=model, version=version, labels=labels[begin : begin + LABELS_MAX])
+            counts = client.call("Feedback", request, pb.FeedbackResponse, service=MONITOR_SERVICE).labels
+            matched, unmatched = matched + counts.matched, unmatched + counts.unmatched
+            doubled, mean_error = doubled + counts.doubled, counts.mean_error
+    facts = {"matched": matched, "unmatched": unmatched, "doubled": doubled, "mean_error": mean_error}
+    text = f"{matched} labels matched, {unmatched} knew no request, {doubled} came again; mean error {mean_error:.4g}"
+    show(text, facts, json_file)
+
+
+def _read_labels(source: str) -> list[pb.Label]:
+    try:
+        with click.open_file(source) as stream:
+            values = json.load(stream)
+    except (OSError, ValueError, RecursionError) as error:
+        raise click.UsageError(f"--labels {source} cannot be read: {error}") from None
+    if not isinstance(values, dict) or not all(_is_label(value) for value in values.values()):
+        raise click.UsageError(f"--labels {source} holds no JSON object of numbers and texts by request id")
+    return [
+        pb.Label(id=key, text=value) if isinstance(value, str) else pb.Label(id=key, number=float(value))
+        for key, value in values.items()
+    ]
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, (str, int, float)) and abs(value if not isinstance(value, str) else 0) < 1 << 53
+
+
 def _ask(connect: Connect, model: str, version: str) -> DriftReport:
+    return decode(_ask_for_message(connect, model, version))
+
+
+def _ask_for_message(connect: Connect, model: str, version: str) -> pb.ServableDrift:
     request = pb.DriftReportRequest(name=model, version=version)
     with connect() as client:
         answer = client.call("DriftReport", request, pb.DriftReportResponse, service=MONITOR_SERVICE)
     if not answer.servables:
         raise ConfigError(f"model '{model}' has no ready version")
-    return decode(max(answer.servables, key=lambda item: int(item.version)))
+    return max(answer.servables, key=lambda item: int(item.version))
 
 
 def _read(path: Path) -> DriftReport:
@@ -112,10 +159,31 @@ def _write(path: Path, data: bytes, option: str) -> None:
         raise ConfigError(f"{option} {path} cannot be written: {error.strerror}") from None
 
 
-def _show(found: DriftReport, json_file: Path | None, html_file: Path | None) -> None:
+def _show(
+    found: DriftReport, json_file: Path | None, html_file: Path | None, errors: dict[str, Any] | None = None
+) -> None:  # fmt: skip
+    """Print a report and write it where it was asked for; `errors` are facts about labels that have come."""
     if html_file is not None:
         _write(html_file, page(found).encode(), "--html")
-    show(_text(found), as_json(found), json_file)
+    text = _text(found)
+    if errors is not None:
+        text += f"\n\nlabels: {errors['matched']} matched, mean error {errors['mean_error']:.4g}, {errors['state']}"
+    show(text, as_json(found) | {"labels": errors}, json_file)
+
+
+def _errors(message: pb.ServableDrift) -> dict[str, Any] | None:
+    """Return what is known of realised errors, None when no requests are remembered for labels."""
+    if not message.HasField("labels"):
+        return None
+    counts, report_ = message.labels, decode(message.realised_error)
+    return {
+        "matched": counts.matched,
+        "unmatched": counts.unmatched,
+        "doubled": counts.doubled,
+        "mean_error": counts.mean_error,
+        "state": _state(report_),
+        "alarm": report_.is_alarm,
+    }
 
 
 def _text(found: DriftReport) -> str:

@@ -53,6 +53,7 @@ class Loader:
                 )
             servable = self.load(name, version, path, config)
             servable.drift.begin(_profile_beside(path), self.state)
+            servable.feedback.begin(self.state)
             return servable
         try:
             package = read(path)
@@ -70,6 +71,7 @@ class Loader:
             raise LoadError(str(error)) from None
         servable.package_digest = package.digest
         servable.drift.begin(profile, self.state)
+        servable.feedback.begin(self.state)
         _log.info("%s/%d: package %s", name, version, package.digest)
         return servable
 

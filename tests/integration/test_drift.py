@@ -17,10 +17,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from converters.scikit_learn import convert_classifier
-from serving.pb import penstock_pb2
+from serving.pb import open_inference_pb2, penstock_pb2
 from serving.statistics.drift.report import as_json
 from serving.statistics.profile import ReferenceProfile
-from serving.transport.client import Client
+from serving.transport.client import Client, infer_message
 from serving.transport.drift import decode
 from serving.transport.monitor import MONITOR_SERVICE
 from serving.types import Datatype
@@ -296,3 +296,38 @@ def test_metrics_tell_the_evidence_and_the_strongest_features(served, cancer):
     features = [line for line in lines if line.startswith("penstock_drift_feature_evidence{")]
     assert 'feature="mean area"' in features[0]
     assert len(features) == 10
+
+
+# ---- delayed labels ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS.values(), ids=TRANSPORTS)
+def test_labels_find_their_requests_on_every_path(repository, cancer, transport, tmp_path):
+    publish(repository, "cancer", cancer.graph, feedback_requests_max=1_000)
+    target = load_breast_cancer().target
+    with server_thread(repository, **transport) as server:
+        with Client(server.address) as client:
+            for k in range(40):
+                message = infer_message("cancer", {"features": (Datatype.FP32, cancer.rows[k : k + 1])})
+                message.id = f"request {k}"
+                if k % 2:  # parameters take the ordinary path
+                    message.parameters["any"].string_param = "thing"
+                client.call("ModelInfer", message, open_inference_pb2.ModelInferResponse)
+        labels = {f"request {k}": int(target[k]) for k in range(40)} | {"nobody's": 1}
+        (tmp_path / "labels.json").write_text(json.dumps(labels))
+        ask = ("drift", "feedback", "--model", "cancer", "--labels", str(tmp_path / "labels.json"), "--json", "-")
+        first, again = (json.loads(penstock(*ask, "--address", server.address).stdout) for _ in range(2))
+        said = penstock("drift", "report", "--model", "cancer", "--address", server.address).stdout
+    assert (first["matched"], first["unmatched"], first["doubled"]) == (40, 1, 0)
+    assert first["mean_error"] < 0.1
+    assert (again["matched"], again["doubled"]) == (0, 40)
+    assert "labels: 40 matched" in said
+
+
+def test_labels_for_a_model_that_remembers_nothing_are_one_clear_line(served, tmp_path):
+    (tmp_path / "labels.json").write_text('{"a": 1}')
+    result = penstock(
+        "drift", "feedback", "--model", "cancer", "--labels", str(tmp_path / "labels.json"), "--address", served.address
+    )
+    assert result.returncode == 1
+    assert "INVALID_ARGUMENT: no requests are remembered" in result.stderr

@@ -143,12 +143,12 @@ def as_json(report: DriftReport) -> dict[str, Any]:
     }
 
 
-def alarm_facts(report: DriftReport) -> dict[str, Any]:
+def alarm_facts(report: DriftReport, subject: str) -> dict[str, Any]:
     """Return what to tell about an alarm, for machines: the report without its history and its weaker features."""
     facts = as_json(report)
     del facts["history"]
     facts["features"] = facts["features"][:ALARM_FEATURES_MAX]
-    return {"event": "drift_alarm", **facts}
+    return {"event": "drift_alarm", "subject": subject, **facts}
 
 
 def _feature_json(drift: FeatureDrift) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from serving.statistics.drift.watch import DriftWatch
 
 LONGEST_WAIT_S = 1.0
 """How often to look whether there are rows enough for a reference, or models that were not there before."""
+SHOWN = "rows"
+"""What Prometheus shows: one watch per model version."""
 _SHORTEST_WAIT_S = 0.01
 
 _log = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ class DriftRounds:
 
     async def views(self) -> list[DriftView]:
         """Return what Prometheus shows, made aside."""
-        watches = self._watches()
+        watches = [watch for watch in self._watches() if watch.subject == SHOWN]
         return await asyncio.get_running_loop().run_in_executor(self.worker, _views, watches)
 
     def run_aside(self, work: Callable[[], None]) -> "Future[None]":
@@ -56,7 +58,7 @@ def _tick(watches: Sequence[DriftWatch]) -> list[dict[str, Any]]:
     for watch in watches:
         try:
             if watch.tick():
-                alarms.append(alarm_facts(watch.report()))
+                alarms.append(alarm_facts(watch.report(), watch.subject))
         except Exception:  # noqa: BLE001 - a mistake of ours must not end the watch over the others
             _log.exception("%s/%d: drift could not be looked at", watch.name, watch.version)
     return alarms

@@ -35,12 +35,14 @@ class DriftWatch:
     """The drift of one servable. `counter` is called when an executor is made, `begin` once, `tick` and `report` aside.
 
     Without a profile, or with one that is not for this model, the first `reference_rows` rows become the reference.
+    `subject` is what is watched, for the log.
     """
 
     def __init__(
         self, name: str, version: int, signature: Signature, config: DriftConfig, *,
-        clock: Clock, kernels: Kernels = NUMPY,
+        clock: Clock, kernels: Kernels = NUMPY, subject: str = "rows",
     ) -> None:  # fmt: skip
+        self.subject = subject
         self.name = name
         self.version = version
         self.config = config
@@ -111,7 +113,7 @@ class DriftWatch:
             if self._panes.panes > closed:
                 self._save()
         if begins:
-            _log.warning("%s/%d: the rows that are served have drifted from the reference", self.name, self.version)
+            _log.warning("%s/%d: %s have drifted from the reference", self.name, self.version, self.subject)
         return begins
 
     def view(self) -> DriftView | None:
@@ -199,7 +201,7 @@ class DriftWatch:
             _log.error("%s/%d: not watched for drift: %s", self.name, self.version, error)
             self._collector = None
             return
-        _log.info("%s/%d: the first rows are the reference for drift", self.name, self.version)
+        _log.info("%s/%d: the first %s are the reference for drift", self.name, self.version, self.subject)
 
     def _gather(self, panes: Panes) -> None:
         for counter in self._counters:
