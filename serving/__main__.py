@@ -19,6 +19,7 @@ _LAZY = {
     "inspect": ("serving.commands.packages", "inspect", "Verify a package and show what it holds."),
     "registry": ("serving.commands.registry", "group", "Keep packages, move aliases, look at who released what."),
     "bench": ("bench.commands.group", "group", "Measure a server: load, latency, knee, comparison, tuning."),
+    "drift": ("serving.commands.drift", "group", "See whether what is served still looks like the training data."),
     "kernels": (
         "serving.commands.kernels",
         "command",

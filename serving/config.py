@@ -123,6 +123,13 @@ class ServerConfig:
     drain_timeout_s: float = option(
         30.0, "How long SIGTERM, or unloading a model, waits for requests in flight.", minimum=0, maximum=86_400
     )
+    state_dir: str = option(
+        "", "Folder in which evidence of drift survives a restart; none keeps it in memory only.", metavar="DIR"
+    )
+    drift_webhook: str = option("", "Where to POST an alarm of drift, as JSON: an http or https URL.", metavar="URL")
+    drift_webhook_key: str = option(
+        "", "File of the secret that signs what is posted (HMAC-SHA256), see Drift.", metavar="FILE"
+    )
     log_format: str = option("text", "How log lines on stderr are written.", choices=("text", "json"))
     log_level: str = option(
         "info", "The least severe log line to write.", choices=("debug", "info", "warning", "error")
@@ -134,6 +141,7 @@ class ServerConfig:
             ("tls_key", "tls_cert"),
             ("tls_client_ca", "tls_cert"),
             ("control_plane_clients", "tls_client_ca"),
+            ("drift_webhook_key", "drift_webhook"),
         ]
         for name, needed in needs:
             if getattr(self, name) and not getattr(self, needed):
@@ -248,6 +256,14 @@ class DriftConfig:
         0, "For rows that come in clusters: so many first panes tell how much panes vary by themselves; 0: none.",
         minimum=0, maximum=100_000,
     )  # fmt: skip
+
+    feedback_requests_max: int = option(
+        0, "Requests with an id that wait for a label, see Feedback; older ones are forgotten. 0: none.",
+        minimum=0, maximum=10_000_000,
+    )  # fmt: skip
+    feedback_labels_reference: int = option(
+        500, "The errors of so many first labels are the reference for later ones.", minimum=100, maximum=1_000_000
+    )
 
     def __post_init__(self) -> None:
         if 0 < self.calibration_panes < CALIBRATION_PANES_MIN:

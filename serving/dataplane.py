@@ -224,10 +224,18 @@ class InFlight:
     def _computed(self, result: list[Array] | ServingError) -> None:
         try:
             answer = result if isinstance(result, ServingError) else self._answer(result)
+            if not isinstance(result, ServingError):
+                self._remember(result)
         except Exception:  # noqa: BLE001 - a mistake of ours must not keep the permit and the servable for ever
             _log.exception("an answer could not be made")
             answer = InternalError()
         self.finish(answer)
+
+    def _remember(self, outputs: list[Array]) -> None:
+        """Keep what a request with an id was answered, for the label that may come."""
+        servable, queued = self._handle.servable, self._queued
+        if self._request.id and servable.feedback.is_on and queued is not None and queued.rows == 1:
+            servable.feedback.note(self._request.id, outputs, 0)
 
     def _expire(self) -> None:
         self._abandon(DeadlineExceeded("the deadline passed before the model had answered"))

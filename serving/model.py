@@ -41,6 +41,7 @@ from serving.statistics.batching import BatchingView, ServiceTime
 from serving.statistics.drift.counter import Counter
 from serving.statistics.drift.counting import NUMPY, Kernels
 from serving.statistics.drift.watch import DriftWatch
+from serving.statistics.feedback import Feedback
 from serving.statistics.latency import Answered, BatchTimes, ServableStatistics
 from serving.types import Array
 
@@ -114,6 +115,7 @@ class Servable:
         # What is compared with the reference profile is what the graph takes and gives.
         watched = self.signature if pipeline is None else session.signature
         self.drift = DriftWatch(name, version, watched, config.drift, clock=clock, kernels=shared.kernels)
+        self.feedback = Feedback(name, version, self.signature, config.drift, clock=clock)
         self._inline_workplace = self._workplace()
         self._instances = InstanceGroup(f"{name}/{version}", config.instances.count, self._serve)
 
@@ -227,6 +229,8 @@ class Servable:
         """Finish what waits, end the instance threads and free the session. Not for the I/O thread."""
         self.batcher.close()
         self._instances.join()
+        self.drift.end()
+        self.feedback.watch.end()
         self._session.close()
 
     def _is_cheap(self, inline: InlineRuns) -> bool:

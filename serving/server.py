@@ -48,6 +48,7 @@ from serving.transport.native.turn import LoopParts, Turn
 from serving.transport.reflection import ReflectionService
 from serving.transport.services import InferenceService
 from serving.transport.tls import Certificates, TlsFiles
+from serving.transport.webhook import Webhook
 
 if TYPE_CHECKING:
     from serving.transport.native.transport import NativeTransport
@@ -83,12 +84,16 @@ class Server:
         shared = Shared(inline, kernels, calibrations)
         self._repository = ModelRepository(
             config.models,
-            Loader(partial(Servable.load, clock=clock, post=self._post, shared=shared), _keys(config)),
+            Loader(partial(Servable.load, clock=clock, post=self._post, shared=shared), _keys(config), _state(config)),
             clock,
             drain_timeout_s=config.drain_timeout_s,
             changed=lambda: self._post(self._note_change),
         )
-        self._drift = DriftRounds(lambda: [servable.drift for servable in self._repository.servables()])
+        self._webhook = Webhook.of(config)
+        self._drift = DriftRounds(
+            lambda: [watch for s in self._repository.servables() for watch in (s.drift, s.feedback.watch)],
+            self._webhook.send,
+        )
         self._health = HealthService(lambda: not self.why_not_ready())
         timers = LoopTimers(loop, clock)
         data_plane = DataPlane(self._repository, self._admission, counters, clock=clock, timers=timers)
@@ -152,6 +157,7 @@ class Server:
             _log.warning("model '%s' has no ready version", name)
         _log.info("serving %d model versions", len(list(self._repository.servables())))
         self._follow(self._drift.run())
+        self._follow(self._webhook.run())
         if config.poll_interval_s:
             self._follow(self._poll(config.poll_interval_s))
 
@@ -212,6 +218,7 @@ class Server:
                 _log.exception("looking for changes in the model repository failed; trying again")
 
     async def _render_metrics(self) -> bytes:
+        drift = await self._drift.views()
         snapshot = Snapshot(
             [_view(servable) for servable in self._repository.servables()],
             self._counters.outcomes.copy(),
@@ -219,6 +226,7 @@ class Server:
             self._grpc.refusals(),
             self._grpc.connections,
             self._grpc.streams,
+            drift,
         )
         return await asyncio.get_running_loop().run_in_executor(self._renderer, self._exporter.render, snapshot)
 
@@ -240,6 +248,10 @@ def _keys(config: ServerConfig) -> Path | None:
     folder = Path(config.package_keys)
     trusted_keys(folder)  # each load reads it again; a mistake should show at the start
     return folder
+
+
+def _state(config: ServerConfig) -> Path | None:
+    return Path(config.state_dir) if config.state_dir else None
 
 
 def _drift_kernels() -> Kernels:

@@ -139,7 +139,7 @@ class DriftReportResponse(_message.Message):
     def __init__(self, servables: _Optional[_Iterable[_Union[ServableDrift, _Mapping]]] = ...) -> None: ...
 
 class ServableDrift(_message.Message):
-    __slots__ = ("name", "version", "phase", "data_digest", "self_reference", "calibrated", "pane_s", "pane_rows_min", "tolerance", "alarm_panes", "rows", "rows_seen", "panes_closed", "alarms", "alarm", "spent_ns", "infer_ns", "replicas", "features", "history", "panes", "open")
+    __slots__ = ("name", "version", "phase", "data_digest", "self_reference", "calibrated", "pane_s", "pane_rows_min", "tolerance", "alarm_panes", "rows", "rows_seen", "panes_closed", "alarms", "alarm", "spent_ns", "infer_ns", "replicas", "features", "history", "panes", "open", "realised_error", "labels")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +162,8 @@ class ServableDrift(_message.Message):
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     PANES_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
+    REALISED_ERROR_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     phase: str
@@ -184,7 +186,21 @@ class ServableDrift(_message.Message):
     history: _containers.RepeatedCompositeFieldContainer[DriftEvidence]
     panes: _containers.RepeatedCompositeFieldContainer[DriftPane]
     open: DriftPane
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., phase: _Optional[str] = ..., data_digest: _Optional[str] = ..., self_reference: bool = ..., calibrated: bool = ..., pane_s: _Optional[float] = ..., pane_rows_min: _Optional[int] = ..., tolerance: _Optional[float] = ..., alarm_panes: _Optional[int] = ..., rows: _Optional[int] = ..., rows_seen: _Optional[int] = ..., panes_closed: _Optional[int] = ..., alarms: _Optional[int] = ..., alarm: bool = ..., spent_ns: _Optional[int] = ..., infer_ns: _Optional[int] = ..., replicas: _Optional[int] = ..., features: _Optional[_Iterable[_Union[DriftFeature, _Mapping]]] = ..., history: _Optional[_Iterable[_Union[DriftEvidence, _Mapping]]] = ..., panes: _Optional[_Iterable[_Union[DriftPane, _Mapping]]] = ..., open: _Optional[_Union[DriftPane, _Mapping]] = ...) -> None: ...
+    realised_error: ServableDrift
+    labels: LabelCounts
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., phase: _Optional[str] = ..., data_digest: _Optional[str] = ..., self_reference: bool = ..., calibrated: bool = ..., pane_s: _Optional[float] = ..., pane_rows_min: _Optional[int] = ..., tolerance: _Optional[float] = ..., alarm_panes: _Optional[int] = ..., rows: _Optional[int] = ..., rows_seen: _Optional[int] = ..., panes_closed: _Optional[int] = ..., alarms: _Optional[int] = ..., alarm: bool = ..., spent_ns: _Optional[int] = ..., infer_ns: _Optional[int] = ..., replicas: _Optional[int] = ..., features: _Optional[_Iterable[_Union[DriftFeature, _Mapping]]] = ..., history: _Optional[_Iterable[_Union[DriftEvidence, _Mapping]]] = ..., panes: _Optional[_Iterable[_Union[DriftPane, _Mapping]]] = ..., open: _Optional[_Union[DriftPane, _Mapping]] = ..., realised_error: _Optional[_Union[ServableDrift, _Mapping]] = ..., labels: _Optional[_Union[LabelCounts, _Mapping]] = ...) -> None: ...
+
+class LabelCounts(_message.Message):
+    __slots__ = ("matched", "unmatched", "doubled", "mean_error")
+    MATCHED_FIELD_NUMBER: _ClassVar[int]
+    UNMATCHED_FIELD_NUMBER: _ClassVar[int]
+    DOUBLED_FIELD_NUMBER: _ClassVar[int]
+    MEAN_ERROR_FIELD_NUMBER: _ClassVar[int]
+    matched: int
+    unmatched: int
+    doubled: int
+    mean_error: float
+    def __init__(self, matched: _Optional[int] = ..., unmatched: _Optional[int] = ..., doubled: _Optional[int] = ..., mean_error: _Optional[float] = ...) -> None: ...
 
 class DriftFeature(_message.Message):
     __slots__ = ("name", "tensor", "column", "role", "kind", "edges", "texts", "keys", "reference", "centre", "spread", "reference_total", "reference_squares", "design_effect", "log_evidence")
@@ -239,3 +255,29 @@ class DriftPane(_message.Message):
     counts: _containers.RepeatedScalarFieldContainer[int]
     sums: _containers.RepeatedScalarFieldContainer[float]
     def __init__(self, boundary: _Optional[int] = ..., rows: _Optional[int] = ..., counts: _Optional[_Iterable[int]] = ..., sums: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class FeedbackRequest(_message.Message):
+    __slots__ = ("name", "version", "labels")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    labels: _containers.RepeatedCompositeFieldContainer[Label]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ...) -> None: ...
+
+class Label(_message.Message):
+    __slots__ = ("id", "number", "text")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    number: float
+    text: str
+    def __init__(self, id: _Optional[str] = ..., number: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
+
+class FeedbackResponse(_message.Message):
+    __slots__ = ("labels",)
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    labels: LabelCounts
+    def __init__(self, labels: _Optional[_Union[LabelCounts, _Mapping]] = ...) -> None: ...

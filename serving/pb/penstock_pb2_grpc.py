@@ -44,6 +44,11 @@ class MonitorStub(object):
                 request_serializer=serving_dot_pb_dot_penstock__pb2.DriftReportRequest.SerializeToString,
                 response_deserializer=serving_dot_pb_dot_penstock__pb2.DriftReportResponse.FromString,
                 _registered_method=True)
+        self.Feedback = channel.unary_unary(
+                '/penstock.v1.Monitor/Feedback',
+                request_serializer=serving_dot_pb_dot_penstock__pb2.FeedbackRequest.SerializeToString,
+                response_deserializer=serving_dot_pb_dot_penstock__pb2.FeedbackResponse.FromString,
+                _registered_method=True)
 
 
 class MonitorServicer(object):
@@ -63,6 +68,13 @@ class MonitorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Feedback(self, request, context):
+        """What would have been right, for requests that were sent with an id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MonitorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +87,11 @@ def add_MonitorServicer_to_server(servicer, server):
                     servicer.DriftReport,
                     request_deserializer=serving_dot_pb_dot_penstock__pb2.DriftReportRequest.FromString,
                     response_serializer=serving_dot_pb_dot_penstock__pb2.DriftReportResponse.SerializeToString,
+            ),
+            'Feedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Feedback,
+                    request_deserializer=serving_dot_pb_dot_penstock__pb2.FeedbackRequest.FromString,
+                    response_serializer=serving_dot_pb_dot_penstock__pb2.FeedbackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +148,33 @@ class Monitor(object):
             '/penstock.v1.Monitor/DriftReport',
             serving_dot_pb_dot_penstock__pb2.DriftReportRequest.SerializeToString,
             serving_dot_pb_dot_penstock__pb2.DriftReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Feedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Monitor/Feedback',
+            serving_dot_pb_dot_penstock__pb2.FeedbackRequest.SerializeToString,
+            serving_dot_pb_dot_penstock__pb2.FeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -17,7 +17,7 @@ from serving.package import Package, Part, read
 from serving.package.folder import check_same_tensors
 from serving.package.signing import trusted_keys
 from serving.repository.scanner import MODEL_FILE
-from serving.statistics.profile_file import FILE_BYTES_MAX as PROFILE_BYTES_MAX
+from serving.statistics.profile import FILE_BYTES_MAX as PROFILE_BYTES_MAX
 
 PROFILE_FILE = "profile.npz"
 
@@ -33,10 +33,15 @@ class LoadServable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """Loads versions by `load`. `keys` is a folder of public keys, read anew for each load; None asks for none."""
+    """Loads versions by `load`.
+
+    `keys` is a folder of public keys, read anew for each load; None asks for none. `state` is a folder for what must
+    survive a restart.
+    """
 
     load: LoadServable
     keys: Path | None = None
+    state: Path | None = None
 
     def __call__(self, name: str, version: int, path: Path, config: ModelConfig) -> Servable:
         """Load what lies at `path`. Raises LoadError."""
@@ -47,7 +52,8 @@ class Loader:
                     "pack it with --sign-key"
                 )
             servable = self.load(name, version, path, config)
-            servable.drift.begin(_profile_beside(path))
+            servable.drift.begin(_profile_beside(path), self.state)
+            servable.feedback.begin(self.state)
             return servable
         try:
             package = read(path)
@@ -62,7 +68,8 @@ class Loader:
             servable.close()
             raise LoadError(str(error)) from None
         servable.package_digest = package.digest
-        servable.drift.begin(profile)
+        servable.drift.begin(profile, self.state)
+        servable.feedback.begin(self.state)
         signed = f", signed by key {signer[:16]}" if signer else ""
         _log.info("%s/%d: package %s%s", name, version, package.digest, signed)
         return servable

@@ -1,21 +1,25 @@
 """`penstock.v1.Monitor`: what Penstock tells about itself beyond the Open Inference Protocol, on the I/O thread."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from google.protobuf.message import Message
 
-from serving.errors import InternalError, Overloaded, ServingError
+from serving.errors import InternalError, InvalidRequest, Overloaded, ServingError
 from serving.model import Post, Servable
 from serving.pb import penstock_pb2 as pb
 from serving.repository.manager import ModelRepository
 from serving.statistics.counters import RequestCounters
+from serving.statistics.feedback import Feedback, Label, Outcome
 from serving.statistics.latency import Histogram, octave_edges_ns
 from serving.transport.calls import Call, UnaryMethod, immediate
 from serving.transport.codec import parse
 from serving.transport.drift import encode
 
 MONITOR_SERVICE = "penstock.v1.Monitor"
+LABELS_MAX = 10_000
+"""Labels in one call."""
 REPORTS_WAITING_MAX = 64
 """Drift reports that wait to be made; further ones are refused."""
 
@@ -23,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class MonitorService:
-    """The methods of `penstock.v1.Monitor`. They read counters and change nothing, so whoever may infer may ask."""
+    """The methods of `penstock.v1.Monitor`. They change nothing that is served, so whoever may infer may ask."""
 
     def __init__(
         self, repository: ModelRepository, counters: RequestCounters, aside: Callable[[Callable[[], None]], object],
@@ -38,6 +42,7 @@ class MonitorService:
     def unary(self) -> dict[str, UnaryMethod]:
         """Return the unary methods by path."""
         methods = {"BatchingReport": immediate(self._batching_report), "DriftReport": self._drift_report}
+        methods["Feedback"] = immediate(self._feedback)
         return {f"/{MONITOR_SERVICE}/{name}": method for name, method in methods.items()}
 
     def _batching_report(self, data: bytes) -> Message:
@@ -49,7 +54,7 @@ class MonitorService:
         """Answer aside: a report is some milliseconds of numpy."""
         try:
             request = parse(pb.DriftReportRequest, data)
-            watches = [servable.drift for servable in self._servables(request.name, request.version)]
+            servables = self._servables(request.name, request.version)
             if self._reports_waiting >= REPORTS_WAITING_MAX:
                 raise Overloaded(f"{REPORTS_WAITING_MAX} drift reports wait; try again later", retry_after_ms=1_000)
         except ServingError as error:
@@ -59,8 +64,7 @@ class MonitorService:
         def work() -> None:
             result: bytes | ServingError
             try:
-                reports = [encode(watch.report()) for watch in watches]
-                result = pb.DriftReportResponse(servables=reports).SerializeToString()
+                result = pb.DriftReportResponse(servables=map(_drift, servables)).SerializeToString()
             except Exception:  # noqa: BLE001 - a bug of ours must not leave the client without an answer
                 _log.exception("a drift report failed")
                 result = InternalError()
@@ -72,6 +76,18 @@ class MonitorService:
 
         self._reports_waiting += 1
         self._aside(work)
+
+    def _feedback(self, data: bytes) -> Message:
+        request = parse(pb.FeedbackRequest, data)
+        if len(request.labels) > LABELS_MAX:
+            raise InvalidRequest(f"{len(request.labels)} labels in one call, at most {LABELS_MAX}; send them in parts")
+        labels = [(label.id, _label(label)) for label in request.labels]
+        handle = self._repository.find(request.name, request.version)
+        try:
+            feedback = handle.servable.feedback
+            return pb.FeedbackResponse(labels=_counts(feedback.label(labels), feedback))
+        finally:
+            handle.release()
 
     def _servables(self, name: str, version: str) -> list[Servable]:
         """Return what serves under a name and a version, an empty one meaning all. Raises UnknownModel or NotReady."""
@@ -134,3 +150,28 @@ def _counts(counts: Mapping[str, int]) -> list[pb.ReasonCount]:
 def _waits(waited: Histogram) -> list[pb.WaitCount]:
     pairs = zip(octave_edges_ns(), waited.cumulative_by_octave(), strict=True)
     return [pb.WaitCount(below_us=edge_ns / 1e3, count=count) for edge_ns, count in pairs]
+
+
+def _drift(servable: Servable) -> pb.ServableDrift:
+    """Report on the rows of a servable, and on its errors where labels come. Not on the I/O thread."""
+    message, feedback = encode(servable.drift.report()), servable.feedback
+    if feedback.is_on:
+        message.realised_error.CopyFrom(encode(feedback.watch.report()))
+        message.labels.CopyFrom(_label_counts(feedback.outcomes, feedback))
+    return message
+
+
+def _label(label: pb.Label) -> Label:
+    kind = label.WhichOneof("value")
+    if kind is None:
+        raise InvalidRequest(f"the label of '{label.id}' has neither a number nor a text")
+    return label.number if kind == "number" else label.text
+
+
+def _label_counts(outcomes: Counter[Outcome], feedback: Feedback) -> pb.LabelCounts:
+    return pb.LabelCounts(
+        matched=outcomes[Outcome.MATCHED],
+        unmatched=outcomes[Outcome.UNMATCHED],
+        doubled=outcomes[Outcome.DOUBLED],
+        mean_error=feedback.mean_error,
+    )

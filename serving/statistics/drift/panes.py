@@ -36,7 +36,8 @@ class Pane:
 class Panes:
     """Closes panes and follows the evidence. One thread at a time.
 
-    `slots` [features] are how many slots of a block each feature uses, `reference` their counts [features, 64].
+    `slots` [features] are how many slots of a block each feature uses, `reference` their counts [features, 64]. While
+    an alarm stands, beginnings are kept for `window` panes. `calibrating` are the counts of the first panes.
     """
 
     config: DriftConfig
@@ -52,8 +53,8 @@ class Panes:
     panes: int = 0
     alarms: int = 0
     alarm_since: int | None = None
-    _window: int = _ALARM_PANES_MIN
-    _calibrating: list[NDArray[np.int64]] = field(default_factory=list)
+    window: int = _ALARM_PANES_MIN
+    calibrating: list[NDArray[np.int64]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         features = len(self.reference)
@@ -88,11 +89,11 @@ class Panes:
         pane, self.open = Pane(boundary, self.open), Block(len(self.reference))
         self.closed.append(pane)
         if self.is_calibrating:
-            self._calibrating.append(pane.block.counts)
+            self.calibrating.append(pane.block.counts)
             self.panes += 1
             if not self.is_calibrating:
-                self.effects = design_effects(np.stack(self._calibrating))
-                self._calibrating = []
+                self.effects = design_effects(np.stack(self.calibrating))
+                self.calibrating = []
             return False
         self.panes += 1
         self.logs = self.detector.add(self.effective(pane.block))
@@ -121,9 +122,9 @@ class Panes:
             self.alarms += 1
             self.alarm_since = boundary
             leading = self.detector.starts[int(np.argmax(self.detector.by_start().max(axis=1)))]
-            self._window = max(_ALARM_PANES_MIN, 2 * (self.detector.panes - leading.pane + 1))
+            self.window = max(_ALARM_PANES_MIN, 2 * (self.detector.panes - leading.pane + 1))
         if is_alarming:
-            self.detector.keep_from(self.detector.panes - self._window + 1)
+            self.detector.keep_from(self.detector.panes - self.window + 1)
         else:
             self.alarm_since = None
         return begins

@@ -4,7 +4,7 @@ A report carries counts; adding two reports adds these, pane by pane, and the re
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from serving.statistics.drift.radius import DELTA, radii
 from serving.statistics.profile import SLOTS_MAX, Feature
 
 LOG_10 = math.log(10.0)
+ALARM_FEATURES_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,14 @@ def as_json(report: DriftReport) -> dict[str, Any]:
     }
 
 
+def alarm_facts(report: DriftReport, subject: str) -> dict[str, Any]:
+    """Return what to tell about an alarm, for machines: the report without its history and its weaker features."""
+    facts = as_json(report)
+    del facts["history"]
+    facts["features"] = facts["features"][:ALARM_FEATURES_MAX]
+    return {"event": "drift_alarm", "subject": subject, **facts}
+
+
 def _feature_json(drift: FeatureDrift) -> dict[str, Any]:
     said = drift.distances
     return {
@@ -242,7 +251,3 @@ def _interval(ratio: Ratio) -> list[float]:
 
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
-
-
-Summaries = Mapping[tuple[str, str], DriftReport]
-"""Reports by model and version."""

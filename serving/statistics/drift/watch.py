@@ -9,6 +9,7 @@ import logging
 import math
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from serving.statistics.drift.counting import NUMPY, Block, Kernels
 from serving.statistics.drift.layout import Layout, tensors
 from serving.statistics.drift.panes import Panes
 from serving.statistics.drift.report import DriftReport, Terms
+from serving.statistics.drift.state import StateFile, profile_of, restore
+from serving.statistics.drift.view import DriftView
 from serving.statistics.profile import ReferenceProfile, Role, columns_watched
 from serving.types import Signature
 
@@ -32,12 +35,14 @@ class DriftWatch:
     """The drift of one servable. `counter` is called when an executor is made, `begin` once, `tick` and `report` aside.
 
     Without a profile, or with one that is not for this model, the first `reference_rows` rows become the reference.
+    `subject` is what is watched, for the log.
     """
 
     def __init__(
         self, name: str, version: int, signature: Signature, config: DriftConfig, *,
-        clock: Clock, kernels: Kernels = NUMPY,
+        clock: Clock, kernels: Kernels = NUMPY, subject: str = "rows",
     ) -> None:  # fmt: skip
+        self.subject = subject
         self.name = name
         self.version = version
         self.config = config
@@ -50,24 +55,28 @@ class DriftWatch:
         self._panes: Panes | None = None
         self._last_boundary = self.boundary
         self._collector: Collector | None = None
+        self._view: DriftView | None = None
+        self._state: StateFile | None = None
 
-    def begin(self, profile: bytes | None) -> None:
-        """Begin to watch, beside a profile or, without one for this model, beside the first rows. Before it serves."""
+    def begin(self, profile: bytes | None, state: Path | None = None) -> None:
+        """Begin to watch, before it serves: beside a profile or, without one for this model, beside the first rows.
+
+        `state` is a folder in which what is known survives a restart.
+        """
         if not self.config.enabled:
             return
         with self._busy:
-            if profile is not None:
-                try:
-                    self._follow(Layout(ReferenceProfile.from_bytes(profile), self._signature))
-                except ConfigError as error:
-                    _log.error("%s/%d: %s; the first rows are the reference instead", self.name, self.version, error)
-                else:
-                    return
-            elements = [elements for _, _, elements in tensors(self._signature)]
-            if any(elements):
-                self._collector = Collector(elements, self.config.reference_rows)
-                for counter in self._counters:
-                    counter.collect(self._collector)
+            self._state = StateFile(state, self.name, self.version) if state is not None else None
+            kept = self._state.read() if self._state is not None else None
+            if not self._begin_with_profile(profile, kept) and not self._begin_again(kept):
+                self._begin_collecting()
+
+    def end(self) -> None:
+        """Keep what is known, if there is a place for it. The executors have ended."""
+        with self._busy:
+            if self._panes is not None:
+                self._gather(self._panes)
+            self._save()
 
     @property
     def boundary(self) -> int:
@@ -99,10 +108,24 @@ class DriftWatch:
                 return False
             self._last_boundary = self.boundary
             self._gather(self._panes)
+            closed = self._panes.panes
             begins = self._panes.close(self._last_boundary)
+            if self._panes.panes > closed:
+                self._save()
         if begins:
-            _log.warning("%s/%d: the rows that are served have drifted from the reference", self.name, self.version)
+            _log.warning("%s/%d: %s have drifted from the reference", self.name, self.version, self.subject)
         return begins
+
+    def view(self) -> DriftView | None:
+        """Return what Prometheus shows, None while there is nothing; made anew when rows have come."""
+        if not self.config.enabled:
+            return None
+        report = self.report()
+        if not report.features:
+            return None
+        if self._view is None or (report.rows, report.panes_closed) != (self._view.rows, self._view.panes):
+            self._view = DriftView.of(report)
+        return self._view
 
     def report(self) -> DriftReport:
         """Return what is known now, with everything counted until now."""
@@ -113,6 +136,55 @@ class DriftWatch:
                 return self._empty_report()
             self._gather(self._panes)
             return self._full_report(self._panes, self._layout)
+
+    def _begin_with_profile(self, profile: bytes | None, kept: bytes | None) -> bool:
+        """Watch beside a profile, and take up what was kept; say whether it is for this model."""
+        if profile is None:
+            return False
+        try:
+            self._follow(Layout(ReferenceProfile.from_bytes(profile), self._signature))
+        except ConfigError as error:
+            _log.error("%s/%d: %s; the first rows are the reference instead", self.name, self.version, error)
+            return False
+        self._take_up(kept)
+        return True
+
+    def _begin_again(self, kept: bytes | None) -> bool:
+        """Watch beside the first rows that an earlier server saw; say whether it has kept any."""
+        if kept is None:
+            return False
+        try:
+            reference = ReferenceProfile.from_bytes(profile_of(kept))
+            if not reference.is_self_reference:
+                return False
+            self._follow(Layout(reference, self._signature))
+        except ConfigError as error:
+            _log.warning("%s/%d: %s; beginning anew", self.name, self.version, error)
+            return False
+        self._take_up(kept)
+        return True
+
+    def _begin_collecting(self) -> None:
+        elements = [elements for _, _, elements in tensors(self._signature)]
+        if any(elements):
+            self._collector = Collector(elements, self.config.reference_rows)
+            for counter in self._counters:
+                counter.collect(self._collector)
+
+    def _take_up(self, kept: bytes | None) -> None:
+        """Go on where an earlier server ended, if it watched beside the same profile."""
+        if kept is None or self._panes is None or self._layout is None:
+            return
+        try:
+            if profile_of(kept) == self._layout.profile.to_bytes():
+                restore(self._panes, kept)
+                _log.info("%s/%d: goes on with the drift state that was kept", self.name, self.version)
+        except ConfigError as error:
+            _log.warning("%s/%d: %s; beginning anew", self.name, self.version, error)
+
+    def _save(self) -> None:
+        if self._state is not None and self._panes is not None and self._layout is not None:
+            self._state.save(self._panes, self._layout.profile.to_bytes())
 
     def _follow(self, layout: Layout) -> None:
         slots = np.array([feature.slots for feature in layout.features])
@@ -129,7 +201,7 @@ class DriftWatch:
             _log.error("%s/%d: not watched for drift: %s", self.name, self.version, error)
             self._collector = None
             return
-        _log.info("%s/%d: the first rows are the reference for drift", self.name, self.version)
+        _log.info("%s/%d: the first %s are the reference for drift", self.name, self.version, self.subject)
 
     def _gather(self, panes: Panes) -> None:
         for counter in self._counters:
