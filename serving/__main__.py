@@ -16,6 +16,7 @@ _LAZY = {
     "pack": ("serving.commands.packages", "pack", "Make a package of a model's folder: one digest, signed or not."),
     "unpack": ("serving.commands.packages", "unpack_command", "Write the parts of a package as plain files."),
     "inspect": ("serving.commands.packages", "inspect", "Verify a package and show what it holds."),
+    "convert": ("converters.command", "command", "Convert a trained model, prove its answers, write a package."),
     "bench": ("bench.commands.group", "group", "Measure a server: load, latency, knee, comparison, tuning."),
     "kernels": (
         "serving.commands.kernels",
