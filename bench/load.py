@@ -47,13 +47,14 @@ def write_forest(models: Path) -> Path:
     from sklearn.datasets import load_breast_cancer  # noqa: PLC0415 - behind the extra
     from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415
 
-    from converters.scikit_learn import convert_classifier  # noqa: PLC0415
+    from converters.conversion import convert  # noqa: PLC0415
 
     rows, labels = load_breast_cancer(return_X_y=True)
-    forest = RandomForestClassifier(100, random_state=0).fit(rows.astype(np.float32), labels)
+    rows = rows.astype(np.float32)
+    forest = RandomForestClassifier(100, random_state=0).fit(rows, labels)
     path = models / "forest" / "1" / "model.onnx"
     path.parent.mkdir(parents=True)
-    path.write_bytes(convert_classifier(forest, FEATURES))
+    path.write_bytes(convert(forest, rows).graph)
     return path
 
 

@@ -38,9 +38,9 @@ def command(models: Path, burst_s: float, concurrency: int) -> None:
     """Train a small real model, convert it to ONNX, serve it, check its answers, and measure a short burst."""
     started = time.perf_counter()
     classifier, features = _train()
-    path = models / MODEL / VERSION / "model.onnx"
-    _check_is_ours(path.parent.parent)
-    _convert(classifier, features.shape[1], path)
+    path = models / MODEL / VERSION
+    _check_is_ours(path.parent)
+    _convert(classifier, features, path)
     with _serve(models) as address:
         _compare(address, classifier, features)
         burst = asyncio.run(_burst(address, features, burst_s, concurrency))
@@ -81,19 +81,18 @@ def _check_is_ours(folder: Path) -> None:
         raise ConfigError(f"{folder} holds {', '.join(sorted(others))} already; name another folder with --models")
 
 
-def _convert(classifier: Any, feature_count: int, path: Path) -> None:
-    """Write the model's file; under another name first, so that a server that watches the folder sees it whole."""
-    from converters.scikit_learn import convert_classifier  # noqa: PLC0415 - behind the extra
+def _convert(classifier: Any, features: NDArray[np.float32], path: Path) -> None:
+    """Prove the converted model on the held-out rows, and write its package; one of an earlier quickstart stays."""
+    from converters.conversion import convert  # noqa: PLC0415 - behind the extra
+    from converters.packaging import Label, write_package  # noqa: PLC0415
 
-    data = convert_classifier(classifier, feature_count)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".part")
-        draft.write_bytes(data)
-        draft.replace(path)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
-    click.echo(f"  convert    {path} ({len(data) / 1024:.0f} KiB of ONNX)")
+    converted = convert(classifier, features)
+    digest = write_package(converted, Label(MODEL), path)
+    error, _ = converted.report.largest()
+    click.echo(
+        f"  convert    {path} ({len(converted.graph) / 1024:.0f} KiB of ONNX, package {digest[:19]}): "
+        f"{len(converted.report.checks)} checks of parity passed, largest error {error:.1e}"
+    )
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ class MonitorService:
         handle = self._repository.find(request.name, request.version)
         try:
             feedback = handle.servable.feedback
-            return pb.FeedbackResponse(labels=_counts(feedback.label(labels), feedback))
+            return pb.FeedbackResponse(labels=_label_counts(feedback.label(labels), feedback))
         finally:
             handle.release()
 

@@ -128,7 +128,7 @@ def test_a_server_that_is_not_there_is_named():
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["serve"], ["infer"], ["quickstart"], ["kernels"], ["models"], ["models", "load"]]
+    "command", [[], ["serve"], ["infer"], ["quickstart"], ["convert"], ["kernels"], ["models"], ["models", "load"]]
 )
 def test_every_command_has_help(command):
     result = penstock(*command, "--help")
@@ -173,7 +173,7 @@ def test_quickstart_trains_serves_checks_and_measures(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "labels equal scikit-learn's" in result.stdout
     assert "requests/s of 1 row" in result.stdout
-    assert (tmp_path / "models" / "breast_cancer" / "1" / "model.onnx").exists()
+    assert (tmp_path / "models" / "breast_cancer" / "1" / "oci-layout").exists()
 
 
 def test_quickstart_runs_again_in_its_own_folder_and_leaves_a_strangers_alone(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import RandomForestClassifier
 
-from converters.scikit_learn import convert_classifier
+from converters.conversion import convert
 from tests.support import graphs
 from tests.support.environments import environment
 from tests.support.servers import server_thread
@@ -30,7 +30,7 @@ def server(tmp_path_factory):
     models = tmp_path_factory.mktemp("models")
     rows, labels = load_breast_cancer(return_X_y=True)
     forest = RandomForestClassifier(10, random_state=0).fit(rows, labels)
-    graphs.write_model(models, "breast_cancer", convert_classifier(forest, rows.shape[1]))
+    graphs.write_model(models, "breast_cancer", convert(forest, rows).graph)
     with server_thread(models) as running:
         yield running
 

@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncoder, StandardScaler
+from sklearn.svm import LinearSVC
+
+from converters.adapters import scikit_learn, scikit_learn_workarounds
+from converters.conversion import convert
+from converters.graph import load
+from converters.runner import Runner
+from converters.sample import Sample
+from converters.target import OLDEST
+from serving.errors import ConfigError
+from serving.types import Datatype
+from tests.support import trained
+
+
+def buying_pipeline(model):
+    frame, labels = trained.people()
+    columns = make_column_transformer(
+        (StandardScaler(), ["age", "income"]),
+        (OneHotEncoder(handle_unknown="ignore"), ["city", "children"]),
+    )
+    return make_pipeline(columns, model).fit(frame, labels), frame
+
+
+def test_a_classifier_takes_features_and_gives_label_and_probabilities_as_tensors():
+    done = convert(*trained.forest())
+    assert [spec.name for spec in done.signature.inputs] == ["features"]
+    assert [(spec.name, spec.datatype, spec.shape) for spec in done.signature.outputs] == [
+        ("label", Datatype.INT64, (-1,)),
+        ("probabilities", Datatype.FP32, (-1, 3)),
+    ]
+    assert done.signature.batchable
+
+
+def test_columns_of_words_and_numbers_become_a_tensor_each():
+    done = convert(*buying_pipeline(LogisticRegression()))
+    assert [(spec.name, spec.datatype, spec.shape) for spec in done.signature.inputs] == [
+        ("age", Datatype.FP32, (-1, 1)),
+        ("income", Datatype.FP32, (-1, 1)),
+        ("city", Datatype.BYTES, (-1, 1)),
+        ("children", Datatype.INT64, (-1, 1)),
+    ]
+    assert done.draft.labels == ("buys", "leaves")
+    check = next(check for check in done.report.checks if check.name == "edge-unseen")
+    assert check.verdict == "passed"
+
+
+def test_scaling_before_trees_is_done_as_exactly_as_scikit_learn_does_it():
+    done = convert(*buying_pipeline(RandomForestClassifier(20, random_state=0)))
+    assert done.report.largest()[0] < 1e-6
+    assert any("float64" in note for note in done.report.notes)
+
+
+def test_a_scaler_to_a_range_before_trees_is_found_in_the_graph():
+    rows, labels = trained.iris()
+    model = make_pipeline(MinMaxScaler(), RandomForestClassifier(5, random_state=0)).fit(rows, labels)
+    converted = load(convert(model, rows).graph)
+    assert [node.op_type for node in converted.graph.node][:5] == ["Cast", "Cast", "Mul", "Add", "Cast"]
+
+
+def test_a_table_of_numbers_alone_becomes_one_matrix_whose_columns_are_named():
+    frame, labels = trained.people()
+    numbers = frame[["age", "income"]]
+    model = LogisticRegression(max_iter=1000).fit(numbers, labels)
+    done = convert(model, numbers)
+    assert [spec.name for spec in done.signature.inputs] == ["features"]
+    assert done.draft.feature_names == ("age", "income")
+
+
+def test_columns_are_taken_by_name_and_not_by_place():
+    pipeline, frame = buying_pipeline(LogisticRegression())
+    swapped = frame[["children", "city", "income", "age"]]
+    assert convert(pipeline, swapped).draft.feature_names == ("age", "income", "city", "children")
+    with pytest.raises(ConfigError, match=r"lacks city, which the model was trained with"):
+        convert(pipeline, frame.drop(columns="city"))
+
+
+def test_a_classifier_without_probabilities_gives_scores():
+    rows, labels = trained.cancer()
+    done = convert(LinearSVC().fit(rows, labels), rows)
+    assert [output.name for output in done.draft.outputs] == ["label", "scores"]
+
+
+def test_a_clustering_gives_labels_and_distances():
+    rows, _ = trained.iris()
+    done = convert(KMeans(3, n_init=1, random_state=0).fit(rows), rows)
+    assert [output.name for output in done.draft.outputs] == ["label", "distances"]
+
+
+def test_a_step_that_runs_code_is_refused_with_what_to_do_instead():
+    rows, labels = trained.iris()
+    model = make_pipeline(FunctionTransformer(np.log1p), LogisticRegression(max_iter=1000)).fit(rows, labels)
+    with pytest.raises(
+        ConfigError, match=r"FunctionTransformer\(log1p\), which runs Python code.*use a transformer that"
+    ):
+        convert(model, rows)
+
+
+def test_an_estimator_without_a_converter_is_named():
+    from sklearn.neighbors import NearestCentroid
+
+    rows, labels = trained.iris()
+    with pytest.raises(ConfigError, match=r"no converter for NearestCentroid; replace it"):
+        convert(NearestCentroid().fit(rows, labels), rows)
+
+
+def test_a_model_that_answers_nothing_for_new_rows_is_refused():
+    rows, _ = trained.iris()
+    with pytest.raises(ConfigError, match="AgglomerativeClustering has neither predict nor transform"):
+        convert(AgglomerativeClustering().fit(rows), rows)
+
+
+def test_several_labels_per_row_are_refused():
+    rows, labels = trained.iris()
+    both = np.stack([labels, labels == 1], axis=1)
+    with pytest.raises(ConfigError, match="one model per label"):
+        convert(MultiOutputClassifier(LogisticRegression(max_iter=1000)).fit(rows, both), rows)
+
+
+def test_a_sample_of_another_width_is_refused():
+    model, rows = trained.forest()
+    with pytest.raises(ConfigError, match="the sample has 3 features, and the model was trained with 4"):
+        convert(model, rows[:, :3])
+
+
+def test_the_workaround_for_histogram_boosting_is_still_needed(monkeypatch):
+    """When this fails, skl2onnx and protobuf agree again: drop `plain_attributes`."""
+    rows, values = trained.diabetes()
+    model = HistGradientBoostingRegressor(max_iter=3).fit(rows, values)
+    monkeypatch.setattr(scikit_learn_workarounds, "_plain", lambda value: value)
+    with pytest.raises(ConfigError, match="cannot convert HistGradientBoostingRegressor"):
+        scikit_learn.draft(model, Sample.of(rows), OLDEST)
+
+
+def test_the_workaround_for_histogram_boosting_is_told_when_it_was_used():
+    rows, values = trained.diabetes()
+    noted = scikit_learn.draft(HistGradientBoostingRegressor(max_iter=3).fit(rows, values), Sample.of(rows), OLDEST)
+    assert scikit_learn_workarounds.HISTOGRAM_NOTE in noted.notes
+    assert scikit_learn.draft(*map_forest(), OLDEST).notes != noted.notes
+
+
+def map_forest():
+    model, rows = trained.forest()
+    return model, Sample.of(rows)
+
+
+def test_the_workaround_for_missing_numbers_in_forests_is_still_needed(monkeypatch):
+    """When this fails, skl2onnx writes where trees send NaN: drop `scikit_learn_missing`."""
+    monkeypatch.setattr(scikit_learn, "set_missing", lambda *_: False)
+    with pytest.raises(ConfigError, match="edge-nan"):
+        convert(*trained.forest())
+
+
+def test_trees_send_missing_numbers_where_scikit_learn_does():
+    model, rows = trained.forest()
+    holes = rows.copy()
+    holes[np.arange(len(rows)), np.arange(len(rows)) % 4] = np.nan
+    runner = Runner(convert(model, rows).graph)
+    got = runner.run(runner.cast({"features": holes}))
+    np.testing.assert_allclose(got["probabilities"], model.predict_proba(holes), atol=1e-6)
