@@ -183,6 +183,9 @@ def declared(table: Mapping[str, Any]) -> TensorSpec:
     name = parameters.text("name")
     parameters.where += f" '{name}'"
     datatype = parameters.datatype("datatype", tuple(Datatype))
+    is_binary = parameters.flag("binary", default=False)
+    if is_binary and datatype is not Datatype.BYTES:
+        raise parameters.error("binary is for BYTES alone")
     shape = table.get("shape")
     parameters.has("shape")
     parameters.finish()
@@ -190,7 +193,7 @@ def declared(table: Mapping[str, Any]) -> TensorSpec:
         raise parameters.error(f"shape = {_short(shape)}, expected a list of lengths such as [-1, 4]")
     if shape[0] != -1:
         raise parameters.error(f"shape = {shape}, expected -1 in front, which stands for the rows")
-    return TensorSpec(name, datatype, tuple(shape))
+    return TensorSpec(name, datatype, tuple(shape), is_binary)
 
 
 def _floats(values: Sequence[float]) -> Array:
