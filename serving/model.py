@@ -80,11 +80,13 @@ class Servable:
     @classmethod
     def load(
         cls, name: str, version: int, path: Path, config: ModelConfig, *,
-        clock: Clock, post: Post, inline: InlineRuns | None = None,
+        clock: Clock, post: Post, inline: InlineRuns | None = None, allow_user_code: bool = False,
     ) -> "Servable":  # fmt: skip
         """Load `model.onnx` at `path`. Raises LoadError."""
         session = Session(path, config.session, config.instances)
-        pipeline = None if config.pipeline.is_empty else _pipeline(config, session, path.parent)
+        pipeline = None
+        if not config.pipeline.is_empty:
+            pipeline = _pipeline(config, session, path.parent, allow_user_code=allow_user_code)
         return cls(name, version, session, config, clock=clock, post=post, inline=inline, pipeline=pipeline)
 
     def submit(self, entry: Entry) -> None:
@@ -342,14 +344,14 @@ def _refuse(entries: Sequence[Entry], refused: RefusedRowsError) -> list[Entry]:
     return left
 
 
-def _pipeline(config: ModelConfig, session: Session, folder: Path) -> "Pipeline":
+def _pipeline(config: ModelConfig, session: Session, folder: Path, *, allow_user_code: bool) -> "Pipeline":
     """Compose and compile a model's pipeline. Raises LoadError."""
     from serving.pipeline.composition import Surroundings  # noqa: PLC0415 - brings numba, which few models need
     from serving.pipeline.pipeline import Pipeline  # noqa: PLC0415
 
     with contextlib.suppress(Exception):  # a graph that does not take zeros is composed as it declares itself
         session.signature = probed(session.signature, session.run)
-    return Pipeline(config.pipeline, session.signature, Surroundings(folder))
+    return Pipeline(config.pipeline, session.signature, Surroundings(folder, allow_user_code))
 
 
 def _halves(entries: Sequence[Entry]) -> list[Sequence[Entry]]:

@@ -72,7 +72,9 @@ class Server:
             inline = InlineRuns(clock, budget_us=config.inline_us_max, wake=turn.wake_for_later_phase)
         self._repository = ModelRepository(
             config.models,
-            partial(Servable.load, clock=clock, post=self._post, inline=inline),
+            partial(
+                Servable.load, clock=clock, post=self._post, inline=inline, allow_user_code=config.user_code == "on"
+            ),
             clock,
             drain_timeout_s=config.drain_timeout_s,
             changed=lambda: self._post(self._note_change),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from serving.pipeline import answers, categories, images, tabular
+from serving.pipeline import answers, categories, images, tabular, texts, user
 from serving.pipeline.parameters import Parameters
 from serving.pipeline.step import Draft, Flow
 from serving.types import DYNAMIC, Datatype, TensorSpec
@@ -30,6 +30,8 @@ PREPROCESS: Mapping[str, Builder] = {
     "resize": images.resize,
     "scale": tabular.scale,
     "select": tabular.select,
+    "tokenise": texts.tokenise,
+    "user": user.user,
 }
 
 POSTPROCESS: Mapping[str, Builder] = {
@@ -39,12 +41,14 @@ POSTPROCESS: Mapping[str, Builder] = {
     "softmax": answers.softmax,
     "threshold": answers.threshold,
     "top_k": answers.top_k,
+    "user": user.user,
 }
 
 NATURAL: Mapping[str, TensorSpec] = {
+    "tokenise": TensorSpec("", Datatype.BYTES, (DYNAMIC,)),
     "decode_image": TensorSpec("", Datatype.BYTES, (DYNAMIC,), is_binary=True),
 }
 """What a step reads when nobody has declared it."""
 
-SECOND_NAMES: Mapping[str, str] = {"top_k": "labels"}
+SECOND_NAMES: Mapping[str, str] = {"tokenise": "attention_mask", "top_k": "labels"}
 """What the second tensor of a step that writes two is called when nobody says."""

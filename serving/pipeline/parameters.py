@@ -103,6 +103,13 @@ class Parameters:
                 raise self.error(f"{key}: there is no column {item}, the tensor has columns 0 to {count - 1}")
         return np.array(value, np.int64)
 
+    def lengths(self, key: str) -> tuple[int, ...]:
+        """Return dimensions behind the rows."""
+        value = self._take(key)
+        if not isinstance(value, list) or not all(type(item) is int and 0 < item <= 1 << 24 for item in value):
+            raise self.error(f"{key} = {_short(value)}, expected the lengths behind the rows, such as [4]")
+        return tuple(value)
+
     def names(self, key: str) -> tuple[str, ...]:
         """Return a list of strings."""
         value = self._take(key)

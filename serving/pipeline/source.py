@@ -8,9 +8,9 @@ of each pass; the rest of `clock` is scratch. Texts name functions of this packa
 """
 
 import functools
-import inspect
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,9 @@ from serving.types import DYNAMIC, Array, Datatype
 
 PERIOD_MAX = 512
 """Arguments that differ by column are repeated to about so many, so that rows of few columns have long inner loops."""
+
+USER_MODULE = "penstock_user_steps"
+"""The name of modules that are not of this package."""
 
 _MONOTONIC = 1
 _clock_gettime: Any = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.voidptr))
@@ -121,7 +124,7 @@ class _Text:
             name = f"{function.__name__.strip('_')}_{len(self._names)}"
             self._names[function] = name
             self._parts[name] = part(function)
-            self.line(1, f"# {name}: {_identity(function)}")
+            self.line(1, f"# {name}: {function.__module__}.{function.__qualname__}")
         return self._names[function]
 
     def compiled(self) -> Function:
@@ -139,6 +142,12 @@ class _Text:
         except Exception as error:
             raise LoadError(f"[pipeline] does not compile: {' '.join(str(error).split())[:300]}") from error
         return Function(call, tuple(self.operands), tuple(self._arguments), text)
+
+
+def _one_line(error: Exception) -> str:
+    """Return what numba says, without its colours and advice."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return " ".join(text.split())[:400]
 
 
 def _write_loop(text: _Text, each: Pass, mark: int) -> None:
@@ -224,12 +233,6 @@ def _periodic(array: Array, *, period: int) -> Array:
 def _dimensions(flow: Flow, view: View) -> int:
     """Return how many dimensions a view has."""
     return view(np.zeros((1, *(1 for _ in flow.dims)), np.uint8)).ndim
-
-
-def _identity(function: Callable[..., Any]) -> str:
-    """Name a function; what is not ours by its text too, which the digest of this package does not cover."""
-    name = f"{function.__module__}.{function.__qualname__}"
-    return name if function.__module__.startswith("serving.") else f"{name} {inspect.getsource(function)!r}"
 
 
 _CAST_NAMES: dict[Datatype, str] = {
