@@ -120,6 +120,10 @@ class ServerConfig:
         minimum=1,
         maximum=1_000_000,
     )
+    user_code: str = option(
+        "off", "Whether Python files of models may run, as steps of their pipelines: with the rights of the server.",
+        choices=("off", "on"),
+    )  # fmt: skip
     drain_timeout_s: float = option(
         30.0, "How long SIGTERM, or unloading a model, waits for requests in flight.", minimum=0, maximum=86_400
     )

@@ -69,11 +69,15 @@ class Workplace:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the servables of one server share: the I/O thread's turns, what counts features, what was measured."""
+    """What the servables of one server share: the I/O thread's turns, what counts features, what was measured.
+
+    `allow_user_code`: whether steps of pipelines may be Python that lies beside a model.
+    """
 
     inline: InlineRuns | None = None
     kernels: Kernels = field(default_factory=lambda: NUMPY)
     calibrations: Calibrations = field(default_factory=lambda: Calibrations(None))
+    allow_user_code: bool = False
 
 
 class Servable:
@@ -132,7 +136,9 @@ class Servable:
         calibrations, folder = shared.calibrations, source.parent if isinstance(source, Path) else None
         with calibrations.loads.one():
             session = Session(source, config.session, config.instances)
-            pipeline = None if config.pipeline.is_empty else _pipeline(config, session, folder)
+            pipeline = None
+            if not config.pipeline.is_empty:
+                pipeline = _pipeline(config, session, folder, allow_user_code=shared.allow_user_code)
             one = cls(name, version, session, config, clock=clock, post=post, shared=shared, pipeline=pipeline)
             parts = files_of(source.parent) if isinstance(source, Path) else source.parts
             facts = (BUILD, config.session, config.instances, config.pipeline, one.batch_rows_max)
@@ -497,14 +503,14 @@ def _refuse(entries: Sequence[Entry], refused: RefusedRowsError) -> list[Entry]:
     return left
 
 
-def _pipeline(config: ModelConfig, session: Session, folder: Path | None) -> "Pipeline":
+def _pipeline(config: ModelConfig, session: Session, folder: Path | None, *, allow_user_code: bool) -> "Pipeline":
     """Compose and compile a model's pipeline. Raises LoadError."""
     from serving.pipeline.composition import Surroundings  # noqa: PLC0415 - brings numba, which few models need
     from serving.pipeline.pipeline import Pipeline  # noqa: PLC0415
 
     with contextlib.suppress(Exception):  # a graph that does not take zeros is composed as it declares itself
         session.signature = probed(session.signature, session.run)
-    return Pipeline(config.pipeline, session.signature, Surroundings(folder))
+    return Pipeline(config.pipeline, session.signature, Surroundings(folder, allow_user_code))
 
 
 def _halves(entries: Sequence[Entry]) -> list[Sequence[Entry]]:

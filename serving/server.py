@@ -81,7 +81,7 @@ class Server:
         if config.transport == "native":
             kernels = _drift_kernels()
             inline = InlineRuns(clock, budget_us=config.inline_us_max, wake=turn.wake_for_later_phase)
-        shared = Shared(inline, kernels, calibrations)
+        shared = Shared(inline, kernels, calibrations, allow_user_code=config.user_code == "on")
         self._repository = ModelRepository(
             config.models,
             Loader(partial(Servable.load, clock=clock, post=self._post, shared=shared), _keys(config), _state(config)),

@@ -2,7 +2,7 @@
 
 Raw form: row-major little-endian elements without padding; a BYTES element is a 4-byte little-endian length and the
 bytes. Typed form: one Python number (or bytes) per element. BYTES elements are `str` in memory, because onnxruntime's
-strings are UTF-8, so other bytes are refused here.
+strings are UTF-8, so other bytes are refused here; only what a pipeline takes as octets stays as it came.
 
 Sources: Open Inference Protocol, "Tensor Contents" and the binary tensor data extension.
 """
@@ -42,7 +42,7 @@ def from_raw(name: str, datatype: Datatype, shape: tuple[int, ...], raw: bytes |
     """Read the raw form; fixed-size elements are not copied, so the array keeps `raw` alive and may lie unaligned."""
     count = element_count(name, shape)
     if datatype is Datatype.BYTES:
-        return _strings(name, _split(name, bytes(raw), count), shape)
+        return texts(name, octets_from_raw(name, shape, raw))
     expected = count * datatype.item_bytes
     if len(raw) != expected:
         raise InvalidRequest(
@@ -55,16 +55,39 @@ def from_raw(name: str, datatype: Datatype, shape: tuple[int, ...], raw: bytes |
     return np.frombuffer(raw, datatype.dtype).reshape(shape)
 
 
+def octets_from_raw(name: str, shape: tuple[int, ...], raw: bytes | memoryview) -> Array:
+    """Read the raw form of BYTES as `bytes` objects, whatever they hold."""
+    return _octets(_split(name, bytes(raw), element_count(name, shape)), shape)
+
+
+def octets_from_typed(name: str, shape: tuple[int, ...], elements: Sequence[Any]) -> Array:
+    """Read the typed form of BYTES as `bytes` objects, whatever they hold."""
+    if len(elements) != element_count(name, shape):
+        raise _wrong_count(name, Datatype.BYTES, shape, len(elements))
+    return _octets(elements, shape)
+
+
+def texts(name: str, octets: Array) -> Array:
+    """Read `bytes` objects as UTF-8, into `str` objects."""
+    array = np.empty(octets.size, np.object_)
+    for index, element in enumerate(octets.reshape(-1).tolist()):
+        try:
+            array[index] = element.decode()
+        except UnicodeDecodeError:
+            raise InvalidRequest(
+                f"tensor '{name}': element {index} is not valid UTF-8; ONNX strings are UTF-8, so encode binary data "
+                "(for example as base64) or use UINT8"
+            ) from None
+    return array.reshape(octets.shape)
+
+
 def from_typed(name: str, datatype: Datatype, shape: tuple[int, ...], elements: Sequence[Any]) -> Array:
     """Read the elements of the datatype's own typed field; narrow integers are range-checked."""
     count = element_count(name, shape)
     if len(elements) != count:
-        raise InvalidRequest(
-            f"tensor '{name}': {datatype.typed_field} holds {len(elements)} elements, expected {count} "
-            f"for shape {list(shape)}"
-        )
+        raise _wrong_count(name, datatype, shape, len(elements))
     if datatype is Datatype.BYTES:
-        return _strings(name, list(elements), shape)
+        return texts(name, _octets(elements, shape))
     try:
         return np.fromiter(elements, datatype.dtype, count).reshape(shape)
     except OverflowError:
@@ -108,6 +131,13 @@ def _encode(element: Any) -> bytes:
     return element if isinstance(element, bytes) else str(element).encode()
 
 
+def _wrong_count(name: str, datatype: Datatype, shape: tuple[int, ...], count: int) -> InvalidRequest:
+    return InvalidRequest(
+        f"tensor '{name}': {datatype.typed_field} holds {count} elements, expected {element_count(name, shape)} "
+        f"for shape {list(shape)}"
+    )
+
+
 def _split(name: str, raw: bytes, count: int) -> list[bytes]:
     """Cut raw BYTES contents into their elements."""
     if count * _LENGTH.size > len(
@@ -132,14 +162,7 @@ def _split(name: str, raw: bytes, count: int) -> list[bytes]:
     return elements
 
 
-def _strings(name: str, elements: Sequence[bytes], shape: tuple[int, ...]) -> Array:
+def _octets(elements: Sequence[bytes], shape: tuple[int, ...]) -> Array:
     array = np.empty(len(elements), np.object_)
-    for index, element in enumerate(elements):
-        try:
-            array[index] = element.decode()
-        except UnicodeDecodeError:
-            raise InvalidRequest(
-                f"tensor '{name}': element {index} is not valid UTF-8; ONNX strings are UTF-8, so encode binary data "
-                "(for example as base64) or use UINT8"
-            ) from None
+    array[:] = elements
     return array.reshape(shape)

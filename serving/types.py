@@ -55,11 +55,15 @@ DATATYPES: Mapping[str, Datatype] = {datatype.wire_name: datatype for datatype i
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, datatype and shape of one input or output; `DYNAMIC` marks the open dimensions, the batch's included."""
+    """Name, datatype and shape of one input or output; `DYNAMIC` marks the open dimensions, the batch's included.
+
+    `is_binary`: elements of BYTES are octets of any kind, `bytes` in memory, and not text.
+    """
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
+    is_binary: bool = False
 
 
 @dataclass(frozen=True, slots=True)

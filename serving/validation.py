@@ -4,11 +4,14 @@ Every rule of the protocol for ModelInfer is checked here, and the message names
 expected. Pure.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from serving.errors import InvalidRequest, NotOffered
-from serving.tensors import from_raw, from_typed
+from serving.tensors import from_raw, from_typed, octets_from_raw, octets_from_typed, texts
 from serving.types import (
     DATATYPES,
     DYNAMIC,
@@ -54,7 +57,7 @@ def validate(request: InferRequest, signature: Signature, *, rows_max: int) -> V
         _check_shape(given[spec.name], spec)
     rows = _rows(given, signature, rows_max)
     outputs = _requested_outputs(request, signature)
-    inputs = [_read(given[spec.name], spec.datatype) for spec in signature.inputs]
+    inputs = [_read(given[spec.name], spec) for spec in signature.inputs]
     skip = 1 if signature.batchable else 0
     return ValidRequest(
         inputs=inputs,
@@ -71,10 +74,23 @@ def with_arrays(request: InferRequest) -> InferRequest:
     """Read the tensors before `validate` does, as the request itself describes them. Raises InvalidRequest."""
     _check_raw_count(request)
     inputs = tuple(
-        replace(tensor, array=_read(tensor, DATATYPES[tensor.datatype])) if tensor.datatype in DATATYPES else tensor
+        replace(tensor, array=_read_early(tensor, DATATYPES[tensor.datatype]))
+        if tensor.datatype in DATATYPES
+        else tensor
         for tensor in request.inputs
     )
     return replace(request, inputs=inputs)
+
+
+def _read_early(tensor: InputTensor, datatype: Datatype) -> Array:
+    """Read a tensor for a model that is not known yet, which alone may say whether BYTES must be text."""
+    if datatype is not Datatype.BYTES:
+        return _elements(tensor, datatype)
+    octets = _octets(tensor)
+    try:
+        return texts(tensor.name, octets)
+    except InvalidRequest:
+        return octets
 
 
 def _check_parameters(request: InferRequest) -> None:
@@ -160,11 +176,37 @@ def _rows(given: Mapping[str, InputTensor], signature: Signature, rows_max: int)
     return rows
 
 
-def _read(tensor: InputTensor, datatype: Datatype) -> Array:
-    if tensor.array is not None:
-        return tensor.array
+def _read(tensor: InputTensor, spec: TensorSpec) -> Array:
+    if spec.datatype is not Datatype.BYTES:
+        return tensor.array if tensor.array is not None else _elements(tensor, spec.datatype)
+    array = tensor.array if tensor.array is not None else _octets(tensor)
+    first = array.reshape(-1)[0] if array.size else None
+    if spec.is_binary:
+        return array if not isinstance(first, str) else _encoded(array)
+    return array if isinstance(first, str) else texts(tensor.name, array)
+
+
+def _octets(tensor: InputTensor) -> Array:
+    """Read BYTES as `bytes` objects."""
+    if tensor.raw is not None:
+        return octets_from_raw(tensor.name, tensor.shape, tensor.raw)
+    return octets_from_typed(tensor.name, tensor.shape, _typed(tensor, Datatype.BYTES))
+
+
+def _encoded(texts_read: Array) -> Array:
+    octets = np.empty(texts_read.size, np.object_)
+    octets[:] = [text.encode() for text in texts_read.reshape(-1).tolist()]
+    return octets.reshape(texts_read.shape)
+
+
+def _elements(tensor: InputTensor, datatype: Datatype) -> Array:
     if tensor.raw is not None:
         return from_raw(tensor.name, datatype, tensor.shape, tensor.raw)
+    return from_typed(tensor.name, datatype, tensor.shape, _typed(tensor, datatype))
+
+
+def _typed(tensor: InputTensor, datatype: Datatype) -> Sequence[Any]:
+    """Return the elements of a tensor's own typed field."""
     if datatype.typed_field is None:
         raise InvalidRequest(f"input '{tensor.name}': {datatype.wire_name} travels in raw_input_contents only")
     for field in tensor.typed:
@@ -173,7 +215,7 @@ def _read(tensor: InputTensor, datatype: Datatype) -> Array:
                 f"input '{tensor.name}': contents came in {field}, "
                 f"expected {datatype.typed_field} for {datatype.wire_name}"
             )
-    return from_typed(tensor.name, datatype, tensor.shape, tensor.typed.get(datatype.typed_field, ()))
+    return tensor.typed.get(datatype.typed_field, ())
 
 
 def _requested_outputs(request: InferRequest, signature: Signature) -> tuple[int, ...]:

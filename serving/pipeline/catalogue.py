@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from serving.pipeline import answers, categories, tabular
+from serving.pipeline import answers, categories, images, tabular, texts, user
 from serving.pipeline.parameters import Parameters
 from serving.pipeline.step import Draft, Flow
-from serving.types import TensorSpec
+from serving.types import DYNAMIC, Datatype, TensorSpec
 
 Builder = Callable[[Parameters, Sequence[Flow]], Draft]
 """Checks what was declared against the tensors that a step reads. Raises LoadError."""
@@ -15,14 +15,23 @@ PREPROCESS: Mapping[str, Builder] = {
     "cast": tabular.cast,
     "clip": tabular.clip,
     "concat": tabular.concat,
+    "crop": images.crop,
+    "decode_image": images.decode_image,
     "finite": tabular.finite,
+    "flatten": tabular.flatten,
     "hash": categories.hash_,
     "impute": tabular.impute,
+    "layout": images.layout,
+    "letterbox": images.letterbox,
     "log1p": tabular.log1p,
+    "normalise": images.normalise,
     "one_hot": categories.one_hot,
     "ordinal": categories.ordinal,
+    "resize": images.resize,
     "scale": tabular.scale,
     "select": tabular.select,
+    "tokenise": texts.tokenise,
+    "user": user.user,
 }
 
 POSTPROCESS: Mapping[str, Builder] = {
@@ -32,10 +41,14 @@ POSTPROCESS: Mapping[str, Builder] = {
     "softmax": answers.softmax,
     "threshold": answers.threshold,
     "top_k": answers.top_k,
+    "user": user.user,
 }
 
-NATURAL: Mapping[str, TensorSpec] = {}
+NATURAL: Mapping[str, TensorSpec] = {
+    "tokenise": TensorSpec("", Datatype.BYTES, (DYNAMIC,)),
+    "decode_image": TensorSpec("", Datatype.BYTES, (DYNAMIC,), is_binary=True),
+}
 """What a step reads when nobody has declared it."""
 
-SECOND_NAMES: Mapping[str, str] = {"top_k": "labels"}
+SECOND_NAMES: Mapping[str, str] = {"tokenise": "attention_mask", "top_k": "labels"}
 """What the second tensor of a step that writes two is called when nobody says."""

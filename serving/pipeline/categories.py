@@ -53,7 +53,7 @@ def hash_(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
     buckets = parameters.whole("buckets")
     seed = parameters.whole("seed", 0, minimum=0, maximum=(1 << 32) - 1)
     given = reads[0].spec.datatype
-    if given is Datatype.BYTES:
+    if given is Datatype.BYTES and not reads[0].spec.is_binary:
         return Draft(Host(_hash_texts(seed, buckets)), (Datatype.INT64,), same)
     if given not in INTEGERS:
         raise parameters.error(f"'{reads[0].spec.name}' is {given.wire_name}, expected BYTES or integers")
@@ -63,8 +63,9 @@ def hash_(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
 
 def _categories(parameters: Parameters, flow: Flow, *, refuses: bool) -> tuple[Look | None, Array, Any]:
     """Read the categories: how strings become codes, the categories of all columns in a row, and where each ends."""
-    if flow.spec.datatype not in {Datatype.BYTES, *NUMBERS}:
-        raise parameters.error(f"'{flow.spec.name}' is {flow.spec.datatype.wire_name}, expected numbers or BYTES")
+    if flow.spec.datatype not in {Datatype.BYTES, *NUMBERS} or flow.spec.is_binary:
+        kind = "binary" if flow.spec.is_binary else flow.spec.datatype.wire_name
+        raise parameters.error(f"'{flow.spec.name}' is {kind}, expected numbers or text in BYTES")
     if len(flow.dims) > 1 or columns(flow) < 1:
         raise parameters.error(
             f"'{flow.spec.name}' has shape {list(flow.spec.shape)}, expected rows and a fixed number of columns"

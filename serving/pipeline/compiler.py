@@ -52,10 +52,12 @@ def part(function: Callable[..., Any]) -> Any:
     return _njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
-def compiled(text: str, name: str, parts: Mapping[str, Any], arguments: Sequence[Any]) -> Callable[..., None]:
+def compiled(
+    text: str, name: str, parts: Mapping[str, Any], arguments: Sequence[Any], *, is_kept: bool = True
+) -> Callable[..., None]:
     """Compile the function `name` of a text, which calls `parts`, for arguments of these types; the GIL is given up.
 
-    Raises what numba raises.
+    The machine code is kept for later starts where `is_kept`. Raises what numba raises.
     """
     began_s = time.process_time()
     namespace: dict[str, Any] = {"__name__": __name__, **parts}
@@ -64,7 +66,8 @@ def compiled(text: str, name: str, parts: Mapping[str, Any], arguments: Sequence
     # numba names what it keeps by this, and by the bytecode, which does not hold the names of what is called.
     function.__qualname__ = f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:24]}"
     dispatcher = _njit(nogil=True, **_OPTIONS)(function)
-    dispatcher._cache = _Cache(function)  # what numba's cache=True does, with a folder of our own
+    if is_kept:
+        dispatcher._cache = _Cache(function)  # what numba's cache=True does, with a folder of our own
     dispatcher.compile(tuple(arguments))
     dispatcher.disable_compile()
     _LOG.debug("%s: %.2f s of CPU", function.__qualname__, time.process_time() - began_s)

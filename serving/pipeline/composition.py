@@ -201,6 +201,8 @@ def _check_fits(flow: Flow, spec: TensorSpec) -> None:
     """Check what preprocessing gives against what the model takes."""
     if flow.is_ragged:
         raise LoadError(f"[pipeline] '{spec.name}' has rows of different shapes at the end; bring them to one shape")
+    if flow.spec.is_binary:
+        raise LoadError(f"[pipeline] '{spec.name}' is binary, and the model takes text; a step must read it")
     datatype = flow.spec.datatype
     if datatype is not spec.datatype:
         raise LoadError(

@@ -1,7 +1,7 @@
 """What is done to whole arrays, as numba compiles it and as plain Python. Knows numpy and no step.
 
 Nothing is allocated here. `flaws` [rows] takes `mark` where a row holds what a kernel cannot take and no step before
-has marked it.
+has marked it; such a kernel returns how many it has marked.
 """
 
 from typing import Any
@@ -26,12 +26,13 @@ def concat_2(one: Any, two: Any, out: Any) -> None:
             out[row, width + column] = two[row, column]
 
 
-def one_hot(values: Any, out: Any, categories: Any, ends: Any, ignores: Any, flaws: Any, mark: Any) -> None:
+def one_hot(values: Any, out: Any, categories: Any, ends: Any, ignores: Any, flaws: Any, mark: Any) -> Any:
     """Write 1 where a value of [rows, columns] is a category, else 0.
 
     Column c knows categories[ends[c] : ends[c + 1]], in the order of what is written. With `ignores` 0 an unknown value
     marks its row.
     """
+    marked = 0
     for row in range(values.shape[0]):
         unknown = False
         for column in range(values.shape[1]):
@@ -43,13 +44,16 @@ def one_hot(values: Any, out: Any, categories: Any, ends: Any, ignores: Any, fla
             unknown |= not found
         if unknown and not ignores[0] and flaws[row] == 0:
             flaws[row] = mark
+            marked += 1
+    return marked
 
 
-def ordinal(values: Any, out: Any, categories: Any, ends: Any, unknown: Any, flaws: Any, mark: Any) -> None:
+def ordinal(values: Any, out: Any, categories: Any, ends: Any, unknown: Any, flaws: Any, mark: Any) -> Any:
     """Write each value's place among its column's categories, as in `one_hot`; unknown[1] for an unknown value.
 
     With unknown[0] 0 an unknown value marks its row.
     """
+    marked = 0
     for row in range(values.shape[0]):
         refused = False
         for column in range(values.shape[1]):
@@ -61,6 +65,8 @@ def ordinal(values: Any, out: Any, categories: Any, ends: Any, unknown: Any, fla
             refused |= not is_known
         if refused and not unknown[0] and flaws[row] == 0:
             flaws[row] = mark
+            marked += 1
+    return marked
 
 
 def softmax(logits: Any, out: Any) -> None:
@@ -151,3 +157,21 @@ def murmur3(octets: Any, ends: Any, out: Any, settings: Any) -> None:
         state = (state * np.uint64(0xC2B2AE35)) & mask
         state ^= state >> np.uint64(16)
         out[text] = np.int64(state % np.uint64(settings[1]))
+
+
+def channels_first(images: Any, out: Any) -> None:
+    """Turn [rows, height, width, channels] into [rows, channels, height, width]."""
+    for row in range(images.shape[0]):
+        for channel in range(images.shape[3]):
+            for y in range(images.shape[1]):
+                for x in range(images.shape[2]):
+                    out[row, channel, y, x] = images[row, y, x, channel]
+
+
+def channels_last(images: Any, out: Any) -> None:
+    """Turn [rows, channels, height, width] into [rows, height, width, channels]."""
+    for row in range(images.shape[0]):
+        for y in range(images.shape[2]):
+            for x in range(images.shape[3]):
+                for channel in range(images.shape[1]):
+                    out[row, y, x, channel] = images[row, channel, y, x]

@@ -105,6 +105,13 @@ class Parameters:
                 raise self.error(f"{key}: there is no column {item}, the tensor has columns 0 to {count - 1}")
         return np.array(value, np.int64)
 
+    def lengths(self, key: str) -> tuple[int, ...]:
+        """Return dimensions behind the rows."""
+        value = self._take(key)
+        if not isinstance(value, list) or not all(type(item) is int and 0 < item <= 1 << 24 for item in value):
+            raise self.error(f"{key} = {_short(value)}, expected the lengths behind the rows, such as [4]")
+        return tuple(value)
+
     def names(self, key: str) -> tuple[str, ...]:
         """Return a list of strings."""
         value = self._take(key)
@@ -187,6 +194,9 @@ def declared(table: Mapping[str, Any]) -> TensorSpec:
     name = parameters.text("name")
     parameters.where += f" '{name}'"
     datatype = parameters.datatype("datatype", tuple(Datatype))
+    is_binary = parameters.flag("binary", default=False)
+    if is_binary and datatype is not Datatype.BYTES:
+        raise parameters.error("binary is for BYTES alone")
     shape = table.get("shape")
     parameters.has("shape")
     parameters.finish()
@@ -194,7 +204,7 @@ def declared(table: Mapping[str, Any]) -> TensorSpec:
         raise parameters.error(f"shape = {_short(shape)}, expected a list of lengths such as [-1, 4]")
     if shape[0] != -1:
         raise parameters.error(f"shape = {shape}, expected -1 in front, which stands for the rows")
-    return TensorSpec(name, datatype, tuple(shape))
+    return TensorSpec(name, datatype, tuple(shape), is_binary)
 
 
 def _floats(values: Sequence[float]) -> Array:

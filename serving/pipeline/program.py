@@ -6,16 +6,18 @@ A program is shared by the threads of a servable; what a run writes lies in a `W
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.errors import LoadError
 from serving.pipeline.flaws import RefusedRowsError
+from serving.pipeline.parallel import for_each
 from serving.pipeline.passes import Pass, passes_of, stages_of
 from serving.pipeline.refusal import explanation
 from serving.pipeline.source import compile_stage
-from serving.pipeline.step import Dims, Flow, Half, Host
+from serving.pipeline.step import Dims, Flow, Half, Host, PerRow
 from serving.types import DYNAMIC, Array
 
 _FIRST_ROWS = 64
@@ -30,17 +32,23 @@ class Workspace:
     def __init__(self, passes: int) -> None:
         self.rows = 0
         self.ticks: NDArray[np.int64] = np.zeros(passes, np.int64)
-        self.clock: NDArray[np.int64] = np.zeros(2, np.int64)  # scratch of compiled code
+        self.clock: NDArray[np.int64] = np.zeros(3, np.int64)  # of compiled code, see `source`
         self._flaws: NDArray[np.int64] = np.zeros(_FIRST_ROWS, np.int64)
         self._buffers: dict[int, Array] = {}
+
+    @property
+    def is_flawed(self) -> bool:
+        """Whether compiled code has marked a row since `flaws`."""
+        return bool(self.clock[2])
 
     def flaws(self, rows: int) -> NDArray[np.int64]:
         """Return a mark of 0 for each row."""
         if len(self._flaws) < rows:
             self._flaws = np.zeros(_capacity(rows), np.int64)
-        flaws = self._flaws[:rows]
-        flaws.fill(0)
-        return flaws
+        if self.clock[2]:
+            self._flaws.fill(0)
+            self.clock[2] = 0
+        return self._flaws[:rows]
 
     def buffer(self, flow: Flow, rows: int, dims: Dims) -> Array:
         """Return room for a tensor; it is overwritten by the next run."""
@@ -112,7 +120,7 @@ class Program:
         for stage in self._stages:
             stage.run(run)
         workspace.rows += rows
-        if is_strict and (run.reasons or run.flaws.any()):
+        if is_strict and (run.reasons or workspace.is_flawed):
             raise RefusedRowsError(self._reasons(run))
         return [run.tensors[flow.number] for flow in self._half.results]
 
@@ -120,8 +128,7 @@ class Program:
         if group[0].is_compiled:
             return _CompiledStage(group, first)
         work = group[0].steps[0].work
-        assert isinstance(work, Host), "bug: a step that is neither compiled nor a library's"
-        return _HostStage(group[0], first, work)
+        return _HostStage(group[0], first, work) if isinstance(work, Host) else _RowStage(group[0], first)
 
     def _reasons(self, run: Run) -> dict[int, str]:
         reasons = dict(run.reasons)
@@ -175,9 +182,45 @@ class _HostStage:
         run.workspace.ticks[self._index] += time.monotonic_ns() - began_ns
 
 
+class _RowStage:
+    """Steps of a library on one row at a time, rows side by side; the last step's rows have one shape."""
+
+    def __init__(self, each: Pass, index: int) -> None:
+        self._each = each
+        self._index = index
+        if each.writes[0].is_ragged:
+            last = each.steps[-1].name
+            raise LoadError(f"[pipeline] {last} leaves rows of different shapes; the next step must give them one")
+
+    def run(self, run: Run) -> None:
+        """See `Stage`."""
+        began_ns = time.monotonic_ns()
+        given = run.tensors[self._each.reads[0].number]
+        flow = self._each.writes[0]
+        out = run.tensors[flow.number] = run.room(flow, flow.dims)
+
+        def work(row: int) -> None:
+            """Do one row; what cannot be done leaves zeros, and a reason."""
+            value: Any = given[row]
+            step = self._each.steps[0]
+            try:
+                for step in self._each.steps:
+                    assert isinstance(step.work, PerRow), "bug: a step that does not work row by row"
+                    value = step.work.function(value)
+                out[row] = value
+            except ValueError as error:
+                out[row] = 0
+                run.reasons.setdefault(row, f"{step.name} of '{step.reads[0].spec.name}': {error}")
+
+        for_each(run.rows, work)
+        run.workspace.ticks[self._index] += time.monotonic_ns() - began_ns
+
+
 def _as_promised(flow: Flow, array: Array, rows: int) -> Array:
     """Check an array, which compiled code will index without looking, and lay it out as that expects it."""
     dims = flow.dims
+    if array.shape[1:] == dims and len(array) == rows and array.dtype == flow.spec.datatype.dtype:
+        return _as_compiled_code_reads(array)
     is_right = (
         array.dtype == flow.spec.datatype.dtype
         and array.ndim == len(dims) + 1
@@ -189,6 +232,10 @@ def _as_promised(flow: Flow, array: Array, rows: int) -> Array:
             f"tensor '{flow.spec.name}' is {array.dtype} {list(array.shape)}, "
             f"expected {flow.spec.datatype.dtype} [{rows}, {', '.join(map(str, dims))}]"
         )
+    return _as_compiled_code_reads(array)
+
+
+def _as_compiled_code_reads(array: Array) -> Array:
     flags = array.flags
     return array if flags.c_contiguous and flags.aligned else np.array(array, order="C")
 

@@ -3,13 +3,14 @@
     def run(flaws, ticks, clock, t0, t1, a0, a1): ...
 
 `t` are tensors, `a` arguments of steps, all in the order in which they first appear. `flaws` [rows] are 0, or the
-number of the pass that cannot take a row. `ticks` [passes] count the nanoseconds of each pass. `clock` is two words of
-scratch. Texts name functions of this package only, and numbers that it has chosen.
+number of the pass that cannot take a row; clock[2] counts what was marked there. `ticks` [passes] count the nanoseconds
+of each pass; the rest of `clock` is scratch. Texts name functions of this package only, and numbers that it has chosen.
 """
 
 import functools
-import inspect
 import itertools
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +23,13 @@ from serving.errors import LoadError
 from serving.pipeline.compiler import compiled, part, readable, writable
 from serving.pipeline.passes import Pass
 from serving.pipeline.step import Argument, Element, Flow, Kernel, Spread
-from serving.types import Array, Datatype
+from serving.types import DYNAMIC, Array, Datatype
 
 PERIOD_MAX = 512
 """Arguments that differ by column are repeated to about so many, so that rows of few columns have long inner loops."""
+
+USER_MODULE = "penstock_user_steps"
+"""The name of modules that are not of this package."""
 
 _MONOTONIC = 1
 _clock_gettime: Any = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.voidptr))
@@ -120,7 +124,7 @@ class _Text:
             name = f"{function.__name__.strip('_')}_{len(self._names)}"
             self._names[function] = name
             self._parts[name] = part(function)
-            self.line(1, f"# {name}: {_identity(function)}")
+            self.line(1, f"# {name}: {function.__module__}.{function.__qualname__}")
         return self._names[function]
 
     def compiled(self) -> Function:
@@ -138,6 +142,12 @@ class _Text:
         except Exception as error:
             raise LoadError(f"[pipeline] does not compile: {' '.join(str(error).split())[:300]}") from error
         return Function(call, tuple(self.operands), tuple(self._arguments), text)
+
+
+def _one_line(error: Exception) -> str:
+    """Return what numba says, without its colours and advice."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return " ".join(text.split())[:400]
 
 
 def _write_loop(text: _Text, each: Pass, mark: int) -> None:
@@ -159,11 +169,11 @@ def _write_loop(text: _Text, each: Pass, mark: int) -> None:
         code.append(f"{result} = {_CAST_NAMES[kind]}({call})")
         if work.refuses is not None:
             refuses.append(f"{text.function(work.refuses)}({', '.join([value, result, *arguments])})")
-            code.append(f"refused |= {refuses[-1]}")
+            code.append(f"refused += int32({refuses[-1]})")
         last = result
     text.line(1, f"for row in range({source}.shape[0]):")
     if refuses:
-        text.line(2, "refused = False")
+        text.line(2, "refused = int32(0)  # as wide as FP32, so that counting is a vector instruction too")
     text.line(2, f"for spot in range({source}.shape[1]):")
     text.line(3, f"for column in range({source}.shape[2]):")
     for line in (*code, f"{target}[row, spot, column] = {last}"):
@@ -171,6 +181,7 @@ def _write_loop(text: _Text, each: Pass, mark: int) -> None:
     if refuses:
         text.line(2, "if refused and flaws[row] == 0:")
         text.line(3, f"flaws[row] = {mark}")
+        text.line(3, "clock[2] += 1")
 
 
 def _write_call(text: _Text, each: Pass, mark: int) -> None:
@@ -185,7 +196,7 @@ def _write_call(text: _Text, each: Pass, mark: int) -> None:
     ]
     names += [text.argument(argument.array) for argument in work.arguments]
     names += ["flaws", str(mark)] if work.marks else []
-    text.line(1, f"{text.function(work.function)}({', '.join(names)})")
+    text.line(1, f"{'clock[2] += ' * work.marks}{text.function(work.function)}({', '.join(names)})")
 
 
 def _argument(text: _Text, argument: Argument, repeats: int) -> str:
@@ -198,31 +209,30 @@ def _argument(text: _Text, argument: Argument, repeats: int) -> str:
 
 def _layout(dims: tuple[int, ...], elements: Sequence[Element]) -> tuple[View, int]:
     """Choose how a tensor lies for a loop, [rows, spots, columns], and how often arguments by column are repeated."""
-    if not any(argument.spread is Spread.COLUMN for work in elements for argument in work.arguments):
-        return _flat, 1
-    columns = dims[-1] if dims else 1
-    spots = int(np.prod(dims[:-1])) if -1 not in dims[:-1] else 1
-    repeats = max(count for count in range(1, max(1, PERIOD_MAX // columns) + 1) if spots % count == 0)
-    return functools.partial(_periodic, period=columns * repeats), repeats
+    period, repeats = 0, 1
+    if any(argument.spread is Spread.COLUMN for work in elements for argument in work.arguments):
+        columns = dims[-1] if dims else 1
+        spots = math.prod(dims[:-1]) if DYNAMIC not in dims else 1
+        repeats = max(count for count in range(1, max(1, PERIOD_MAX // columns) + 1) if spots % count == 0)
+        period = columns * repeats
+    if DYNAMIC in dims:
+        return functools.partial(_periodic, period=period), repeats
+    numbers = math.prod(dims)
+    return functools.partial(_fixed, spots=numbers // period if period else 1, period=period or numbers), repeats
 
 
-def _flat(array: Array) -> Array:
-    return array.reshape(array.shape[0], 1, int(np.prod(array.shape[1:])))
+def _fixed(array: Array, *, spots: int, period: int) -> Array:
+    return array.reshape(len(array), spots, period)
 
 
 def _periodic(array: Array, *, period: int) -> Array:
-    return array.reshape(array.shape[0], int(np.prod(array.shape[1:])) // period, period)
+    numbers = math.prod(array.shape[1:])
+    return array.reshape(len(array), numbers // period if period else 1, period or numbers)
 
 
 def _dimensions(flow: Flow, view: View) -> int:
     """Return how many dimensions a view has."""
     return view(np.zeros((1, *(1 for _ in flow.dims)), np.uint8)).ndim
-
-
-def _identity(function: Callable[..., Any]) -> str:
-    """Name a function; what is not ours by its text too, which the digest of this package does not cover."""
-    name = f"{function.__module__}.{function.__qualname__}"
-    return name if function.__module__.startswith("serving.") else f"{name} {inspect.getsource(function)!r}"
 
 
 _CAST_NAMES: dict[Datatype, str] = {

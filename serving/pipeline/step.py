@@ -6,6 +6,7 @@ arrays. Both are plain functions in a part of Python that numba compiles; they a
 """
 
 import enum
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,8 @@ class Element:
 class Kernel:
     """Work on arrays: `function(*reads, *writes, *arguments)`.
 
-    With `marks`, two more arguments follow: flaws, INT64 [rows], and the number to put where a row has none yet.
+    With `marks`, two more arguments follow, flaws, INT64 [rows], and the number to put where a row has none yet, and it
+    returns how many it has put.
     `views` says how each of reads and writes is laid out for it. `explain` says what was wrong in one row that it read.
     """
 
@@ -166,7 +168,7 @@ def as_it_is(array: Array) -> Array:
 def vectors(array: Array) -> Array:
     """Lay an array out as [vectors, columns]; one number per row is a vector of one column."""
     columns = array.shape[-1] if array.ndim > 1 else 1
-    count = array.size // columns if columns else int(np.prod(array.shape[:-1]))
+    count = array.size // columns if columns else math.prod(array.shape[:-1])
     return array.reshape(count, columns)
 
 
@@ -177,7 +179,7 @@ def per_vector(array: Array) -> Array:
 
 def rows_of(array: Array) -> Array:
     """Lay an array out as [rows, numbers]."""
-    return array.reshape(len(array), int(np.prod(array.shape[1:])))
+    return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
 Flaws = NDArray[np.int64]

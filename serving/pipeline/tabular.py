@@ -1,5 +1,6 @@
 """The steps for tables: numbers and categories in columns. Builders of drafts; nothing here runs anything."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from serving.pipeline.step import (
     rows_of,
     same,
 )
-from serving.types import Array, Datatype
+from serving.types import DYNAMIC, Array, Datatype
 
 FLOATS = (Datatype.FP32, Datatype.FP64)
 INTEGERS = (
@@ -143,6 +144,15 @@ def concat(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
 
 def _columns_of(width: int) -> Follow:
     return lambda _: ((width,),)
+
+
+def flatten(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
+    """Turn what is behind the rows into one dimension, without copying."""
+    _number_of(parameters, reads[0])
+    if DYNAMIC in reads[0].dims:
+        raise parameters.error(f"'{reads[0].spec.name}' has shape {list(reads[0].spec.shape)}, expected a fixed one")
+    width = math.prod(reads[0].dims)
+    return Draft(Host(lambda arrays, _: [arrays[0].reshape(-1, width)]), (reads[0].spec.datatype,), _columns_of(width))
 
 
 def columns(flow: Flow) -> int:

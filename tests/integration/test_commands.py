@@ -176,6 +176,18 @@ def test_quickstart_trains_serves_checks_and_measures(tmp_path):
     assert (tmp_path / "models" / "breast_cancer" / "1" / "oci-layout").exists()
 
 
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_quickstart_of_raw_input_holds_the_served_answers_to_a_reference(tmp_path, kind):
+    pytest.importorskip({"image": "PIL", "text": "tokenizers"}[kind], reason=f"needs 'penstock[{kind}]'")
+    models = tmp_path / "models"
+    result = penstock("quickstart", "--kind", kind, "--models", str(models), "--burst-s", "0.2")
+    assert result.returncode == 0, result.stderr
+    count, same = re.search(r"(\d+) raw inputs over gRPC: (\d+) labels are the reference's", result.stdout).groups()
+    assert int(same) >= 0.99 * int(count) > 0
+    again = penstock("quickstart", "--kind", kind, "--models", str(models), "--burst-s", "0.1")
+    assert again.returncode == 0, again.stderr
+
+
 def test_quickstart_runs_again_in_its_own_folder_and_leaves_a_strangers_alone(tmp_path):
     models = tmp_path / "models"
     graphs.write_model(models, "other", graphs.affine())

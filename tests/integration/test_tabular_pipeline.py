@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from converters.scikit_learn import TARGET_OPSET
 from skl2onnx import to_onnx
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_wine
@@ -10,7 +11,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from converters.scikit_learn import TARGET_OPSET
 from serving.errors import RemoteError
 from serving.transport.client import Client
 from serving.types import Datatype

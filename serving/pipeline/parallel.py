@@ -1,0 +1,35 @@
+"""Work on the rows of a batch side by side, on the threads of this process and the caller's own.
+
+Libraries give up the GIL while they decode, so rows use as many cores as there are. Bound: one thread for each core,
+over all models, beside the instance threads.
+"""
+
+import functools
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+
+def for_each(count: int, work: Callable[[int], None]) -> None:
+    """Call `work` with 0 to count - 1, each once, and return when all have ended. It must not raise."""
+    taken = itertools.count()  # a step of it is one operation of the interpreter, so no number is taken twice
+
+    def take() -> None:
+        while (number := next(taken)) < count:
+            work(number)
+
+    helpers = [_pool().submit(take) for _ in range(min(count, _cores()) - 1)]
+    take()
+    for helper in helpers:
+        if not helper.cancel():  # one that has not begun is not needed any more
+            helper.result()
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_cores(), thread_name_prefix="pipeline rows")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

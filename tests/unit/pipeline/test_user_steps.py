@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+
+from serving.errors import LoadError
+from serving.pipeline import compiler
+from tests.support.pipelines import after, before
+
+SOURCE = """
+import numpy as np
+from pathlib import Path
+
+Path({trace!r}).write_text("executed")
+
+HALF = 0.5
+
+
+def ratio(x, out):
+    for row in range(x.shape[0]):
+        out[row, 0] = x[row, 0] / (x[row, 1] + HALF)
+
+
+def total(x, y, out):
+    for row in range(x.shape[0]):
+        out[row] = 0
+        for column in range(x.shape[1]):
+            out[row] += x[row, column] * y[row, column]
+
+
+def allocates(x, out):
+    out[:] = np.sort(x)
+
+
+def mistyped(x, out):
+    out[0] = x.no_such_thing
+
+
+not_a_function = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    version = tmp_path / "1"
+    version.mkdir()
+    (version / "steps.py").write_text(SOURCE.format(trace=str(tmp_path / "trace")))
+    (version / "broken.py").write_text("def f(:")
+    (version / "leaves.py").write_text("raise SystemExit('enough')")
+    return version
+
+
+ROWS = np.arange(8, dtype=np.float32).reshape(4, 2)
+
+
+def ran(folder, function, wanted, *, allow=True, file="steps.py", given=None, **options):
+    given = given or {"x": ROWS}
+    step = {"step": "user", "inputs": list(given), "output": "z", "file": file, "function": function, **options}
+    return before([step], given, wanted, folder=folder, allow_user_code=allow)
+
+
+def test_a_function_of_the_package_is_compiled_and_run_on_the_batch(folder):
+    expected = (ROWS[:, 0] / (ROWS[:, 1] + 0.5))[:, None]
+    np.testing.assert_allclose(ran(folder, "ratio", expected, shape=[1]), expected, rtol=1e-6)
+
+
+def test_it_may_read_several_tensors_and_write_another_type(folder):
+    expected = (ROWS.astype(np.float64) * ROWS * 2).sum(axis=1)
+    result = ran(folder, "total", expected, given={"x": ROWS, "y": ROWS * 2}, shape=[], datatype="FP64")
+    np.testing.assert_allclose(result, expected)
+    assert result.dtype == np.float64
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_it_takes_no_rows_and_one_row(folder, rows):
+    assert ran(folder, "ratio", np.zeros((1, 1), np.float32), given={"x": ROWS[:rows]}, shape=[1]).shape == (rows, 1)
+
+
+def test_nothing_is_executed_unless_the_operator_allows_it(folder, tmp_path):
+    with pytest.raises(LoadError, match="this server does not allow; start it with --user-code on"):
+        ran(folder, "ratio", np.zeros((1, 1), np.float32), allow=False, shape=[1])
+    assert not (tmp_path / "trace").exists()
+
+
+def test_nothing_is_written_beside_the_package_or_kept(folder, tmp_path):
+    kept = set(compiler.folder().iterdir())
+    ran(folder, "ratio", np.zeros((1, 1), np.float32), shape=[1])
+    assert (tmp_path / "trace").exists()
+    assert sorted(path.name for path in folder.iterdir()) == ["broken.py", "leaves.py", "steps.py"]
+    assert set(compiler.folder().iterdir()) == kept
+
+
+WRONG = [
+    ("ratio", {"file": "../steps.py"}, "lies outside of the version's folder"),
+    ("ratio", {"file": "none.py"}, "cannot be read"),
+    ("ratio", {"file": "broken.py"}, "broken.py cannot be executed: SyntaxError"),
+    ("ratio", {"file": "leaves.py"}, "leaves.py cannot be executed: SystemExit: enough"),
+    ("ratios", {}, "has no function 'ratios'"),
+    ("not_a_function", {}, "has no function 'not_a_function'"),
+    ("mistyped", {}, "does not compile: .*no_such_thing"),
+    ("allocates", {}, "does not compile: "),
+    ("total", {}, "does not compile: "),
+    ("ratio", {"shape": [-1]}, "expected the lengths behind the rows"),
+    ("ratio", {"datatype": "BYTES"}, "datatype = 'BYTES'"),
+]
+
+
+@pytest.mark.parametrize(("function", "options", "message"), WRONG)
+def test_a_function_that_cannot_be_used_is_refused_when_the_model_is_loaded(folder, function, options, message):
+    with pytest.raises(LoadError, match=message) as caught:
+        ran(folder, function, ROWS, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_step_behind_the_model_may_be_the_users_too(folder):
+    with pytest.raises(LoadError, match="does not allow"):
+        after([{"step": "user", "input": "x", "file": "steps.py", "function": "ratio"}], {"x": ROWS})
