@@ -11,6 +11,7 @@ from pathlib import Path
 from serving.registry.client import Registry
 from serving.registry.names import Alias, Version
 from tests.support import registries
+from tests.support.registries import OPEN
 
 PRODUCTION = Alias("affine", "production")
 
@@ -22,7 +23,7 @@ def verbs(place: str, third: Path):
 
     def promote():
         with Registry.open(place, who="child") as registry:
-            registry.promote(Version("affine", 1), "production")
+            registry.promote(Version("affine", 1), "production", gate=OPEN)
 
     def rollback():
         with Registry.open(place, who="child") as registry:

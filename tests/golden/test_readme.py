@@ -10,7 +10,9 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("table", [readme.server_table(), readme.model_table()], ids=["server", "model"])
+@pytest.mark.parametrize(
+    "table", [readme.server_table(), readme.model_table(), readme.policy_table()], ids=["server", "model", "policy"]
+)
 def test_the_readme_holds_the_table_of_options(table):
     assert table in README, "python -m tests.support.readme prints the table"
 
