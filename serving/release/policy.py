@@ -8,7 +8,7 @@ from serving.config import build, option, read_toml
 from serving.errors import ConfigError
 from serving.registry.record import canonical, digest_of
 
-METRICS = ("", "error_rate", "absolute_error", "squared_error", "log_loss")
+METRICS = ("auto", "error_rate", "absolute_error", "squared_error", "log_loss")
 CHECKS = (
     "integrity",
     "signature of the author",
@@ -48,7 +48,7 @@ class ReleaseConfig:
 class QualityConfig:
     """`[quality]`: how much worse than production a package may be on the same held-out rows."""
 
-    metric: str = option("", "The loss of a row. Empty: from the output, error_rate for labels, squared_error for "
+    metric: str = option("auto", "The loss of a row; auto: error_rate for labels, squared_error for "
                              "numbers.", choices=METRICS)  # fmt: skip
     output: str = option("", "The output that is judged. Empty: the first one.")
     margin: float = option(-1.0, "The mean loss may be so much above production's; below 0: not set, and then no "

@@ -38,19 +38,20 @@ def losses_of(package: Package, outputs: Mapping[str, Array], held_out: HeldOut,
     if name not in outputs:
         raise ConfigError(f"[quality] output = {name!r}, the model has: {', '.join(sorted(outputs))}")
     output = outputs[name]
-    metric = config.metric or ("squared_error" if output.dtype.kind == "f" and output.ndim == 1 else "error_rate")
+    metric = config.metric
+    if metric == "auto":
+        metric = "squared_error" if output.dtype.kind == "f" and output.ndim == 1 else "error_rate"
     columns = 1 if output.ndim == 1 else int(np.prod(output.shape[1:]))
     if metric in {"absolute_error", "squared_error"}:
         if columns != 1 or held_out.label.dtype.kind not in "iuf":
             raise ConfigError(f"[quality] metric = {metric!r} needs one number per row; {name} has {columns}")
         error: Numbers = np.asarray(output, np.float64).reshape(-1) - np.asarray(held_out.label, np.float64)
         size: Numbers = np.abs(error)
-        found: Numbers = size if metric == "absolute_error" else np.square(size)
-        return found
+        return size if metric == "absolute_error" else np.square(size)
     classes = package.labels.get(name, ())
     if metric == "log_loss" or columns > 1:
         return _scored(metric, np.asarray(output, np.float64).reshape(len(output), -1), held_out.label, classes)
-    return (_texts(output.reshape(-1)) != _texts(held_out.label)).astype(np.float64)
+    return np.asarray(_texts(output.reshape(-1)) != _texts(held_out.label), np.float64)
 
 
 def quality(candidate: Numbers, rivals: Sequence[Rival], config: QualityConfig, overlap: str) -> Finding:
