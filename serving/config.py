@@ -33,7 +33,13 @@ def option(default: Any, help_text: str, **rules: Any) -> Any:
 class ServerConfig:
     """The options of `penstock serve`."""
 
-    models: Path = option(Path("models"), "The model repository: a folder of MODEL/VERSION/model.onnx.")
+    models: Path = option(
+        Path("models"), "The model repository: a folder of MODEL/VERSION/model.onnx, and of packages in its place."
+    )
+    package_keys: str = option(
+        "", "A folder of public keys (PEM, ed25519). When given, only packages that one of them signed are loaded.",
+        metavar="DIR",
+    )  # fmt: skip
     host: str = option("127.0.0.1", "The address to listen on. Other machines can connect only when you change it.")
     grpc_port: int = option(8001, "The gRPC port; 0 picks a free one and prints it.", minimum=0, maximum=65535)
     http_port: int = option(

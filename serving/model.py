@@ -23,6 +23,7 @@ from serving.batching.pace import CHEAP_RUNS, Pace
 from serving.clock import Clock
 from serving.config import ModelConfig
 from serving.errors import InternalError, ModelFailed
+from serving.execution.graph import Graph
 from serving.execution.instances import InstanceGroup
 from serving.execution.probe import probed, zeros
 from serving.execution.session import Session
@@ -54,6 +55,7 @@ class Servable:
         self.name = name
         self.version = version
         self.config = config
+        self.package_digest = ""  # of the package that it came in, if it did
         self.signature = session.signature
         self.statistics = ServableStatistics()
         self._session = session
@@ -71,11 +73,11 @@ class Servable:
 
     @classmethod
     def load(
-        cls, name: str, version: int, path: Path, config: ModelConfig, *,
+        cls, name: str, version: int, source: Path | Graph, config: ModelConfig, *,
         clock: Clock, post: Post, inline: InlineRuns | None = None,
     ) -> "Servable":  # fmt: skip
-        """Load `model.onnx` at `path`. Raises LoadError."""
-        session = Session(path, config.session, config.instances)
+        """Load a graph, from its file or from memory. Raises LoadError."""
+        session = Session(source, config.session, config.instances)
         return cls(name, version, session, config, clock=clock, post=post, inline=inline)
 
     def submit(self, entry: Entry) -> None:

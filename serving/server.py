@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -28,6 +29,8 @@ from serving.dataplane import DataPlane
 from serving.errors import ConfigError
 from serving.execution.instances import INSTANCE_THREADS
 from serving.model import Servable
+from serving.package.signing import trusted_keys
+from serving.repository.loading import Loader
 from serving.repository.manager import ModelRepository
 from serving.statistics.counters import RequestCounters
 from serving.statistics.exporter import CONTENT_TYPE, Exporter, ServableView, Snapshot
@@ -72,7 +75,7 @@ class Server:
             inline = InlineRuns(clock, budget_us=config.inline_us_max, wake=turn.wake_for_later_phase)
         self._repository = ModelRepository(
             config.models,
-            partial(Servable.load, clock=clock, post=self._post, inline=inline),
+            Loader(partial(Servable.load, clock=clock, post=self._post, inline=inline), _keys(config)),
             clock,
             drain_timeout_s=config.drain_timeout_s,
             changed=lambda: self._post(self._note_change),
@@ -217,6 +220,15 @@ def _native_transport() -> "type[NativeTransport]":
     from serving.transport.native.transport import NativeTransport  # noqa: PLC0415
 
     return NativeTransport
+
+
+def _keys(config: ServerConfig) -> Path | None:
+    """Return the folder of keys that packages must be signed with. Raises ConfigError when it cannot be used."""
+    if not config.package_keys:
+        return None
+    folder = Path(config.package_keys)
+    trusted_keys(folder)  # each load reads it again; a mistake should show at the start
+    return folder
 
 
 def _view(servable: Servable) -> ServableView:

@@ -28,7 +28,8 @@ Examples:
 def command(config_file: Path | None, **flags: Any) -> None:
     """Serve the models of a folder over gRPC.
 
-    The folder holds MODEL/VERSION/model.onnx, where VERSION is an integer, and optionally MODEL/model.toml.
+    The folder holds MODEL/VERSION/model.onnx, where VERSION is an integer, and optionally MODEL/model.toml. A package
+    may take the place of model.onnx: MODEL/VERSION/ is its folder, or MODEL/VERSION.tar its tar.
     """
     config = resolve(flags, config_file)
     logs.set_up(config.log_format, config.log_level)

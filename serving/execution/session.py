@@ -18,6 +18,8 @@ import onnxruntime as ort
 
 from serving.config import InstancesConfig, SessionConfig
 from serving.errors import LoadError
+from serving.execution.graph import Graph
+from serving.package.folder import files_beside, named_in
 from serving.types import DYNAMIC, Array, Datatype, Signature, TensorSpec
 
 ort.disable_telemetry_events()
@@ -43,16 +45,20 @@ _ORT_TYPES: Mapping[str, Datatype] = {
 
 
 class Session:
-    """A loaded graph. `run` may be called from several threads at once; `close` only when none does."""
+    """A loaded graph. `run` may be called from several threads at once; `close` only when none does.
 
-    def __init__(self, path: Path, config: SessionConfig, instances: InstancesConfig) -> None:
+    `facts` are the graph's own `metadata_props`.
+    """
+
+    def __init__(self, source: Path | Graph, config: SessionConfig, instances: InstancesConfig) -> None:
         ort.set_default_logger_severity(4)  # its warnings are about graphs, not about serving; errors are raised anyway
         self.providers = _providers(config, instances)
         self.runs_on_caller = self.providers == [
             "CPUExecutionProvider"
         ]  # others may have threads or devices of their own
-        self._session: Any = _open(path, config, instances, self.providers)
+        self._session: Any = _open(source, config, instances, self.providers)
         self.signature = _signature(self._session)
+        self.facts: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self._input_names = [spec.name for spec in self.signature.inputs]
         self._output_names = [spec.name for spec in self.signature.outputs]
         self._bound = any(spec.datatype is Datatype.BF16 for spec in self.signature.inputs + self.signature.outputs)
@@ -103,7 +109,7 @@ def _providers(config: SessionConfig, instances: InstancesConfig) -> list[str]:
     return wanted
 
 
-def _open(path: Path, config: SessionConfig, instances: InstancesConfig, providers: Sequence[str]) -> Any:
+def _open(source: Path | Graph, config: SessionConfig, instances: InstancesConfig, providers: Sequence[str]) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = config.intra_op_threads or max(1, (os.cpu_count() or 1) // instances.count)
     options.inter_op_num_threads = config.inter_op_threads
@@ -115,11 +121,16 @@ def _open(path: Path, config: SessionConfig, instances: InstancesConfig, provide
     options.add_session_config_entry("session.inter_op.allow_spinning", spinning)
     devices = [{"device_id": str(instances.gpus[0])} if "CUDA" in provider else {} for provider in providers]
     try:
-        kept_until_loaded = _read_external_data(options, path)
-        session = ort.InferenceSession(str(path), options, providers=list(providers), provider_options=devices)
+        weights = _external_data(source) if isinstance(source, Path) else source.weights  # kept until it is loaded
+        if weights:
+            lengths = [len(content) for content in weights.values()]
+            options.add_external_initializers_from_files_in_memory(list(weights), list(weights.values()), lengths)
+        graph = str(source) if isinstance(source, Path) else source.model
+        session = ort.InferenceSession(graph, options, providers=list(providers), provider_options=devices)
     except Exception as error:
-        raise LoadError(f"onnxruntime cannot load {path.name}: {_one_line(error)}") from error
-    del kept_until_loaded
+        called = source.name if isinstance(source, Path) else "the graph of the package"
+        raise LoadError(f"onnxruntime cannot load {called}: {_one_line(error)}") from error
+    del weights
     loaded = session.get_providers()
     for provider in providers:
         if (
@@ -129,23 +140,14 @@ def _open(path: Path, config: SessionConfig, instances: InstancesConfig, provide
     return session
 
 
-def _read_external_data(options: Any, path: Path) -> list[bytes]:
-    """Hand over the weights that lie in files beside the graph as bytes, which must live until the graph is loaded.
+def _external_data(path: Path) -> dict[str, bytes]:
+    """Read the weights that lie in files beside the graph.
 
     onnxruntime would map those files, and writing over a mapped file in place, as `cp` does, kills the process that
     reads it.
     """
-    folder = path.parent
-    files = [file for file in (*folder.glob("*"), *folder.glob("*/*")) if file.is_file() and file != path]
-    if not files:
-        return []
-    graph = path.read_bytes()
-    names = [str(file.relative_to(folder)) for file in files]
-    named = [name for name in names if name.encode(errors="surrogateescape") in graph]
-    contents = [(folder / name).read_bytes() for name in named]
-    if named:
-        options.add_external_initializers_from_files_in_memory(named, contents, [len(content) for content in contents])
-    return contents
+    names = files_beside(path)
+    return {name: (path.parent / name).read_bytes() for name in named_in(path.read_bytes(), names)} if names else {}
 
 
 def _signature(session: Any) -> Signature:

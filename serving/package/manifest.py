@@ -160,7 +160,7 @@ def parse_index(data: bytes) -> tuple[Descriptor, tuple[Descriptor, ...]]:
     for entry in entries:
         kind = entry.get("artifactType") if isinstance(entry, dict) else None
         descriptor = parse_descriptor("index.json", entry, bytes_max=MANIFEST_BYTES_MAX)
-        if descriptor.media_type != MANIFEST_TYPE or kind not in {PACKAGE_TYPE, SIGNATURE_TYPE}:
+        if descriptor.media_type != MANIFEST_TYPE or kind not in (PACKAGE_TYPE, SIGNATURE_TYPE):
             raise PackageError(
                 f"index.json names a {descriptor.media_type} of type {kind!r}; this is no package of Penstock's, "
                 "or one that a newer version made"

@@ -7,15 +7,19 @@ version under such a name and rename it.
 import itertools
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving.errors import ConfigError
 
 MODEL_FILE = "model.onnx"
+PACKAGE_FILE = "index.json"  # of the OCI image layout that a package is
+PACKAGE_SUFFIX = ".tar"
 CONFIG_FILE = "model.toml"
 FILES_PER_VERSION_MAX = 10_000
 VERSION_MAX = 2**63 - 1
+_FOLDERS_DEEP = 2
+_DOUBLED = "there is a folder and a tar of this version; keep one of them"
 _VERSION_DIGITS_MAX = len(str(VERSION_MAX))  # clients send versions too, and reading digits has a cost
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
@@ -24,7 +28,11 @@ Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class VersionOnDisk:
-    """A folder whose name is an integer. `problem` says why it cannot be loaded, if that can be seen from outside."""
+    """A folder whose name is an integer, or a tar beside such folders.
+
+    `path` is what to load: the graph's file, or the folder or tar of a package. `problem` says why it cannot be loaded,
+    if that can be seen from outside.
+    """
 
     number: int
     path: Path
@@ -63,11 +71,19 @@ def scan_model(folder: Path) -> ModelOnDisk:
     versions: dict[int, VersionOnDisk] = {}
     problems: list[str] = []
     try:
-        entries = sorted((entry for entry in os.scandir(folder) if _is_folder(entry)), key=lambda entry: entry.name)
+        entries = sorted(
+            (entry for entry in os.scandir(folder) if _is_folder(entry) or _is_packed_version(entry)),
+            key=lambda entry: entry.name,
+        )
     except OSError as error:
         entries, problems = [], [f"cannot be read: {error.strerror}"]
     for entry in entries:
         if entry.name.startswith("."):
+            continue
+        if _is_packed_version(entry):
+            version = _scan_packed(Path(entry.path))
+            doubled = version.number in versions  # a folder's name comes before that of the tar
+            versions[version.number] = replace(version, problem=_DOUBLED) if doubled else version
             continue
         if not is_version(entry.name):
             problems.append(f"folder '{entry.name}' is not a version, expected an integer such as 1")
@@ -77,6 +93,14 @@ def scan_model(folder: Path) -> ModelOnDisk:
         problems.append(f"no versions, expected {folder.name}/1/{MODEL_FILE}")
     config_path = folder / CONFIG_FILE
     return ModelOnDisk(folder.name, config_path, _fingerprint_of(config_path), versions, tuple(problems))
+
+
+def _is_packed_version(entry: "os.DirEntry[str]") -> bool:
+    stem = entry.name.removesuffix(PACKAGE_SUFFIX)
+    try:
+        return stem != entry.name and is_version(stem) and entry.is_file()
+    except OSError:
+        return False
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -93,6 +117,10 @@ def is_version(name: str) -> bool:
     return str(int(name)) == name and int(name) <= VERSION_MAX
 
 
+def _scan_packed(path: Path) -> VersionOnDisk:
+    return VersionOnDisk(int(path.stem), path, _fingerprint_of(path))
+
+
 def _scan_version(folder: Path) -> VersionOnDisk:
     path = folder / MODEL_FILE
     try:
@@ -101,17 +129,21 @@ def _scan_version(folder: Path) -> VersionOnDisk:
         return VersionOnDisk(int(folder.name), path, (), f"cannot be read: {error.strerror}")
     if len(files) > FILES_PER_VERSION_MAX:
         return VersionOnDisk(int(folder.name), path, (), f"more than {FILES_PER_VERSION_MAX} files")
-    problem = None if any(name == MODEL_FILE for name, *_ in files) else f"no {MODEL_FILE} in version {folder.name}"
+    names = {name for name, *_ in files}
+    if PACKAGE_FILE in names:
+        problem = f"holds both {MODEL_FILE} and a package; keep one of them" if MODEL_FILE in names else None
+        return VersionOnDisk(int(folder.name), folder, files, problem)
+    problem = None if MODEL_FILE in names else f"no {MODEL_FILE} in version {folder.name}, and no package"
     return VersionOnDisk(int(folder.name), path, files, problem)
 
 
-def _files(folder: Path, prefix: str = "") -> Iterator[tuple[str, int, int, int]]:
-    """Yield the facts of the files in a folder, one level of folders deep."""
+def _files(folder: Path, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, int, int, int]]:
+    """Yield the facts of the files in a folder, two levels of folders deep, as the blobs of a package lie."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
-                if not prefix:
-                    yield from _files(Path(entry.path), f"{entry.name}/")
+                if depth < _FOLDERS_DEEP:
+                    yield from _files(Path(entry.path), f"{prefix}{entry.name}/", depth + 1)
                 continue
             try:
                 facts = entry.stat()

@@ -47,6 +47,8 @@ def config(servable: Servable) -> pb.ModelConfigResponse:
         instance_group=[_instance_group(servable)],
         default_model_filename=MODEL_FILE,
     )
+    if servable.package_digest:
+        message.parameters["package_digest"].string_value = servable.package_digest
     if batchable:
         message.dynamic_batching.max_queue_delay_microseconds = model.batching.queue_delay_us_max
         message.dynamic_batching.default_queue_policy.allow_timeout_override = True

@@ -50,7 +50,7 @@ def test_a_version_of_thousands_of_digits_is_none():
 
 def test_an_empty_version_folder_has_a_problem(tmp_path):
     (tmp_path / "a/3").mkdir(parents=True)
-    assert scan_model(tmp_path / "a").versions[3].problem == "no model.onnx in version 3"
+    assert scan_model(tmp_path / "a").versions[3].problem == "no model.onnx in version 3, and no package"
 
 
 def test_an_empty_model_folder_says_what_was_expected(tmp_path):

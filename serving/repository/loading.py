@@ -1,0 +1,74 @@
+"""Loads one version from where the scanner found it: a plain graph, or a package whose every byte is verified first.
+
+A package is read into memory and what was verified is what is loaded, so that a file changed in between cannot matter.
+With a folder of keys, only packages that one of them signed are loaded. Runs on loader threads.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from serving.config import ModelConfig
+from serving.errors import ConfigError, LoadError, PackageError
+from serving.execution.graph import Graph
+from serving.model import Servable
+from serving.package import Package, Part, read
+from serving.package.folder import check_same_tensors
+from serving.package.signing import trusted_keys
+from serving.repository.scanner import MODEL_FILE
+
+_log = logging.getLogger(__name__)
+
+
+class LoadServable(Protocol):
+    """Loads a graph, see `Servable.load`."""
+
+    def __call__(self, name: str, version: int, source: Path | Graph, config: ModelConfig) -> Servable:
+        """Raises LoadError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """Loads versions by `load`. `keys` is a folder of public keys, read anew for each load; None asks for none."""
+
+    load: LoadServable
+    keys: Path | None = None
+
+    def __call__(self, name: str, version: int, path: Path, config: ModelConfig) -> Servable:
+        """Load what lies at `path`. Raises LoadError."""
+        if path.name == MODEL_FILE:
+            if self.keys is not None:
+                raise LoadError(
+                    f"{MODEL_FILE} is in no package, and this server loads only signed ones (--package-keys); "
+                    "pack it with --sign-key"
+                )
+            return self.load(name, version, path, config)
+        try:
+            package = read(path)
+            signer = trusted_keys(self.keys).check(package) if self.keys is not None else ""
+            graph = _verified_graph(package)
+        except (PackageError, ConfigError) as error:
+            raise LoadError(str(error)) from None
+        servable = self.load(name, version, graph, config)
+        try:
+            check_same_tensors(package.signature, servable.signature, where=f"{path}: the package")
+        except PackageError as error:
+            servable.close()
+            raise LoadError(str(error)) from None
+        servable.package_digest = package.digest
+        signed = f", signed by key {signer[:16]}" if signer else ""
+        _log.info("%s/%d: package %s%s", name, version, package.digest, signed)
+        return servable
+
+
+def _verified_graph(package: Package) -> Graph:
+    """Read the whole package against its digests; return the parts that are loaded."""
+    weights: dict[str, bytes] = {}
+    for blob in package.blobs:
+        if blob.part is Part.WEIGHTS:
+            weights[blob.title] = package.read_blob(blob)
+        elif blob.part is not Part.MODEL:
+            for _ in package.chunks(blob):
+                pass
+    return Graph(package.model, weights)
