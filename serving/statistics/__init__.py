@@ -2,3 +2,6 @@
 
 `profile` is how the features of a model were distributed when it was trained.
 """
+
+KERNEL_MODULES = ("serving.statistics.stage_kernel",)
+"""Where the compiled part is."""
