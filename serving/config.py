@@ -42,6 +42,18 @@ class ServerConfig:
         "", "A folder of public keys (PEM, ed25519). When given, only packages that one of them signed are loaded.",
         metavar="DIR",
     )  # fmt: skip
+    registry: str = option(
+        "", "The registry's folder, for --model. Empty: penstock/registry in the user's data folder.", metavar="URI"
+    )
+    model: tuple[str, ...] = option(
+        (), "Models of the registry to serve by an alias, such as fraud@production; what it names is followed."
+    )
+    registry_interval_s: float = option(
+        5.0, "Look at the aliases this often; 0 only at the start.", minimum=0, maximum=86_400
+    )
+    registry_cache: str = option(
+        "", "Where packages from the registry lie. Empty: penstock/packages in the user's cache folder.", metavar="DIR"
+    )
     host: str = option("127.0.0.1", "The address to listen on. Other machines can connect only when you change it.")
     grpc_port: int = option(8001, "The gRPC port; 0 picks a free one and prints it.", minimum=0, maximum=65535)
     http_port: int = option(

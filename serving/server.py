@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from serving import aliased
 from serving.admission import Admission
 from serving.batching.calibrations import Calibrations, usual_folder
 from serving.batching.inline import InlineRuns
@@ -51,6 +52,7 @@ from serving.transport.tls import Certificates, TlsFiles
 from serving.transport.webhook import Webhook
 
 if TYPE_CHECKING:
+    from serving.registry.follower import AliasFollower
     from serving.transport.native.transport import NativeTransport
 
 _WORKERS = 4
@@ -88,12 +90,15 @@ class Server:
             clock,
             drain_timeout_s=config.drain_timeout_s,
             changed=lambda: self._post(self._note_change),
+            elsewhere=aliased.models_of(config),
         )
         self._webhook = Webhook.of(config)
         self._drift = DriftRounds(
             lambda: [watch for s in self._repository.servables() for watch in (s.drift, s.feedback.watch)],
             self._webhook.send,
         )
+        self._aliases = aliased.follower(config, self._repository)
+        self._registry = ThreadPoolExecutor(1, thread_name_prefix="registry")  # of its own: it may be slow
         self._health = HealthService(lambda: not self.why_not_ready())
         timers = LoopTimers(loop, clock)
         data_plane = DataPlane(self._repository, self._admission, counters, clock=clock, timers=timers)
@@ -153,6 +158,10 @@ class Server:
         self.http_port = await self._http.start(config.host, config.http_port)
         _log.info("listening: grpc %s:%d http %s:%d", config.host, self.grpc_port, config.host, self.http_port)
         await self._on_loader(self._repository.load_all)
+        if self._aliases is not None:
+            await self._look_at_aliases(self._aliases)
+            if config.registry_interval_s:
+                self._follow(self._follow_aliases(self._aliases, config.registry_interval_s))
         for name in self._repository.unready_models():
             _log.warning("model '%s' has no ready version", name)
         _log.info("serving %d model versions", len(list(self._repository.servables())))
@@ -177,7 +186,8 @@ class Server:
         await self._grpc.stop(_LAST_WORDS_S)
         await self._on_loader(self._repository.close)
         await self._http.stop()
-        for pool in (self._workers, self._codecs, self._renderer, self._loader, self._drift.worker):
+        pools = (self._workers, self._codecs, self._renderer, self._loader, self._drift.worker, self._registry)
+        for pool in pools:
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
         if self._repository.started:
             _log.info("stopped")
@@ -216,6 +226,17 @@ class Server:
                 await self._on_loader(self._repository.refresh)
             except Exception:  # noqa: BLE001 - logged, and answered
                 _log.exception("looking for changes in the model repository failed; trying again")
+
+    async def _follow_aliases(self, aliases: "AliasFollower", interval_s: float) -> None:
+        while True:
+            await asyncio.sleep(interval_s)
+            await self._look_at_aliases(aliases)
+
+    async def _look_at_aliases(self, aliases: "AliasFollower") -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._registry, aliases.look)
+        except Exception:  # noqa: BLE001 - a mistake of ours leaves the server with what it has
+            _log.exception("looking at the registry failed; trying again")
 
     async def _render_metrics(self) -> bytes:
         drift = await self._drift.views()

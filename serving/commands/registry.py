@@ -1,27 +1,22 @@
 """`penstock registry`: packages, aliases, and the ledger of who released what."""
 
-import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from serving.commands.options import environment_name, json_option, show
+from serving.commands import release
+from serving.commands.options import json_option, show
+from serving.commands.registry_options import Open, registry_options, show_change
 from serving.commands.table import table
 from serving.errors import ConfigError, RegistryError
 from serving.registry.evidence import KINDS
 from serving.registry.names import Version, parse_alias, parse_reference, parse_version
-from serving.registry.place import default_folder
 from serving.registry.record import RECORD_BYTES_MAX, Record
 
-if TYPE_CHECKING:
-    from serving.registry.client import Registry
-
-_Command = Callable[..., Any]
-Open = Callable[..., "Registry"]
 _CHARACTERS_SHOWN_MAX = 100
 
 
@@ -33,30 +28,8 @@ def group() -> None:
     """
 
 
-def registry_options(command: _Command) -> _Command:
-    """Add `--registry` and `--who`; the command gets a function that opens the registry as `connect`."""
-
-    @functools.wraps(command)
-    def connected(*, registry: str | None, who: str | None, **others: Any) -> Any:
-        return command(connect=functools.partial(open_registry, registry or str(default_folder()), who=who), **others)
-
-    who_option = click.option("--who", metavar="NAME", envvar=environment_name("who"),
-                              help="Who does it, for the ledger.  [default: USER@HOST]")  # fmt: skip
-    place_option = click.option("--registry", metavar="URI", envvar=environment_name("registry"), show_envvar=True,
-                                help="The registry's folder.  [default: penstock/registry in the user's data folder]",
-                                )  # fmt: skip
-    return place_option(who_option(connected))
-
-
-def open_registry(uri: str, *, who: str | None = None, create: bool = False) -> "Registry":
-    """Open a registry, or say what to install."""
-    try:
-        from serving.registry.client import Registry  # noqa: PLC0415 - of an extra
-    except ModuleNotFoundError as error:
-        if error.name != "fsspec":
-            raise
-        raise ConfigError("the registry needs fsspec: pip install 'penstock[registry]'") from None
-    return Registry.open(uri, who=who, create=create)
+for _command in (release.check, release.waive, release.promote):
+    group.add_command(_command)
 
 
 # ---- packages ------------------------------------------------------------------------------------------------------
@@ -74,7 +47,7 @@ def push(package: Path, model: str | None, connect: Open, json_file: Path | None
     pushed = result.pushed
     text = f"{pushed.version} is {pushed.digest}{'' if result.is_new else ', pushed already'}"
     facts = {"model": pushed.model, "sequence": pushed.sequence, "package": pushed.digest, "is_new": result.is_new}
-    _show_change(text, facts, result.record if result.is_new else None, json_file)
+    show_change(text, facts, result.record if result.is_new else None, json_file)
 
 
 @group.command("pull")
@@ -128,21 +101,6 @@ def diff(before: str, after: str, connect: Open, json_file: Path | None) -> None
 # ---- aliases -------------------------------------------------------------------------------------------------------
 
 
-@group.command("promote")
-@click.argument("package", metavar="NAME/SEQ")
-@click.option("--to", "alias", required=True, metavar="ALIAS", help="The alias, such as staging or production.")
-@click.option("--reason", default="", metavar="TEXT", help="Why, for the ledger.")
-@registry_options
-@json_option
-def promote(package: str, alias: str, reason: str, connect: Open, json_file: Path | None) -> None:
-    """Let an alias name a package."""
-    version = parse_version(package)
-    with connect() as registry:
-        record = registry.promote(version, alias, reason=reason)
-    facts = {"model": version.model, "alias": alias, "sequence": version.sequence}
-    _show_change(f"{version.model}@{alias} is {version}", facts, record, json_file)
-
-
 @group.command("rollback")
 @click.argument("alias", metavar="NAME@ALIAS")
 @click.option("--to", "sequence", type=click.IntRange(min=1), metavar="SEQ",
@@ -156,7 +114,7 @@ def rollback(alias: str, sequence: int | None, reason: str, connect: Open, json_
     with connect() as registry:
         record = registry.rollback(target, to=sequence, reason=reason)
     facts = {"model": target.model, "alias": target.name, "sequence": record.facts["sequence"]}
-    _show_change(f"{target} is {target.model}/{record.facts['sequence']} again", facts, record, json_file)
+    show_change(f"{target} is {target.model}/{record.facts['sequence']} again", facts, record, json_file)
 
 
 # ---- the ledger ----------------------------------------------------------------------------------------------------
@@ -169,11 +127,15 @@ def rollback(alias: str, sequence: int | None, reason: str, connect: Open, json_
               help="A JSON object, - for standard input.")  # fmt: skip
 @click.option("--file", "files", metavar="LABEL=FILE", multiple=True,
               help="Record this file's digest under a label. May be repeated.")  # fmt: skip
+@click.option("--rows", "rows_file", metavar="FILE", type=click.Path(path_type=Path),
+              help="Training rows as .npz, an array per input. A check looks for held-out rows among them. Of data.",
+              )  # fmt: skip
 @registry_options
 @json_option
 def record(
-    kind: str, package: str, facts_file: Any, files: tuple[str, ...], connect: Open, json_file: Path | None
-) -> None:
+    kind: str, package: str, facts_file: Any, files: tuple[str, ...], rows_file: Path | None, connect: Open,
+    json_file: Path | None,
+) -> None:  # fmt: skip
     """Add evidence of a stage to the ledger: data, train, evaluate, automl, note."""
     facts = _read_facts(facts_file)
     if files:
@@ -181,8 +143,9 @@ def record(
     version = parse_version(package) if "/" in package else None
     model = package if version is None else version.model
     with connect(create=True) as registry:
-        written = registry.record(kind, model, facts, version=version)
-    _show_change(f"record {written.position}: {kind} of {package}", written.describe(), written, json_file)
+        digests = None if rows_file is None else release.training_digests(rows_file)
+        written = registry.record(kind, model, facts, version=version, row_digests=digests)
+    show_change(f"record {written.position}: {kind} of {package}", written.describe(), written, json_file)
 
 
 @group.command("history")
@@ -231,12 +194,6 @@ def verify(head: str | None, connect: Open, json_file: Path | None) -> None:
 
 
 # ---- within --------------------------------------------------------------------------------------------------------
-
-
-def _show_change(text: str, facts: Mapping[str, Any], written: Record | None, json_file: Path | None) -> None:
-    """Show what was done, and the new head of the ledger."""
-    head = {} if written is None else {"record": written.position, "head": written.digest}
-    show(text + ("" if written is None else f"\nhead {written.digest}"), {**facts, **head}, json_file)
 
 
 def _records_table(records: Iterable[Record]) -> str:

@@ -11,7 +11,7 @@ from serving.errors import RegistryDamaged, RegistryError
 from serving.package.parts import Descriptor
 from serving.registry import record as ledger
 from serving.registry.catalogue import PUSH, Catalogue
-from serving.registry.manifests import blobs_of, index_of, manifests_of
+from serving.registry.manifests import blobs_of, index_of, manifests_of, row_digests_of
 from serving.registry.record import Record
 from serving.registry.schema import OBJECTS
 from serving.registry.store import BlobStore
@@ -62,8 +62,10 @@ def audit(catalogue: Catalogue, store: BlobStore, *, head: str | None = None) ->
     findings += [*_chain(lines), *_cut(lines, head)]
     referenced: dict[str, Descriptor] = {}
     for record in _parsed(lines):
-        if record.kind == PUSH:
+        try:
             findings += _collect(store, record, referenced)
+        except RegistryError as error:
+            findings.append(Finding("ledger", f"record {record.position}", str(error)))
     for digest, blob in sorted(referenced.items()):
         if problem := store.problem(blob):
             findings.append(Finding("blob", digest, problem))
@@ -131,18 +133,18 @@ def _parsed(lines: Sequence[Line]) -> Iterator[Record]:
             continue  # found already
 
 
-def _collect(store: BlobStore, push: Record, referenced: dict[str, Descriptor]) -> Iterator[Finding]:
-    """Collect the blobs of a package and of its signatures."""
-    try:
-        manifests = manifests_of(push.facts)
-    except RegistryError as error:
-        yield Finding("ledger", f"record {push.position}", str(error))
-        return
-    for manifest in manifests:
+def _collect(store: BlobStore, record: Record, referenced: dict[str, Descriptor]) -> list[Finding]:
+    """Collect the blobs that a record names: a package's and its signatures', or digests of training rows."""
+    digests = row_digests_of(record.facts)
+    if digests is not None:
+        referenced[digests.digest] = digests
+    findings = []
+    for manifest in manifests_of(record.facts) if record.kind == PUSH else ():
         referenced[manifest.digest] = manifest
         try:
             referenced.update({blob.digest: blob for blob in blobs_of(store.read(manifest))})
         except RegistryDamaged:
             continue  # this blob is looked at with the others
         except RegistryError as error:
-            yield Finding("blob", manifest.digest, str(error))
+            findings.append(Finding("blob", manifest.digest, str(error)))
+    return findings

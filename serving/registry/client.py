@@ -10,7 +10,7 @@ Whatever changes something is one record, and returns it; its digest is the new 
 import getpass
 import logging
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,27 @@ class PushResult:
     is_new: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What is about to happen, and what the ledger says at that moment.
+
+    `records` are all those of the model; `aliases` give the digest of the package that each of its aliases names.
+    """
+
+    pushed: Pushed
+    alias: Alias
+    who: str
+    records: Sequence[Record]
+    aliases: Mapping[Alias, str]
+
+
+Gate = Callable[[Promotion], Mapping[str, Any]]
+"""Decides about a promotion: returns facts that its record shall hold as evidence, or raises RegistryError.
+
+`serving.release.gate.CheckedGate` demands a check.
+"""
+
+
 class Registry(AbstractContextManager["Registry"]):
     """One registry: a catalogue, whose connection it owns, and a store. One thread uses it.
 
@@ -56,10 +77,11 @@ class Registry(AbstractContextManager["Registry"]):
     else than was put in, and RegistryError for what is not known or not allowed.
     """
 
-    def __init__(self, catalogue: Catalogue, store: BlobStore, who: str) -> None:
+    def __init__(self, folder: Path, catalogue: Catalogue, store: BlobStore, *, who: str) -> None:
+        self.folder = folder
         self._catalogue = catalogue
         self._store = store
-        self._who = who
+        self.who = who
 
     @classmethod
     def open(
@@ -73,7 +95,8 @@ class Registry(AbstractContextManager["Registry"]):
         folder = folder_of(uri)
         store = BlobStore.at(store_uri(folder))
         catalogue = Catalogue.open(folder, clock or MonotonicClock(), create=create, busy_timeout_s=busy_timeout_s)
-        return cls(catalogue, store, _checked_text("who", who or f"{getpass.getuser()}@{socket.gethostname()}"))
+        who = _checked_text("who", who or f"{getpass.getuser()}@{socket.gethostname()}")
+        return cls(folder, catalogue, store, who=who)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -141,28 +164,50 @@ class Registry(AbstractContextManager["Registry"]):
 
     # ---- aliases ---------------------------------------------------------------------------------------------------
 
-    def promote(self, version: Version, alias: str, *, reason: str = "") -> Record:
-        """Let an alias name a package."""
+    def promote(self, version: Version, alias: str, *, gate: Gate, reason: str = "") -> Record:
+        """Let an alias name a package, if the gate agrees."""
         target = Alias(version.model, check_word("an alias", alias))
         with self._catalogue.writing():
             pushed = self._catalogue.package(version)
             if self._catalogue.aliases(version.model).get(target) == version.sequence:
                 raise RegistryError(f"{target} names {version} already")
-            return self._move(PROMOTE, target, pushed, reason)
+            evidence = gate(self._promotion(pushed, target))
+            return self._move(PROMOTE, target, pushed, reason, evidence)
 
     def rollback(self, alias: Alias, *, to: int | None = None, reason: str = "") -> Record:
         """Let an alias name the package before the present one, or the one of sequence `to` that once held it."""
         with self._catalogue.writing():
             sequence = rollback_target(alias, self._catalogue.moves(alias), to)
             pushed = self._catalogue.package(Version(alias.model, sequence))
-            return self._move(ROLLBACK, alias, pushed, reason)
+            return self._move(ROLLBACK, alias, pushed, reason, {})
+
+    def moves(self, alias: Alias) -> list[Record]:
+        """Return the records that moved an alias, in order."""
+        return self._catalogue.moves(alias)
 
     # ---- the ledger ------------------------------------------------------------------------------------------------
 
-    def record(self, kind: str, model: str, facts: Mapping[str, Any], *, version: Version | None = None) -> Record:
-        """Add evidence of a stage to a model, or to one package of it; `evidence.KINDS` tells what it may hold."""
+    def record(
+        self, kind: str, model: str, facts: Mapping[str, Any], *, version: Version | None = None,
+        row_digests: bytes | None = None,
+    ) -> Record:  # fmt: skip
+        """Add evidence of a stage to a model, or to one package of it; `evidence.KINDS` tells what it may hold.
+
+        `row_digests`, of training data, are kept as a blob that the record names; checks look there for held-out rows.
+        """
+        if row_digests is None and "row_digests" in facts:
+            raise RegistryError("row_digests are made of training rows, not given as a fact")
+        if row_digests is not None:
+            blob = _blob(row_digests)
+            facts = {**facts, "row_digests": {"digest": blob.digest, "bytes": blob.bytes_count}}
         check_evidence(kind, facts)
+        if row_digests is not None:
+            self._store.put(blob, [row_digests])
         return self.append(kind, model, facts, version=version)
+
+    def blob(self, blob: Descriptor) -> bytes:
+        """Return a blob that a record names, verified."""
+        return self._store.read(blob)
 
     def append(self, kind: str, model: str, facts: Mapping[str, Any], *, version: Version | None = None) -> Record:
         """Add a record of any kind that moves no alias; other parts of Penstock keep theirs this way."""
@@ -170,7 +215,7 @@ class Registry(AbstractContextManager["Registry"]):
         check_word("a model's name", model)
         with self._catalogue.writing():
             named = {} if version is None else _named(self._catalogue.package(version))
-            return self._catalogue.append(who=self._who, kind=kind, model=model, facts={**facts, **named})
+            return self._catalogue.append(who=self.who, kind=kind, model=model, facts={**facts, **named})
 
     def history(self, model: str | None = None) -> list[Record]:
         """Return all records, or those of one model, in order."""
@@ -201,14 +246,20 @@ class Registry(AbstractContextManager["Registry"]):
                     raise RegistryError(f"{pushed.version} is this package with other signatures; it cannot change")
                 return PushResult(pushed, record, is_new=False)
         sequence = known[-1].sequence + 1 if known else 1
-        record = self._catalogue.append(who=self._who, kind=PUSH, model=model, facts={**facts, "sequence": sequence})
+        record = self._catalogue.append(who=self.who, kind=PUSH, model=model, facts={**facts, "sequence": sequence})
         return PushResult(Pushed(model, sequence, facts["package"], record.position), record, is_new=True)
 
-    def _move(self, kind: str, alias: Alias, pushed: Pushed, reason: str) -> Record:
-        facts = {"alias": alias.name, **_named(pushed)}
+    def _promotion(self, pushed: Pushed, alias: Alias) -> Promotion:
+        digests = {each.version: each.digest for each in self._catalogue.packages(pushed.model)}
+        named = self.aliases(pushed.model)
+        aliases = {name: digests[Version(name.model, sequence)] for name, sequence in named.items()}
+        return Promotion(pushed, alias, self.who, self._catalogue.records(pushed.model), aliases)
+
+    def _move(self, kind: str, alias: Alias, pushed: Pushed, reason: str, evidence: Mapping[str, Any]) -> Record:
+        facts = {**evidence, "alias": alias.name, **_named(pushed)}
         if reason:
             facts["reason"] = _checked_text("a reason", reason)
-        return self._catalogue.append(who=self._who, kind=kind, model=alias.model, facts=facts)
+        return self._catalogue.append(who=self.who, kind=kind, model=alias.model, facts=facts)
 
     def _publish_index(self) -> None:
         """Bring index.json up to the catalogue, with other writers kept out, so that none writes an older one."""

@@ -18,7 +18,10 @@ _NUMBER: _Types = (int, float)
 
 KINDS: Mapping[str, Mapping[str, _Types]] = MappingProxyType(
     {
-        "data": {"digests": _OBJECT, "rows": _NUMBER, "schema": _OBJECT, "profile": _TEXT, "source": _TEXT},
+        "data": {
+            "digests": _OBJECT, "rows": _NUMBER, "schema": _OBJECT, "profile": _TEXT, "source": _TEXT,
+            "row_digests": _OBJECT,
+        },
         "train": {
             "parameters": _OBJECT, "metrics": _OBJECT, "seeds": _OBJECT, "digests": _OBJECT, "commit": _TEXT,
             "lock": _TEXT, "command": _TEXT,
@@ -37,7 +40,7 @@ KINDS: Mapping[str, Mapping[str, _Types]] = MappingProxyType(
 
 `digests` names files by their SHA-256. `metrics` are numbers by name on held-out rows, `train_metrics` on the training
 rows, `folds` lists of numbers by metric, one per fold. `commit` is the code's, `lock` the digest of the environment's
-lock file, `profile` that of the reference profile.
+lock file, `profile` that of the reference profile, `row_digests` names a blob.
 """
 
 

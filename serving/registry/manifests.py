@@ -63,10 +63,23 @@ def blobs_of(manifest: bytes) -> list[Descriptor]:
         raise RegistryError(str(error)) from None
 
 
-def _manifest(item: Any) -> Descriptor:
-    value = item if isinstance(item, dict) else {}
-    facts = {"mediaType": MANIFEST_TYPE, "digest": value.get("digest"), "size": value.get("bytes")}
+def row_digests_of(facts: Mapping[str, Any]) -> Descriptor | None:
+    """Return the blob of row digests that a record of data names, None when it names none. Raises RegistryError."""
+    if "row_digests" not in facts:
+        return None
     try:
-        return parse_descriptor("a push", facts, bytes_max=MANIFEST_BYTES_MAX)
+        return parse_descriptor("a record of data", _descriptor("application/octet-stream", facts["row_digests"]))
     except PackageError as error:
         raise RegistryError(str(error)) from None
+
+
+def _manifest(item: Any) -> Descriptor:
+    try:
+        return parse_descriptor("a push", _descriptor(MANIFEST_TYPE, item), bytes_max=MANIFEST_BYTES_MAX)
+    except PackageError as error:
+        raise RegistryError(str(error)) from None
+
+
+def _descriptor(media_type: str, item: Any) -> dict[str, Any]:
+    value = item if isinstance(item, dict) else {}
+    return {"mediaType": media_type, "digest": value.get("digest"), "size": value.get("bytes")}

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from serving.clock import Clock
-from serving.config import ModelConfig, load_model_config
+from serving.config import ModelConfig, VersionPolicy, load_model_config
 from serving.errors import ConfigError, Draining, LoadError, NotReady, UnknownModel
 from serving.model import Servable
 from serving.repository.handle import Handle
@@ -75,6 +75,7 @@ class ModelEntry:
         self._handles: Mapping[int, Handle] = MappingProxyType({})
         self._problems: tuple[str, ...] = ()
         self._config_problem = ""
+        self._default: int | None = None  # of pinned versions, the one for requests that name none
         self._closing: list[threading.Event] = []  # of what was retired since it was last waited for
 
     # ---- on the I/O thread -----------------------------------------------------------------------------------------
@@ -88,7 +89,7 @@ class ModelEntry:
         """Return a handle in use, of the newest ready version without a `version`. Raises UnknownModel or NotReady."""
         while True:
             handles = self._handles  # one look: a loader may replace the table between two
-            number = _number(version, handles)
+            number = self._number(version, handles)
             handle = handles.get(number) if number is not None else None
             if handle is not None and handle.acquire():
                 return handle
@@ -107,9 +108,24 @@ class ModelEntry:
         """Return the handles of the ready versions, oldest first; none is acquired."""
         return [handle for _, handle in sorted(self._handles.items())]
 
+    def followed(self) -> list[Handle]:
+        """Return the handles for a transport that takes the newest version when a request names none.
+
+        Those above the default are left out: requests that name them take the ordinary path.
+        """
+        default, handles = self._default, self._handles
+        last = default if default is not None and default in handles else max(handles, default=0)
+        return [handle for number, handle in sorted(handles.items()) if number <= last]
+
     def servables(self) -> list[Servable]:
         """Return the servables of the ready versions, oldest first."""
         return [handle.servable for handle in self.handles()]
+
+    def _number(self, version: str, handles: Mapping[int, Handle]) -> int | None:
+        """Return the version that is meant: without a `version` the default or newest ready one; None for none."""
+        if not version:
+            return self._default if self._default in handles else max(handles, default=None)
+        return int(version) if is_version(version) else None
 
     def _absence(self, version: str, number: int | None) -> UnknownModel | NotReady:
         if not version:
@@ -186,11 +202,11 @@ class ModelEntry:
         self._config_problem = ""
 
     def _load_candidates(self, on_disk: ModelOnDisk, config: ModelConfig, *, retry: bool) -> list[str]:
-        policy = config.version_policy
+        policy = VersionPolicy(latest=0) if on_disk.pinned else config.version_policy
         failures: list[str] = []
         chosen: list[int] = []
         may_load = True
-        for number in candidates(policy, on_disk.versions):
+        for number in on_disk.pinned or candidates(policy, on_disk.versions):
             if is_enough(policy, len(chosen)) or self._stopping.is_set():
                 break
             version = on_disk.versions[number]
@@ -209,6 +225,8 @@ class ModelEntry:
             for number in policy.specific
             if number not in on_disk.versions
         ]
+        if on_disk.pinned and on_disk.pinned[0] in self._handles:
+            self._default = on_disk.pinned[0]
         not_selected = f"not selected by version_policy {policy}"
         self._retire([n for n in self._handles if n not in chosen and n in on_disk.versions], not_selected)
         for number in on_disk.versions:
@@ -302,13 +320,6 @@ class ModelEntry:
         for number in gone:
             if not self._is_unloading(number):
                 del self._records[number]
-
-
-def _number(version: str, handles: Mapping[int, Handle]) -> int | None:
-    """Return the version that is meant, the newest ready one without a `version`; None when there is none."""
-    if not version:
-        return max(handles, default=None)
-    return int(version) if is_version(version) else None
 
 
 def _close_when_idle(handle: Handle, then: Callable[[], None] = lambda: None) -> threading.Event:

@@ -7,7 +7,7 @@ the folder or loads a model runs on loader threads.
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,25 +16,34 @@ from serving.errors import ConfigError, Draining, LoadFailed, NotReady, UnknownM
 from serving.model import Servable
 from serving.repository.entry import QUICK_CLOSE_S, REMOVED, Changed, IndexEntry, Load, ModelEntry
 from serving.repository.handle import Handle
-from serving.repository.scanner import ModelOnDisk, is_name, scan, scan_model
+from serving.repository.scanner import ModelOnDisk, is_name, pinned_model, scan, scan_model
 
 _LOADS_AT_ONCE = 2
 _log = logging.getLogger(__name__)
 
 
 class ModelRepository:
-    """The models of one folder. `changed` is called, on a loader thread, whenever what serves may have changed."""
+    """The models of one folder. `changed` is called, on a loader thread, whenever what serves may have changed.
 
-    def __init__(self, root: Path, load: Load, clock: Clock, *, drain_timeout_s: float, changed: Changed) -> None:
+    Models named in `elsewhere` get their versions from `serve` alone; of their folder only `model.toml` counts, and the
+    repository's folder need not be there when all models are such.
+    """
+
+    def __init__(
+        self, root: Path, load: Load, clock: Clock, *,
+        drain_timeout_s: float, changed: Changed, elsewhere: Collection[str] = (),
+    ) -> None:  # fmt: skip
         self._root = root
         self._load = load
         self._clock = clock
         self._drain_timeout_s = drain_timeout_s
         self._changed = changed
-        self._entries: dict[str, ModelEntry] = {}
+        self._elsewhere = frozenset(elsewhere)
+        self._pinned: dict[str, ModelOnDisk] = {}
         self._previous: dict[str, ModelOnDisk] = {}
         self._refreshing = threading.Lock()
         self._stopping = threading.Event()
+        self._entries: dict[str, ModelEntry] = {name: self._new_entry(name) for name in sorted(self._elsewhere)}
         self.started = False
 
     # ---- on the I/O thread -----------------------------------------------------------------------------------------
@@ -60,8 +69,8 @@ class ModelRepository:
         return [line for _, entry in sorted(self._entries.copy().items()) for line in entry.index()]
 
     def handles(self) -> list[Handle]:
-        """Every ready servable's handle, by name and version; none is acquired."""
-        return [handle for _, entry in sorted(self._entries.copy().items()) for handle in entry.handles()]
+        """The handles that a transport follows, see `ModelEntry.followed`; none is acquired."""
+        return [handle for _, entry in sorted(self._entries.copy().items()) for handle in entry.followed()]
 
     def servables(self) -> Iterator[Servable]:
         """Every ready servable, by name and version."""
@@ -101,7 +110,7 @@ class ModelRepository:
     def load_all(self) -> None:
         """Load what the folder holds; what fails is in the index and in the log. Raises ConfigError for the folder."""
         with self._refreshing:
-            models = self._previous = scan(self._root)
+            models = self._previous = self._scan()
             for name in models:
                 self._entries.setdefault(name, self._new_entry(name))  # a client may have loaded it already
             with ThreadPoolExecutor(_LOADS_AT_ONCE, thread_name_prefix="load") as pool:
@@ -118,12 +127,13 @@ class ModelRepository:
         """
         with self._refreshing:
             try:
-                models = scan(self._root)
+                models = self._scan()
             except ConfigError as error:
                 _log.error("%s; what is loaded goes on serving", error)
                 return
             previous, self._previous = self._previous, models
-            for name in [name for name in self._entries if name not in models and not self._is_model_folder(name)]:
+            known = models.keys() | self._elsewhere
+            for name in [name for name in self._entries if name not in known and not self._is_model_folder(name)]:
                 # Out of the table first: a load that comes while the last requests are answered begins a new entry.
                 self._entries.pop(name).unload(REMOVED, wait_s=QUICK_CLOSE_S)
             for name, model in models.items():
@@ -131,12 +141,30 @@ class ModelRepository:
                     self._entries.setdefault(name, self._new_entry(name))
                     self._follow(model)
 
+    def serve(self, name: str, packages: Sequence[tuple[int, str, Path]]) -> list[str]:
+        """Serve packages of a model from elsewhere: version, digest and place of each; the first is the default.
+
+        They are loaded beside what serves, and what is not among them is retired then. Returns why the first does not
+        serve, if so; nothing for a model that was unloaded on request.
+        """
+        model = self._pinned[name] = pinned_model(name, self._root / name, packages)
+        entry = self._entries[name]
+        try:
+            failures = entry.apply(model, on_request=False)
+        except Draining as error:
+            return [str(error)]
+        serving = {(servable.version, servable.package_digest) for servable in entry.servables()}
+        return [] if packages[0][:2] in serving else failures
+
     def stop_loading(self) -> None:
         """Begin no further load; one that is under way ends. Thread-safe."""
         self._stopping.set()
 
     def load(self, name: str) -> None:
         """Load a model as its folder is now. Raises UnknownModel, LoadFailed or Draining."""
+        if name in self._elsewhere:
+            self._load_pinned(name)
+            return
         if not self._is_model_folder(name):
             raise UnknownModel(f"unknown model '{name}': the model repository has no folder of that name")
         entry = self._entries.setdefault(name, self._new_entry(name))
@@ -157,6 +185,19 @@ class ModelRepository:
         self.stop_loading()
         for entry in list(self._entries.values()):
             entry.unload("the server is shutting down", wait_s=QUICK_CLOSE_S)
+
+    def _load_pinned(self, name: str) -> None:
+        if name not in self._pinned:
+            raise LoadFailed(f"model '{name}' follows an alias of the registry, and nothing has come from there yet")
+        failures = self._entries[name].apply(self._pinned[name], on_request=True)
+        if failures:
+            raise LoadFailed(f"model '{name}': {'; '.join(failures)}")
+
+    def _scan(self) -> dict[str, ModelOnDisk]:
+        """Look at the folder, where there is one or must be one."""
+        if self._elsewhere and not self._root.exists():
+            return {}
+        return {name: model for name, model in scan(self._root).items() if name not in self._elsewhere}
 
     def _follow(self, model: ModelOnDisk) -> None:
         """Let a model follow its folder, unless it was unloaded on request or the server is stopping."""

@@ -6,7 +6,7 @@ version under such a name and rename it.
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,13 +42,18 @@ class VersionOnDisk:
 
 @dataclass(frozen=True, slots=True)
 class ModelOnDisk:
-    """A model's folder. `problems` are things in it that will never be served."""
+    """A model's folder. `problems` are things in it that will never be served.
+
+    `pinned` versions come from elsewhere and serve whatever the version policy says; requests that name no version get
+    the first of them.
+    """
 
     name: str
     config_path: Path
     config_fingerprint: Fingerprint
     versions: Mapping[int, VersionOnDisk]
     problems: tuple[str, ...]
+    pinned: tuple[int, ...] = ()
 
 
 def scan(root: Path) -> dict[str, ModelOnDisk]:
@@ -93,6 +98,17 @@ def scan_model(folder: Path) -> ModelOnDisk:
         problems.append(f"no versions, expected {folder.name}/1/{MODEL_FILE}")
     config_path = folder / CONFIG_FILE
     return ModelOnDisk(folder.name, config_path, _fingerprint_of(config_path), versions, tuple(problems))
+
+
+def pinned_model(name: str, folder: Path, packages: Sequence[tuple[int, str, Path]]) -> ModelOnDisk:
+    """Describe packages that came from elsewhere: version, digest and place of each, the one to serve first.
+
+    `folder` is where the model's `model.toml` may lie.
+    """
+    versions = {number: VersionOnDisk(number, path, ((digest, 0, 0, 0),)) for number, digest, path in packages}
+    config_path = folder / CONFIG_FILE
+    pinned = tuple(number for number, _, _ in packages)
+    return ModelOnDisk(name, config_path, _fingerprint_of(config_path), versions, (), pinned)
 
 
 def _is_packed_version(entry: "os.DirEntry[str]") -> bool:

@@ -1,4 +1,4 @@
-"""Kills push, promote and rollback at line after line, and looks at what is left; one JSON object per death.
+"""Kills push, promote, rollback and a server's swap at line after line; one JSON object per death tells what is left.
 
 A program of its own, because it forks: `python -m tests.faults.killed_registry VERB STEP FOLDER`.
 """
@@ -8,9 +8,12 @@ import shutil
 import sys
 from pathlib import Path
 
+from serving import package
 from serving.registry.client import Registry
+from serving.registry.follower import AliasFollower
 from serving.registry.names import Alias, Version
 from tests.support import registries
+from tests.support.registries import OPEN
 
 PRODUCTION = Alias("affine", "production")
 
@@ -22,13 +25,23 @@ def verbs(place: str, third: Path):
 
     def promote():
         with Registry.open(place, who="child") as registry:
-            registry.promote(Version("affine", 1), "production")
+            registry.promote(Version("affine", 1), "production", gate=OPEN)
 
     def rollback():
         with Registry.open(place, who="child") as registry:
             registry.rollback(PRODUCTION)
 
-    return {"push": push, "promote": promote, "rollback": rollback}
+    def swap():
+        AliasFollower(place, [PRODUCTION], Path(place) / "cache", deliver).look()
+
+    return {"push": push, "promote": promote, "rollback": rollback, "swap": swap}
+
+
+def deliver(_, pulled):
+    """Stand for a server: verify what is handed over."""
+    for each in pulled:
+        package.verify(each.path)
+    return []
 
 
 def state(place: str):
@@ -40,20 +53,39 @@ def state(place: str):
             "production": registry.aliases()[PRODUCTION],
             "records": len(registry.history()),
             "findings": [str(finding) for finding in audit.findings],
+            "cached": cached(Path(place)),
         }
+
+
+def cached(place: Path) -> list[int]:
+    """What a server would serve from its cache that starts now, without a registry: every byte verified."""
+    seen: list[int] = []
+
+    def note(_, pulled):
+        seen[:] = [package.verify(each.path) and each.sequence for each in pulled]
+        return []
+
+    AliasFollower(str(place / "away"), [PRODUCTION], place / "cache", note).look()
+    return seen
 
 
 def main(verb: str, step: int, folder: Path) -> None:
     template = registries.filled(folder)
     third = registries.write_package(folder / "package-3", 3)
     place = folder / "victim"
+    if verb == "swap":  # from the first package to the second
+        cached = AliasFollower(str(template), [PRODUCTION], template / "cache", deliver)
+        with Registry.open(str(template)) as registry:
+            registry.rollback(PRODUCTION)
+            cached.look()
+            registry.rollback(PRODUCTION, to=2)
     for n in registries.points(step):
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(template, place)
         run = verbs(str(place), third)[verb]
         killed = registries.dies_at(n, run)
         after = state(str(place))
-        if killed and after["records"] == 4:
+        if killed and (after["records"] == 4 or verb == "swap"):
             run()
         print(json.dumps({"line": n, "after": after, "in_the_end": state(str(place))}), flush=True)
         if not killed:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from serving.registry.client import Registry
+from tests.support.registries import OPEN
 
 
 def main(place: str, who: str, *packages: str) -> None:
@@ -15,7 +16,7 @@ def main(place: str, who: str, *packages: str) -> None:
     for package in packages:
         with Registry.open(place, who=who, create=True) as registry:
             pushed = registry.push(Path(package)).pushed
-            registry.promote(pushed.version, who)
+            registry.promote(pushed.version, who, gate=OPEN)
             print(pushed.sequence, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""A process that is killed at any line of push, promote or rollback leaves a registry that is whole."""
+"""A process that is killed at any line of push, promote, rollback or a server's swap leaves nothing half done."""
 
 import json
 import subprocess
@@ -9,11 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-BEFORE = {"sequences": [1, 2], "production": 2, "records": 4, "findings": []}
+BEFORE = {"sequences": [1, 2], "production": 2, "records": 4, "findings": [], "cached": []}
+SWAPPING = {**BEFORE, "records": 6, "cached": [1]}
 AFTER = {
     "push": {**BEFORE, "sequences": [1, 2, 3], "records": 5},
     "promote": {**BEFORE, "production": 1, "records": 5},
     "rollback": {**BEFORE, "production": 1, "records": 5},
+    "swap": {**SWAPPING, "cached": [2, 1]},
 }
 
 
@@ -25,14 +27,15 @@ def deaths(verb: str, step: int, folder: Path) -> list[dict]:
 
 
 def check(verb: str, found: list[dict]) -> None:
+    before = SWAPPING if verb == "swap" else BEFORE
     for death in found:
-        assert death["after"] in (BEFORE, AFTER[verb]), f"half of a {verb} is visible after line {death['line']}"
+        assert death["after"] in (before, AFTER[verb]), f"half of a {verb} is visible after line {death['line']}"
         assert death["in_the_end"] == AFTER[verb], f"a {verb} cannot be repeated after line {death['line']}"
-    assert [death["after"] for death in found].count(BEFORE) > 1
+    assert [death["after"] for death in found].count(before) > 1
     assert found[-1]["after"] == AFTER[verb]
 
 
-@pytest.mark.parametrize(("verb", "step"), [("push", 37), ("promote", 11), ("rollback", 11)])
+@pytest.mark.parametrize(("verb", "step"), [("push", 37), ("promote", 11), ("rollback", 11), ("swap", 17)])
 def test_nothing_half_done_is_visible_after_a_kill(verb, step, tmp_path):
     check(verb, deaths(verb, step, tmp_path))
 

@@ -15,7 +15,7 @@ from serving.registry.client import Registry
 from serving.registry.names import Alias
 from serving.registry.store import BlobStore
 from tests.support import registries
-from tests.support.registries import version, write_package
+from tests.support.registries import OPEN, version, write_package
 
 ROOT = Path(__file__).parents[2]
 WRITERS, PACKAGES = 3, 4
@@ -126,10 +126,10 @@ def test_a_writer_that_waits_too_long_for_another_says_so(tmp_path):
     holder.execute("BEGIN IMMEDIATE")
     with Registry.open(str(place), busy_timeout_s=0.05) as registry:
         with pytest.raises(RegistryAway, match="another writer"):
-            registry.promote(version(1), "staging")
+            registry.promote(version(1), "staging", gate=OPEN)
         assert registries.sequences(registry) == [1, 2], "readers do not wait"
         holder.execute("ROLLBACK")
-        registry.promote(version(1), "staging")
+        registry.promote(version(1), "staging", gate=OPEN)
     holder.close()
 
 

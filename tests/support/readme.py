@@ -4,6 +4,7 @@ import dataclasses
 
 from serving.commands.options import environment_name, shown_default
 from serving.config import BatchingConfig, DriftConfig, InstancesConfig, ModelConfig, ServerConfig, SessionConfig
+from serving.release.policy import CHECKS, Policy
 
 
 def server_table() -> str:
@@ -30,6 +31,17 @@ def model_table() -> str:
     return "\n".join(lines)
 
 
+def policy_table() -> str:
+    """The keys of a registry's policy."""
+    lines = ["| table | key | default | meaning |", "| --- | --- | --- | --- |"]
+    for table in dataclasses.fields(Policy):
+        for item in dataclasses.fields(table.type):
+            default = "all" if item.default == CHECKS else _toml(item.default)
+            meaning = item.metadata["help"] + _choices(item)
+            lines.append(f"| `[{table.name}]` | `{item.name}` | `{default}` | {meaning} |")
+    return "\n".join(lines)
+
+
 def _choices(item) -> str:
     choices = item.metadata.get("choices")
     return f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
@@ -40,8 +52,8 @@ def _toml(value) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return str(list(value))
-    return str(value) if isinstance(value, (int, float)) else f'"{value}"'
+    return str(value) if isinstance(value, int | float) else f'"{value}"'
 
 
 if __name__ == "__main__":
-    print(server_table(), model_table(), sep="\n\n")
+    print(server_table(), model_table(), policy_table(), sep="\n\n")

@@ -14,6 +14,11 @@ from tests.support import graphs, packages
 WHO = "ada@lab"
 
 
+def OPEN(_):  # noqa: N802 - stands for a gate
+    """A gate that lets everything through."""
+    return {}
+
+
 def write_package(path: Path, number: int = 1, *, name: str = "affine", **changes) -> Path:
     """Write the package of y = `number` x + 1; packages of different numbers differ in model and evaluation."""
     model = graphs.affine(scale=float(number))
@@ -28,7 +33,7 @@ def filled(folder: Path, count: int = 2) -> Path:
     with Registry.open(str(place), who=WHO, create=True) as registry:
         for number in range(1, count + 1):
             pushed = registry.push(write_package(folder / f"package-{number}", number)).pushed
-            registry.promote(pushed.version, "production")
+            registry.promote(pushed.version, "production", gate=OPEN)
     return place
 
 

@@ -139,7 +139,7 @@ def test_a_flag_that_was_not_given_does_not_hide_the_file(tmp_path):
     ("name", "meant"),
     [
         ("PENSTOCK_GRPC_PROT", "PENSTOCK_GRPC_PORT"),
-        ("PENSTOCK_MODEL", "PENSTOCK_MODELS"),
+        ("PENSTOCK_MODLES", "PENSTOCK_MODELS"),
         ("PENSTOCK_CONTROLPLANE", "PENSTOCK_CONTROL_PLANE"),
         ("PENSTOCK_ADRESS", "PENSTOCK_ADDRESS"),
         ("PENSTOCK_TLS_CRT", "PENSTOCK_TLS_CERT"),

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -12,7 +14,11 @@ from tests.support.registries import write_package
 
 @pytest.fixture
 def place(tmp_path):
-    return tmp_path / "registry"
+    """A registry whose policy lets any alias name any package: the gate has tests of its own."""
+    folder = tmp_path / "registry"
+    folder.mkdir()
+    (folder / "policy.toml").write_text('[release]\nunchecked_aliases = ["production"]')
+    return folder
 
 
 @pytest.fixture
@@ -128,11 +134,30 @@ def test_the_default_is_the_users_own_registry(tmp_path, monkeypatch):
     assert (tmp_path / "penstock" / "registry" / "catalogue.sqlite").exists()
 
 
-def test_without_fsspec_it_says_what_to_install(penstock, monkeypatch):
-    import sys
+def test_a_promotion_needs_a_check_and_a_waiver_names_its_author(penstock, place, tmp_path):
+    (place / "policy.toml").unlink()
+    penstock("push", write_package(tmp_path / "1", 1))
+    with pytest.raises(RegistryError, match="has not been checked"):
+        penstock("promote", "affine/1", "--to", "production")
+    waived = penstock("waive", "affine/1", "parity", "--reason", "known", json_too=True)
+    assert (waived["kind"], waived["who"], waived["facts"]["check"]) == ("waiver", "ada", "parity")
+    (place / "policy.toml").write_text('[release]\napprovers = ["grace"]')
+    with pytest.raises(RegistryError, match="ada may not release"):
+        penstock("waive", "affine/1", "parity", "--reason", "known")
 
-    monkeypatch.setitem(sys.modules, "fsspec", None)
-    for name in [name for name in sys.modules if name.startswith("serving.registry.")]:
-        monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(ConfigError, match=r"pip install 'penstock\[registry\]'"):
-        penstock("list")
+
+def test_training_rows_are_recorded_by_their_digests(penstock, place, tmp_path):
+    import numpy as np
+
+    np.savez(tmp_path / "rows.npz", x=np.zeros((3, 4)), **{"slice/a": np.zeros(3)})
+    record = penstock("record", "data", "affine", "--rows", tmp_path / "rows.npz", json_too=True)
+    assert record["facts"]["row_digests"]["bytes"] == 8
+    assert penstock("verify").startswith("1 records and 1 blobs are intact")
+
+
+def test_without_fsspec_it_says_what_to_install(place):
+    program = "import sys; sys.modules['fsspec'] = None; from serving.__main__ import main; main()"
+    result = subprocess.run([sys.executable, "-c", program, "registry", "list", "--registry", str(place)],
+                            capture_output=True, text=True, check=False)  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr == "penstock: the registry needs fsspec: pip install 'penstock[registry]'\n"

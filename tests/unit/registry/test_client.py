@@ -8,7 +8,7 @@ from serving.package.signing import signer, trusted_keys
 from serving.registry.client import Registry
 from serving.registry.names import Alias, Version
 from tests.support import registries
-from tests.support.registries import version, write_package
+from tests.support.registries import OPEN, version, write_package
 
 PRODUCTION = Alias("affine", "production")
 
@@ -68,7 +68,7 @@ def test_signatures_travel_with_a_package(registry, tmp_path):
 def test_an_alias_moves_and_rolls_back(registry, tmp_path):
     for number in (1, 2):
         registry.push(write_package(tmp_path / f"{number}", number))
-        record = registry.promote(version(number), "production", reason="better")
+        record = registry.promote(version(number), "production", reason="better", gate=OPEN)
         assert registry.head() == record.digest
     assert registry.resolve(PRODUCTION).sequence == 2
     assert registry.rollback(PRODUCTION).facts["sequence"] == 1
@@ -80,10 +80,10 @@ def test_an_alias_moves_and_rolls_back(registry, tmp_path):
 @pytest.mark.parametrize(
     ("verb", "message"),
     [
-        (lambda r: r.promote(version(7), "production"), "'affine' has: 1"),
-        (lambda r: r.promote(version(1), "../x"), "cannot be an alias"),
-        (lambda r: r.promote(version(1), "production"), "already"),
-        (lambda r: r.promote(version(1), "x", reason="two\nlines"), "one line"),
+        (lambda r: r.promote(version(7), "production", gate=OPEN), "'affine' has: 1"),
+        (lambda r: r.promote(version(1), "../x", gate=OPEN), "cannot be an alias"),
+        (lambda r: r.promote(version(1), "production", gate=OPEN), "already"),
+        (lambda r: r.promote(version(1), "x", reason="two\nlines", gate=OPEN), "one line"),
         (lambda r: r.rollback(PRODUCTION), "no way back"),
         (lambda r: r.record("train", "../x", {"commit": "a"}), "cannot be a model"),
         (lambda r: r.record("train", "affine", {"commit": "a"}, version=version(9)), "'affine' has: 1"),
@@ -92,7 +92,7 @@ def test_an_alias_moves_and_rolls_back(registry, tmp_path):
 )
 def test_what_is_refused_leaves_no_record(registry, tmp_path, verb, message):
     registry.push(write_package(tmp_path / "1"))
-    registry.promote(version(1), "production")
+    registry.promote(version(1), "production", gate=OPEN)
     head = registry.head()
     with pytest.raises(RegistryError, match=message):
         verb(registry)
@@ -124,7 +124,7 @@ def test_lineage_is_what_led_to_a_package_and_what_happened_to_it(registry, tmp_
     registry.record("note", "other", {"text": "of another model"})
     registry.push(write_package(tmp_path / "2", 2))
     registry.record("evaluate", "affine", {"metrics": {"accuracy": 1.0}}, version=version(2))
-    registry.promote(version(2), "production")
+    registry.promote(version(2), "production", gate=OPEN)
     registry.record("train", "affine", {"commit": "three"})
     lineage = registry.lineage(PRODUCTION)
     assert [each.kind for each in lineage.before] == ["data", "train"]

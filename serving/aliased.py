@@ -1,0 +1,66 @@
+"""What a server serves by alias: reads the options, and ties the registry's follower to the model repository.
+
+The registry needs packages that a server without it does without, so they are loaded when aliases are followed.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving.config import ServerConfig
+from serving.errors import ConfigError, RegistryError
+from serving.registry.names import Alias, parse_alias
+from serving.registry.place import default_folder, folder_of
+from serving.repository.manager import ModelRepository
+
+if TYPE_CHECKING:
+    from serving.registry.follower import AliasFollower, Pulled
+
+
+def models_of(config: ServerConfig) -> list[str]:
+    """Return the names of the models that are served by alias. Raises ConfigError."""
+    return [alias.model for alias in aliases_of(config)]
+
+
+def aliases_of(config: ServerConfig) -> list[Alias]:
+    """Read `model`. Raises ConfigError for what is no alias, and for two of one model."""
+    if config.registry and not config.model:
+        raise ConfigError("registry is given without model; name what to serve, such as --model fraud@production")
+    try:
+        aliases = [parse_alias(text) for text in config.model]
+    except RegistryError as error:
+        raise ConfigError(f"model = {', '.join(config.model)}: {error}") from None
+    names = [alias.model for alias in aliases]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"model names '{name}' by two aliases; a server serves one of them")
+    return aliases
+
+
+def follower(config: ServerConfig, repository: ModelRepository) -> "AliasFollower | None":
+    """Return what follows the aliases, None without any. Raises ConfigError."""
+    aliases = aliases_of(config)
+    if not aliases:
+        return None
+    try:
+        from serving.registry.follower import AliasFollower  # noqa: PLC0415 - of an extra
+    except ModuleNotFoundError as error:
+        if error.name != "fsspec":
+            raise
+        raise ConfigError("serving from a registry needs fsspec: pip install 'penstock[registry]'") from None
+
+    def deliver(alias: Alias, packages: "Sequence[Pulled]") -> list[str]:
+        return repository.serve(alias.model, [(each.sequence, each.digest, each.path) for each in packages])
+
+    place = folder_of(config.registry) if config.registry else default_folder()
+    return AliasFollower(str(place), aliases, cache_folder(config.registry_cache, place), deliver)
+
+
+def cache_folder(option: str, registry: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where packages of a registry lie, see the XDG Base Directory Specification."""
+    cache = environment.get("XDG_CACHE_HOME", "")
+    base = Path(option) if option else (Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache")
+    name = hashlib.sha256(str(registry.absolute()).encode()).hexdigest()[:16]
+    return base / name if option else base / "penstock" / "packages" / name
