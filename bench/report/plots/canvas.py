@@ -84,7 +84,8 @@ def latency_axis(axes: Axes, values_us: Sequence[float], *, is_horizontal: bool 
     known = np.array([value for value in values_us if np.isfinite(value) and value > 0])
     if len(known) and known.max() / known.min() > _LINEAR_RATIO_MAX:
         (axes.set_xscale if is_horizontal else axes.set_yscale)("log")
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+        # Side by side there is room for few of them.
+        axis.set_major_locator(LogLocator(subs=(1, 3) if is_horizontal else (1, 2, 5), numticks=12))
         axis.set_minor_locator(NullLocator())
     else:
         (axes.set_xlim if is_horizontal else axes.set_ylim)(0, known.max() * 1.15 if len(known) else 1)

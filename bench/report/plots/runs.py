@@ -126,7 +126,7 @@ def stages(runs: Sequence[Run]) -> Plot | None:
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("mean per request")
-        canvas.legend(axes, 5)
+        canvas.legend(axes, 3)
 
     caption = (
         "The server's own means per request, stacked; the rest of the mean latency is network, transport and client."

@@ -106,6 +106,17 @@ def test_a_load_that_cannot_be_is_refused_and_the_next_one_runs():
         assert generator.run(open_loop(100, 0.2), lambda _: None).total.answered == 20
 
 
+def dies(*_):
+    """What runs in place of the child."""
+    os._exit(3)
+
+
+def test_a_generator_that_does_not_start_says_why(monkeypatch):
+    monkeypatch.setattr(handle, "main", dies)
+    with pytest.raises(ConfigError, match="the load generator's process ended with status 3"):
+        Generator([Target("127.0.0.1", 1)], [[b"x"]]).__enter__()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"client": "curl"}, "client = 'curl'"), ({"connections": 0}, "connections = 0")],
