@@ -9,13 +9,11 @@ with it. 2 log2(requests) + 2 extra runs find one such request; when more are gu
 with them.
 """
 
-import contextlib
 import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,18 +23,16 @@ from serving.batching.calibrations import Calibrations, files_of
 from serving.batching.demand import MISSED, burst_factor, rows_per_ns, utilisation
 from serving.batching.entries import Batch, Entry, Over, Progress, Result
 from serving.batching.inline import InlineRuns, Left
-from serving.batching.pace import CHEAP_RUNS, Pace
+from serving.batching.pace import Pace
 from serving.batching.policy import NEVER, RELEASES
-from serving.batching.sweep import Probe, Sample, sweep
 from serving.clock import Clock
 from serving.config import ModelConfig
 from serving.errors import BatchFailed, Cancelled, DeadlineExceeded, InternalError, InvalidRequest, ModelFailed
 from serving.execution.graph import Graph
 from serving.execution.instances import InstanceGroup
-from serving.execution.memory import available_bytes, resident_bytes
-from serving.execution.probe import probed, random_rows, zeros
 from serving.execution.session import BUILD, Session
 from serving.pipeline.flaws import RefusedRowsError
+from serving.rehearsal import Rehearsal, pipeline_of
 from serving.statistics.batching import BatchingView, ServiceTime
 from serving.statistics.drift.counter import Counter
 from serving.statistics.drift.counting import NUMPY, Kernels
@@ -98,17 +94,17 @@ class Servable:
         shared = shared or Shared()
         self.package_digest = ""  # of the package that it came in, if it did
         self.pipeline = pipeline
-        self.signature = session.signature if pipeline is None else pipeline.signature
         self.statistics = ServableStatistics()
         self._session = session
         self._clock = clock
         self._post = post
         self._inline = shared.inline
-        self._is_batchable = self.signature.batchable
         self._loads = shared.calibrations.loads
         self._pace = Pace()
         self._failure_logged_ns = -_FAILURE_LOG_INTERVAL_NS
-        self._takes_zeros = self._warm_up()
+        self._rehearsal = Rehearsal(session, pipeline, clock, name=f"{name}/{version}")
+        self._rehearsal.warm_up(self._pace)
+        self.signature = self._rehearsal.signature
         batchable = self.signature.batchable
         self.batch_rows_max = config.batching.batch_rows_max if batchable else 1
         self._target_ns = config.slo_ms * 1e6 or NEVER
@@ -136,31 +132,15 @@ class Servable:
         calibrations, folder = shared.calibrations, source.parent if isinstance(source, Path) else None
         with calibrations.loads.one():
             session = Session(source, config.session, config.instances)
-            pipeline = None
-            if not config.pipeline.is_empty:
-                pipeline = _pipeline(config, session, folder, allow_user_code=shared.allow_user_code)
+            pipeline = pipeline_of(config.pipeline, session, folder, allow_user_code=shared.allow_user_code)
             one = cls(name, version, session, config, clock=clock, post=post, shared=shared, pipeline=pipeline)
             parts = files_of(source.parent) if isinstance(source, Path) else source.parts
             facts = (BUILD, config.session, config.instances, config.pipeline, one.batch_rows_max)
             key = calibrations.key(parts, *facts)
-            samples = calibrations.read(key) or one.sweep()
+            samples = calibrations.read(key) or one._rehearsal.sweep(one.batcher.outlook.times.curve.sizes)
             one.batcher.seed(samples)
             calibrations.write(key, samples)
         return one
-
-    def sweep(self) -> list[Sample]:
-        """Measure how long batches take. On a loader thread, before anything is submitted."""
-        if not self._takes_zeros:
-            return []
-        probe = Probe(
-            lambda rows: self._rehearse(random_rows(self.signature, rows)),
-            self._clock.now_ns, resident_bytes, available_bytes,
-        )  # fmt: skip
-        try:
-            return sweep(probe, self.batcher.outlook.times.curve.sizes)
-        except Exception as error:  # noqa: BLE001 - random numbers may be nothing that this model can take
-            _log.info("%s/%d: batches are not measured, a run failed: %s", self.name, self.version, error)
-            return []
 
     def submit(self, entry: Entry) -> None:
         """Queue a request, or many. Raises Overloaded or Draining."""
@@ -246,41 +226,6 @@ class Servable:
         if self.pipeline is not None and not self.pipeline.is_quick:
             return False
         return self._pace.rows_within(1, inline.budget_ns) > 0
-
-    def _rehearse(self, inputs: Sequence[Array]) -> list[Array]:
-        """Run without a request, on inputs that preprocessing may take or not."""
-        if self.pipeline is None:
-            return self._session.run(inputs)
-        staging = Staging(self.signature)
-        return self.pipeline.postprocess(
-            self._session.run(self.pipeline.preprocess(inputs, staging, is_strict=False)), staging
-        )
-
-    def _warm_up(self) -> bool:
-        """Run a few times before anybody waits: the first run of a graph is slow, and its outputs tell the truth.
-
-        Returns whether it could.
-        """
-        try:
-            self.signature = probed(self.signature, self._rehearse)
-            self._time_one_row()
-        except Exception as error:  # noqa: BLE001 - zeros may be nothing that this model can take; it can still serve
-            _log.info("%s/%d: no warm-up, the model does not take zeros: %s", self.name, self.version, error)
-            return False
-        if self._is_batchable and not self.signature.batchable:
-            _log.warning("%s/%d: rows do not stand alone, so batching is off", self.name, self.version)
-        return True
-
-    def _time_one_row(self) -> None:
-        """Learn how long one row takes, so that a cheap model is known to be one from its first request on."""
-        row = zeros(self.signature)
-        times_ns = [self._clock.now_ns()]
-        for _ in range(CHEAP_RUNS):
-            self._rehearse(row)
-            times_ns.append(self._clock.now_ns())
-        shortest_ns = min(end_ns - begin_ns for begin_ns, end_ns in pairwise(times_ns))
-        for _ in range(CHEAP_RUNS):
-            self._pace.observe(1, shortest_ns)
 
     def _serve(self) -> None:
         """Run batches until the batcher is closed and empty. The loop of one instance thread."""
@@ -501,16 +446,6 @@ def _refuse(entries: Sequence[Entry], refused: RefusedRowsError) -> list[Entry]:
             left.append(entry)
     assert len(left) < len(entries), "bug: rows were refused that no request has sent"
     return left
-
-
-def _pipeline(config: ModelConfig, session: Session, folder: Path | None, *, allow_user_code: bool) -> "Pipeline":
-    """Compose and compile a model's pipeline. Raises LoadError."""
-    from serving.pipeline.composition import Surroundings  # noqa: PLC0415 - brings numba, which few models need
-    from serving.pipeline.pipeline import Pipeline  # noqa: PLC0415
-
-    with contextlib.suppress(Exception):  # a graph that does not take zeros is composed as it declares itself
-        session.signature = probed(session.signature, session.run)
-    return Pipeline(config.pipeline, session.signature, Surroundings(folder, allow_user_code))
 
 
 def _halves(entries: Sequence[Entry]) -> list[Sequence[Entry]]:

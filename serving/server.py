@@ -24,7 +24,7 @@ from serving import aliased
 from serving.admission import Admission
 from serving.batching.calibrations import Calibrations, usual_folder
 from serving.batching.inline import InlineRuns
-from serving.clock import LoopTimers, MonotonicClock
+from serving.clock import Clock, LoopTimers, MonotonicClock
 from serving.config import ServerConfig, without_effect
 from serving.controlplane import ControlPlane
 from serving.dataplane import DataPlane
@@ -78,12 +78,7 @@ class Server:
         self._admission = Admission(config.requests_in_flight_max)
         counters = RequestCounters()
         turn = Turn(loop)
-        calibrations = Calibrations(Path(config.calibration_dir) if config.calibration_dir else usual_folder())
-        inline, kernels = None, NUMPY
-        if config.transport == "native":
-            kernels = _drift_kernels()
-            inline = InlineRuns(clock, budget_us=config.inline_us_max, wake=turn.wake_for_later_phase)
-        shared = Shared(inline, kernels, calibrations, allow_user_code=config.user_code == "on")
+        shared = _shared(config, turn, clock)
         self._repository = ModelRepository(
             config.models,
             Loader(partial(Servable.load, clock=clock, post=self._post, shared=shared), _keys(config), _state(config)),
@@ -121,7 +116,7 @@ class Server:
         files = TlsFiles.of(config)
         self._certificates = Certificates(files) if files is not None else None
         parts = LoopParts(loop, clock, timers, self._post, turn)
-        self._grpc = self._transport(methods, data_plane, parts, inline)
+        self._grpc = self._transport(methods, data_plane, parts, shared.inline)
         self._counters = counters
         self._exporter = Exporter()
         self._http = HttpServer(self._render_metrics, CONTENT_TYPE, self.why_not_ready)
@@ -250,6 +245,15 @@ class Server:
             drift,
         )
         return await asyncio.get_running_loop().run_in_executor(self._renderer, self._exporter.render, snapshot)
+
+
+def _shared(config: ServerConfig, turn: Turn, clock: Clock) -> Shared:
+    calibrations = Calibrations(Path(config.calibration_dir) if config.calibration_dir else usual_folder())
+    inline, kernels = None, NUMPY
+    if config.transport == "native":
+        kernels = _drift_kernels()
+        inline = InlineRuns(clock, budget_us=config.inline_us_max, wake=turn.wake_for_later_phase)
+    return Shared(inline, kernels, calibrations, allow_user_code=config.user_code == "on")
 
 
 def _native_transport() -> "type[NativeTransport]":

@@ -1,0 +1,104 @@
+"""What is learnt of a model before anybody asks it, by runs on zeros and on random rows, which warm it up too.
+
+The whole way of a batch is rehearsed, with what a pipeline does before the graph and behind it. It knows no request.
+"""
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving.batching.arena import Staging
+from serving.batching.pace import CHEAP_RUNS, Pace
+from serving.batching.sweep import Probe, Sample, sweep
+from serving.clock import Clock
+from serving.config import PipelineConfig
+from serving.execution.memory import available_bytes, resident_bytes
+from serving.execution.probe import probed, random_rows, zeros
+from serving.execution.session import Session
+from serving.types import Array
+
+if TYPE_CHECKING:
+    from serving.pipeline.pipeline import Pipeline
+
+_log = logging.getLogger(__name__)
+
+
+class Rehearsal:
+    """Runs a model without requests. Lives on the thread that loads it; `name` is for the log.
+
+    `signature` is what clients see: as declared at first, and corrected by what `warm_up` finds out.
+    """
+
+    def __init__(self, session: Session, pipeline: "Pipeline | None", clock: Clock, *, name: str) -> None:
+        self.signature = session.signature if pipeline is None else pipeline.signature
+        self._session = session
+        self._pipeline = pipeline
+        self._clock = clock
+        self._name = name
+        self._takes_zeros = False
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Run on inputs that preprocessing need not take. Raises what the graph raises."""
+        if self._pipeline is None:
+            return self._session.run(inputs)
+        staging = Staging(self.signature)
+        prepared = self._pipeline.preprocess(inputs, staging, is_strict=False)
+        return self._pipeline.postprocess(self._session.run(prepared), staging)
+
+    def warm_up(self, pace: Pace) -> None:
+        """Run a few times: the first run of a graph is slow, and its outputs tell the truth. Teaches `pace`."""
+        was_batchable = self.signature.batchable
+        try:
+            self.signature = probed(self.signature, self.run)
+            self._time_one_row(pace)
+        except Exception as error:  # noqa: BLE001 - zeros may be nothing that this model can take; it can still serve
+            _log.info("%s: no warm-up, the model does not take zeros: %s", self._name, error)
+            return
+        self._takes_zeros = True
+        if was_batchable and not self.signature.batchable:
+            _log.warning("%s: rows do not stand alone, so batching is off", self._name)
+
+    def sweep(self, sizes: Sequence[int]) -> list[Sample]:
+        """Measure how long batches of these sizes take; nothing is known of a model that takes no random rows."""
+        if not self._takes_zeros:
+            return []
+        probe = Probe(
+            lambda rows: self.run(random_rows(self.signature, rows)),
+            self._clock.now_ns, resident_bytes, available_bytes,
+        )  # fmt: skip
+        try:
+            return sweep(probe, sizes)
+        except Exception as error:  # noqa: BLE001 - random numbers may be nothing that this model can take
+            _log.info("%s: batches are not measured, a run failed: %s", self._name, error)
+            return []
+
+    def _time_one_row(self, pace: Pace) -> None:
+        """Learn how long one row takes, so that a cheap model is known to be one from its first request on."""
+        row = zeros(self.signature)
+        times_ns = [self._clock.now_ns()]
+        for _ in range(CHEAP_RUNS):
+            self.run(row)
+            times_ns.append(self._clock.now_ns())
+        shortest_ns = min(end_ns - begin_ns for begin_ns, end_ns in pairwise(times_ns))
+        for _ in range(CHEAP_RUNS):
+            pace.observe(1, shortest_ns)
+
+
+def pipeline_of(
+    config: PipelineConfig, session: Session, folder: Path | None, *, allow_user_code: bool
+) -> "Pipeline | None":
+    """Compose and compile a model's pipeline, None where nothing is declared. Raises LoadError.
+
+    `folder` is that of the version, None when it came in a package.
+    """
+    if config.is_empty:
+        return None
+    from serving.pipeline.composition import Surroundings  # noqa: PLC0415 - brings numba, which few models need
+    from serving.pipeline.pipeline import Pipeline  # noqa: PLC0415
+
+    with contextlib.suppress(Exception):  # a graph that does not take zeros is composed as it declares itself
+        session.signature = probed(session.signature, session.run)
+    return Pipeline(config, session.signature, Surroundings(folder, allow_user_code))
