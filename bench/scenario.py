@@ -168,3 +168,17 @@ def _in_folder(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     if arrivals.startswith(TRACE):
         moved["arrivals"] = TRACE + str(folder / arrivals.removeprefix(TRACE))
     return moved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualScenario:
+    """What is simulated: `seeds` worlds of `requests` requests per workload, from `seed` on.
+
+    `promise` says what the objective is: a deadline or a target.
+    """
+
+    seeds: int
+    requests: int
+    promise: str
+    trace: str = ""
+    seed: int = 0

@@ -18,7 +18,7 @@ from bench.report.jsonl import STDOUT, JsonLines
 from bench.report.machine import commit, fingerprint
 from bench.report.progress import Progress
 from bench.report.views import Context, Run, View
-from bench.scenario import Scenario
+from bench.scenario import Scenario, VirtualScenario
 
 FAILED = 1
 
@@ -67,7 +67,7 @@ class Reporter:
 
 @contextlib.contextmanager
 def reporting(
-    kind: str, scenario: Scenario, subject: str, *, json_file: str | None, html_file: Path | None
+    kind: str, scenario: Scenario | VirtualScenario, subject: str, *, json_file: str | None, html_file: Path | None
 ) -> Iterator[Reporter]:
     """Open what results are written to, before anything is measured; end with the status that they deserve.
 

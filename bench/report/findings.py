@@ -7,7 +7,18 @@ from typing import Literal
 
 from bench.outcome import Outcome
 from bench.report.units import change, count, is_known, percent, plain, rate, seconds, time_us
-from bench.report.views import ComparisonView, FrontierView, KneeView, PeersView, Ratio, Run, RunView, SweepView, View
+from bench.report.views import (
+    ComparisonView,
+    FrontierView,
+    KneeView,
+    PeersView,
+    Ratio,
+    Run,
+    RunView,
+    SimulationView,
+    SweepView,
+    View,
+)
 
 Severity = Literal["failure", "warning", "note"]
 TAIL_ANSWERS_MIN = 10
@@ -60,17 +71,20 @@ def headline(view: View) -> str:
     """Return the one sentence that answers the question the command was asked."""
     match view:
         case RunView():
-            return _of_run(view.run.outcome)
+            found = _of_run(view.run.outcome)
         case SweepView():
-            return _of_sweep(view)
+            found = _of_sweep(view)
         case KneeView():
-            return _of_knee(view)
+            found = _of_knee(view)
         case ComparisonView():
-            return _of_comparison(view)
+            found = _of_comparison(view)
         case FrontierView():
-            return _of_frontier(view)
+            found = _of_frontier(view)
         case PeersView():
-            return _of_peers(view)
+            found = _of_peers(view)
+        case SimulationView():
+            found = _of_simulation(view)
+    return found
 
 
 def comparisons(view: ComparisonView) -> list[str]:
@@ -87,6 +101,13 @@ def comparison(view: ComparisonView, name: str, ratio: Ratio) -> str:
     if not is_shown(ratio):
         return f"{plain(name)}: {text} ({change(ratio.ratio)}, {interval})"
     return f"{text} ({interval})"
+
+
+def _of_simulation(view: SimulationView) -> str:
+    broken = [f"{rule.name} ({rule.group})" for rule in view.rules if not rule.is_kept]
+    if broken:
+        return f"The policy breaks {len(broken)} of {len(view.rules)} rules: {', '.join(broken)}"
+    return f"The policy keeps all {len(view.rules)} rules over {len(view.workloads)} workloads"
 
 
 def meaning(view: ComparisonView, name: str, ratio: Ratio) -> str:

@@ -14,7 +14,18 @@ from bench.report import findings, summary
 from bench.report.libraries import needed
 from bench.report.machine import Machine
 from bench.report.units import number, plain
-from bench.report.views import ComparisonView, Context, FrontierView, KneeView, PeersView, Run, RunView, SweepView, View
+from bench.report.views import (
+    ComparisonView,
+    Context,
+    FrontierView,
+    KneeView,
+    PeersView,
+    Run,
+    RunView,
+    SimulationView,
+    SweepView,
+    View,
+)
 from serving.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +40,7 @@ TITLES = {
     "compare": "Two servers compared",
     "tune": "Settings tried",
     "peers": "Servers side by side",
+    "simulate": "Batching policies in virtual time",
 }
 
 
@@ -89,7 +101,7 @@ def render(view: View, context: Context) -> str:
 def plots(view: View) -> list["Plot"]:
     """Return the figures of a result, the one that answers the question first; those without data are left out."""
     with needed():
-        from bench.report.plots import loads, runs, verdicts  # noqa: PLC0415 - behind the extra
+        from bench.report.plots import loads, policies, runs, verdicts  # noqa: PLC0415 - behind the extra
     found: Sequence[Plot | None]
     match view:
         case RunView():
@@ -108,6 +120,8 @@ def plots(view: View) -> list["Plot"]:
             found = [verdicts.comparison(view), runs.distribution(view.runs), runs.stages(view.runs)]
         case FrontierView():
             found = [verdicts.frontier(view), runs.distribution(view.runs)]
+        case SimulationView():
+            found = [policies.ratios(view), policies.goodput(view)]
         case PeersView():
             found = [loads.peers(view.runs), runs.distribution(view.runs), runs.stages(view.runs)]
     return [plot for plot in found if plot is not None]

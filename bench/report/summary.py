@@ -5,7 +5,18 @@ from dataclasses import dataclass
 from bench.outcome import Outcome
 from bench.report.findings import codes, in_objective, meaning
 from bench.report.units import UNKNOWN, change, count, is_known, number, percent, plain, rate, seconds, time_us
-from bench.report.views import ComparisonView, FrontierView, KneeView, PeersView, Probe, Run, RunView, SweepView, View
+from bench.report.views import (
+    ComparisonView,
+    FrontierView,
+    KneeView,
+    PeersView,
+    Probe,
+    Run,
+    RunView,
+    SimulationView,
+    SweepView,
+    View,
+)
 
 _STAGES = {"queue": "queue", "compute_input": "input", "compute_infer": "infer", "compute_output": "output"}
 
@@ -29,20 +40,24 @@ class Table:
 
 def tables(view: View) -> tuple[Table, ...]:
     """Return the tables that answer what the command was asked, the most important first."""
+    found: tuple[Table, ...]
     match view:
         case RunView():
             outcome = view.run.outcome
-            return (latency_table(outcome), *server_tables(outcome), load_table(outcome))
+            found = (latency_table(outcome), *server_tables(outcome), load_table(outcome))
         case SweepView():
-            return (runs_table("Loads", "load", view.runs),)
+            found = (runs_table("Loads", "load", view.runs),)
         case KneeView():
-            return (_probes(view),)
+            found = (_probes(view),)
         case ComparisonView():
-            return (_ratios(view), *((runs_table("Both sides", "side", view.runs),) if view.runs else ()))
+            found = (_ratios(view), *((runs_table("Both sides", "side", view.runs),) if view.runs else ()))
         case FrontierView():
-            return (_settings(view),)
+            found = (_settings(view),)
+        case SimulationView():
+            found = (_rules(view), _workloads(view))
         case PeersView():
-            return (runs_table("Servers", "server", view.runs, relative=True), *_peer_settings(view))
+            found = (runs_table("Servers", "server", view.runs, relative=True), *_peer_settings(view))
+    return found
 
 
 def load_table(outcome: Outcome) -> Table:
@@ -205,3 +220,22 @@ def _raw(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{plain(str(key))}: {_raw(item)}" for key, item in value.items()) or UNKNOWN
     return UNKNOWN if value is None else plain(str(value), 300)
+
+
+def _rules(view: SimulationView) -> Table:
+    rows = [
+        (rule.group, rule.name, f"{rule.ratio:.3f}", f"{rule.ratio_min:.2f}", "kept" if rule.is_kept else "BROKEN")
+        for rule in view.rules
+    ]
+    columns = ("workloads", "our goodput over", "ratio", "at least", "")
+    marked = frozenset(index for index, rule in enumerate(view.rules) if not rule.is_kept)
+    return Table("Rules of comparison", columns, tuple(rows), words=frozenset({0, 1, 4}), marked=marked)
+
+
+def _workloads(view: SimulationView) -> Table:
+    policies = tuple(view.workloads[0].goodput) if view.workloads else ()
+    rows = [
+        (plain(one.name), *(f"{one.goodput[policy]:.4f}" for policy in policies), one.window) for one in view.workloads
+    ]
+    title = "Part of requests answered within the objective"
+    return Table(title, ("workload", *policies, "best window"), tuple(rows), words=frozenset({0}))

@@ -143,7 +143,47 @@ class PeersView:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-View = RunView | SweepView | KneeView | ComparisonView | FrontierView | PeersView
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedWorkload:
+    """One workload in virtual time: the part of requests that each policy answered within the objective.
+
+    `window` tells which fixed window was the best one in hindsight; `is_aside` that nobody looks at this workload
+    while a policy changes.
+    """
+
+    name: str
+    goodput: Mapping[str, float]
+    window: str
+    is_aside: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What was asked of a group of workloads: our goodput over another policy's, and the least that it may be."""
+
+    group: str
+    name: str
+    ratio: float
+    ratio_min: float
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it holds."""
+        return self.ratio >= self.ratio_min
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationView:
+    """Batching policies on the same arrivals, and whether ours keeps the rules of comparison."""
+
+    kind: ClassVar[str] = "simulate"
+    workloads: tuple[SimulatedWorkload, ...]
+    rules: tuple[Rule, ...]
+    runs: tuple[Run, ...] = ()
+    failure: str | None = None
+
+
+View = SimulationView | RunView | SweepView | KneeView | ComparisonView | FrontierView | PeersView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

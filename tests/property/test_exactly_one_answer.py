@@ -33,21 +33,23 @@ IN_FLIGHT_MAX = 12
 class ThreadlessServable(Servable):
     """A servable without instances: the machine takes and settles batches in their place."""
 
-    def __init__(self, clock):
+    def __init__(self, clock, target_ns=NEVER):
         self.name, self.version, self.signature, self.statistics = "m", 1, AFFINE, ServableStatistics()
         self.batch_rows_max = CONFIG.batch_rows_max
-        self.batcher = Batcher(CONFIG, clock, instances=1, batchable=True)
+        self.batcher = Batcher(CONFIG, clock, instances=1, batchable=True, target_ns=target_ns)
         self._clock, self._inline, self._pace = clock, None, Pace()
-        self._loads, self._target_ns = Loads(), NEVER
+        self._loads, self._target_ns = Loads(), target_ns
 
 
 class Machine(RuleBasedStateMachine):
     """Submit, cancel, let time pass, take, finish, fail, close, in any order."""
 
+    target_ns = NEVER
+
     def __init__(self):
         super().__init__()
         self.clock, self.admission = FakeClock(), Admission(IN_FLIGHT_MAX)
-        self.servable = ThreadlessServable(self.clock)
+        self.servable = ThreadlessServable(self.clock, self.target_ns)
         self.handle, self.idle = Handle(self.servable), []
         self.plane = DataPlane(self, self.admission, RequestCounters(), clock=self.clock, timers=self.clock)
         self.requests, self.running, self.closed = [], [], False
@@ -58,11 +60,12 @@ class Machine(RuleBasedStateMachine):
         return self.handle
 
     @precondition(lambda self: not self.closed)
-    @rule(rows=st.integers(0, 9), deadline_us=st.none() | st.integers(0, 50))
-    def submit(self, rows, deadline_us):
+    @rule(rows=st.integers(0, 9), deadline_us=st.none() | st.integers(0, 50), priority=st.integers(0, 3))
+    def submit(self, rows, deadline_us, priority=0):
         x = np.full((rows, 4), len(self.requests), np.float32)
         tensor = InputTensor("x", "FP32", x.shape, raw=x.tobytes())
-        request, answers = InferRequest("m", "", str(len(self.requests)), (tensor,), raw_count=1), []
+        request, answers = InferRequest("m", "", str(len(self.requests)), (tensor,), raw_count=1,
+                                        parameters={"priority": priority}), []  # fmt: skip
         deadline_ns = None if deadline_us is None else self.clock.now_ns() + deadline_us * 1_000
         in_flight = self.plane.infer(request, deadline_ns=deadline_ns, settle=answers.append)
         assert (in_flight is None) == bool(answers)
@@ -96,6 +99,7 @@ class Machine(RuleBasedStateMachine):
         batch = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
         for request in batch.entries:
             request.outputs = ModelFailed("it failed") if fails else [2 * request.inputs[0] + 1]
+        self.servable._end(batch, self.clock.now_ns() - batch.taken_ns)
         self.servable._settle(batch)
 
     @precondition(lambda self: not self.closed)
@@ -139,6 +143,20 @@ class Machine(RuleBasedStateMachine):
 
 Machine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 test_every_request_is_answered_exactly_once = Machine.TestCase
+
+
+class MachineWithTarget(Machine):
+    """The same for a servable that has learnt what batches take, and has an objective: who is late is set aside."""
+
+    target_ns = 30_000.0
+
+    def __init__(self):
+        super().__init__()
+        self.servable.batcher.seed([(rows, 4_000.0 + 1_000.0 * rows) for rows in (1, 2, 4, 8)])
+
+
+MachineWithTarget.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
+test_with_an_objective_as_well = MachineWithTarget.TestCase
 
 
 def test_the_machine_reaches_every_kind_of_answer():
