@@ -203,6 +203,7 @@ INDEXES = {
     "no JSON": (b"{", "is not valid JSON"),
     "no UTF-8": (b"\xff\xff", "is not valid JSON"),
     "deep": (b"[" * 100_000, "is not valid JSON"),
+    "too deep": (b'{"a":' * 70 + b"1" + b"}" * 70, "it is nested more than 64 levels deep"),
     "long number": (b"1" * 100_000, "is not valid JSON"),
     "doubled key": (b'{"manifests": [], "manifests": []}', "names a key twice"),
     "NaN": (b'{"manifests": NaN}', "is no number of JSON"),

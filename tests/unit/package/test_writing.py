@@ -74,7 +74,15 @@ def test_weights_that_would_lead_elsewhere_are_refused(tmp_path, title):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), "\ud800"], ids=repr)
+def nested(levels):
+    return [nested(levels - 1)] if levels else 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("inf"), object(), "\ud800", nested(100)],
+    ids=["NaN", "infinity", "object", "surrogate", "deep"],
+)
 def test_what_json_cannot_hold_is_refused_by_the_parts_name(tmp_path, value):
     with pytest.raises(PackageError, match=r"^parity.json cannot be written as JSON"):
         write(contents(parity={"a": value}), tmp_path / "a")
