@@ -31,7 +31,7 @@ def draft(model: Any, sample: Sample, target: Target) -> Draft:
     return replace(done, framework="Keras", versions=versions, parameters={"model": type(model).__name__})
 
 
-class _Plain(torch.nn.Module):  # type: ignore[misc] - untyped where torch is not installed
+class _Plain(torch.nn.Module):  # type: ignore[misc]  # untyped where torch is not installed
     """A model of Keras behind a signature that the exporter reads; Keras' own takes any arguments."""
 
     def __init__(self, model: Any) -> None:

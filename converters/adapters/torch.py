@@ -91,8 +91,8 @@ def _named(found: Any, taken: list[str]) -> dict[str, torch.Tensor]:
         named = {}
     if not named or not all(isinstance(item, torch.Tensor) for item in named.values()):
         raise ConfigError(
-            f"the module returns a {type(found).__name__}, expected a tensor, or a tuple or dictionary of tensors; wrap "
-            "it in a module that does"
+            f"the module returns a {type(found).__name__}, expected a tensor, or a tuple or dictionary of tensors; "
+            "wrap it in a module that does"
         )
     return named
 

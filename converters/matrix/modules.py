@@ -14,7 +14,7 @@ def convolutions() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10))
 
 
-class Attention(nn.Module):  # type: ignore[misc] - untyped where torch is not installed
+class Attention(nn.Module):  # type: ignore[misc]  # untyped where torch is not installed
     """A small transformer: INT64 tokens [rows, 12] below 50 in, three numbers out."""
 
     def __init__(self) -> None:

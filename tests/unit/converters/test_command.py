@@ -66,8 +66,8 @@ def test_the_report_is_written_as_a_page_and_as_json(forest):
     report = json.loads(data.read_text())
     assert report["parity"]["passed"]
     names = [check["name"] for check in report["parity"]["checks"]]
-    assert names == ["sample", "edge-nan", "edge-infinite", "edge-zero", "edge-extreme", "thresholds", "batch-1", "batch-2",
-                     "batch-17", "batch-256", "shuffled", "invariance"]  # fmt: skip
+    assert names == ["sample", "edge-nan", "edge-infinite", "edge-zero", "edge-extreme", "thresholds", "batch-1",
+                     "batch-2", "batch-17", "batch-256", "shuffled", "invariance"]  # fmt: skip
     text = page.read_text()
     assert "iris answers as its framework does" in text
     assert "<script" not in text
