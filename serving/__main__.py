@@ -13,6 +13,7 @@ _LAZY = {
     "serve": ("serving.commands.serve", "command", "Serve the models of a folder over gRPC."),
     "models": ("serving.commands.models", "group", "List, load and unload the models of a running server."),
     "infer": ("serving.commands.infer", "command", "Ask a running server for one prediction."),
+    "score": ("serving.commands.score", "command", "Score a file of rows with a model or a package, without a server."),
     "pack": ("serving.commands.packages", "pack", "Make a package of a model's folder: one digest, signed or not."),
     "unpack": ("serving.commands.packages", "unpack_command", "Write the parts of a package as plain files."),
     "inspect": ("serving.commands.packages", "inspect", "Verify a package and show what it holds."),

@@ -176,7 +176,18 @@ class LoadError(Exception):
 
 
 class PackageError(Exception):
-    """A package cannot be written, or is not what its digests say. The message is one line for an operator."""
+    """A package cannot be written, or is not what its digests say. The message is one line for an operator.
+
+    What a package says of itself is quoted in it, so whatever would not print is escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message[:MESSAGE_MAX]))
+
+
+def printable(text: str) -> str:
+    """Return text in which line ends, control characters and the like are escaped as in a Python string."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class ConfigError(Exception):

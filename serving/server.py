@@ -32,6 +32,7 @@ from serving.model import Servable
 from serving.package.signing import trusted_keys
 from serving.repository.loading import Loader
 from serving.repository.manager import ModelRepository
+from serving.statistics import KERNEL_MODULES
 from serving.statistics.counters import RequestCounters
 from serving.statistics.exporter import CONTENT_TYPE, Exporter, ServableView, Snapshot
 from serving.transport.calls import SERVICE, Methods, Transport
@@ -218,7 +219,7 @@ def _native_transport() -> "type[NativeTransport]":
     """Load the kernels, which says so when it takes long, then what calls them. Both bring numba with them."""
     from serving.wire import kernels  # noqa: PLC0415
 
-    kernels.load()
+    kernels.load(others=KERNEL_MODULES)
     from serving.transport.native.transport import NativeTransport  # noqa: PLC0415
 
     return NativeTransport

@@ -7,9 +7,12 @@ from typing import Any
 import click
 
 from serving.commands.options import Connect, client_options, json_option, model_option, show
+from serving.errors import RemoteError
 from serving.pb import open_inference_pb2 as pb
+from serving.transport.client import Client
 
 _LOAD_TIMEOUT_S = 3600.0
+_DIGEST_SHOWN = len("sha256:") + 12
 
 
 @click.group("models")
@@ -25,10 +28,11 @@ def list_models(model: str, connect: Connect, json_file: Path | None) -> None:
     """List every version and its state, of all models or of one."""
     with connect() as client:
         index = client.call("RepositoryIndex", pb.RepositoryIndexRequest(), pb.RepositoryIndexResponse)
-    entries = [entry for entry in index.models if model in {"", entry.name}]
-    rows = [(entry.name, entry.version or "-", entry.state, entry.reason) for entry in entries]
-    table = _table(("MODEL", "VERSION", "STATE", "REASON"), rows)
-    show(table, [_index_dict(entry) for entry in entries], json_file)
+        entries = [_index_dict(client, entry) for entry in index.models if model in {"", entry.name}]
+    header = ("MODEL", "VERSION", "STATE", "PACKAGE", "REASON")
+    rows = [(entry["name"], entry["version"] or "-", entry["state"], entry["package"][:_DIGEST_SHOWN] or "-",
+             entry["reason"]) for entry in entries]  # fmt: skip
+    show(_table(header, rows), entries, json_file)
 
 
 @group.command("load")
@@ -87,8 +91,20 @@ def stats(model: str, connect: Connect, json_file: Path | None) -> None:
     show(table, [_statistics_dict(entry) for entry in answer.model_stats], json_file)
 
 
-def _index_dict(entry: pb.RepositoryIndexResponse.ModelIndex) -> dict[str, Any]:
-    return {"name": entry.name, "version": entry.version, "state": entry.state, "reason": entry.reason}
+def _index_dict(client: Client, entry: pb.RepositoryIndexResponse.ModelIndex) -> dict[str, Any]:
+    package = _package_digest(client, entry.name, entry.version) if entry.state == "READY" else ""
+    facts = {"name": entry.name, "version": entry.version, "state": entry.state}
+    return {**facts, "package": package, "reason": entry.reason}
+
+
+def _package_digest(client: Client, name: str, version: str) -> str:
+    """Return the digest of the package that a version came in; empty when it came in none, or nobody can tell."""
+    request = pb.ModelConfigRequest(name=name, version=version)
+    try:
+        config = client.call("ModelConfig", request, pb.ModelConfigResponse).config
+    except RemoteError:  # unloaded meanwhile, or a server without this part of the protocol
+        return ""
+    return config.parameters["package_digest"].string_value
 
 
 def _statistics_dict(entry: pb.ModelStatistics) -> dict[str, Any]:

@@ -46,9 +46,7 @@ class Loader:
             return self.load(name, version, path, config)
         try:
             package = read(path)
-            if self.keys is not None:
-                key_id = trusted_keys(self.keys).check(package)
-                _log.info("%s/%d: signed by key %s", name, version, key_id[:16])
+            signer = trusted_keys(self.keys).check(package) if self.keys is not None else ""
             graph = _verified_graph(package)
         except (PackageError, ConfigError) as error:
             raise LoadError(str(error)) from None
@@ -59,7 +57,8 @@ class Loader:
             servable.close()
             raise LoadError(str(error)) from None
         servable.package_digest = package.digest
-        _log.info("%s/%d: package %s", name, version, package.digest)
+        signed = f", signed by key {signer[:16]}" if signer else ""
+        _log.info("%s/%d: package %s%s", name, version, package.digest, signed)
         return servable
 
 

@@ -14,7 +14,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from serving.statistics.counters import Outcome
-from serving.statistics.latency import STAGES, Histogram, ServableStatistics, octave_edges_ns
+from serving.statistics.latency import Histogram, ServableStatistics, octave_edges_ns
+from serving.statistics.stages import STAGES
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

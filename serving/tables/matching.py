@@ -13,7 +13,7 @@ import numpy as np
 
 from serving.errors import ConfigError
 from serving.tables.cells import as_datatype
-from serving.tables.sources import UNNAMED, Chunk
+from serving.tables.rows import UNNAMED, Chunk
 from serving.types import DYNAMIC, Array, Signature, TensorSpec
 
 
@@ -90,6 +90,8 @@ def _match(
                 f"{label} lacks column {_list(missing)}, which input '{spec.name}' is made of; it has {_list(names)}"
             )
         return TensorColumns(spec, wanted, is_matrix=True)
+    if len(wanted) == 1 and wanted[0] in names:
+        return TensorColumns(spec, wanted, is_matrix=False)
     if file_order and is_table and len(spec.shape) == 2:
         if spec.shape[1] not in {DYNAMIC, len(names)}:
             raise ConfigError(f"{label} has {len(names)} columns, input '{spec.name}' wants {spec.shape[1]}")

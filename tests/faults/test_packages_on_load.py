@@ -11,6 +11,7 @@ from serving.pb import open_inference_pb2 as pb
 from serving.transport.client import Client
 from serving.types import Datatype, Signature, TensorSpec
 from tests.support import graphs
+from tests.support.command_line import run
 from tests.support.packages import blob_path, contents, manifest_of, write_key_pair
 from tests.support.servers import server_thread
 
@@ -82,7 +83,8 @@ FAULTS = {
     "damaged graph": (lambda package: damage(package, "model.onnx"), "is damaged"),
     "damaged profile": (lambda package: damage(package, "profile.npz"), "is damaged"),
     "missing blob": (lambda package: next((package / "blobs/sha256").iterdir()).unlink(), "is missing"),
-    "no layout": (lambda package: (package / "oci-layout").unlink(), "oci-layout is missing"),
+    "no layout": (lambda package: (package / "oci-layout").unlink(), "no model.onnx in version 1, and no package"),
+    "no index": (lambda package: (package / "index.json").unlink(), "index.json is missing"),
     "link": (with_link, "cannot be opened as a plain file"),
     "graph beside": (lambda package: (package / "model.onnx").write_bytes(b""), "holds both model.onnx and a package"),
     "tar beside": (
@@ -166,3 +168,17 @@ def test_a_folder_without_keys_keeps_the_server_from_starting(repository, tmp_pa
 
 def test_the_digest_in_the_repository_is_the_one_read(repository):
     assert write(contents(), repository / "affine/1") == read(repository / "affine/1").digest
+
+
+def test_models_list_shows_which_package_serves(repository, capsys):
+    digest = write(contents(), repository / "affine/1")
+    write(contents(), repository / "damaged/1")
+    damage(repository / "damaged/1", "model.onnx")
+    graphs.write_model(repository, "plain", graphs.affine())
+    with server_thread(repository) as server:
+        assert run("models", "list", "--address", server.address) == 0
+    lines = {line.split()[0]: line.split(maxsplit=4) for line in capsys.readouterr().out.splitlines()}
+    assert lines["affine"][1:] == ["1", "READY", digest[:19]]
+    assert lines["plain"][1:] == ["1", "READY", "-"]
+    assert lines["damaged"][1:4] == ["1", "UNAVAILABLE", "-"]
+    assert "is damaged" in lines["damaged"][4]

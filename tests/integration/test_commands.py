@@ -45,7 +45,9 @@ def test_list_shows_every_version_and_why_one_is_unavailable(server):
 
 def test_json_on_standard_output_is_nothing_but_json(server):
     result = penstock("models", "list", "--model", "affine", "--address", server.address, "--json", "-")
-    assert json.loads(result.stdout) == [{"name": "affine", "version": "1", "state": "READY", "reason": ""}]
+    assert json.loads(result.stdout) == [
+        {"name": "affine", "version": "1", "state": "READY", "package": "", "reason": ""}
+    ]
 
 
 def test_an_unloaded_model_is_loaded_again(server):

@@ -39,6 +39,14 @@ def test_each_input_takes_the_column_of_its_name():
     assert result["city"].tolist() == ["x", "y"]
 
 
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_an_input_of_one_column_takes_the_column_that_the_package_names(shape):
+    spec = TensorSpec("age_input", Datatype.FP32, shape)
+    result = tensors(signature(spec), table(age=[1.0, 2.0]), {"age_input": ("age",)})
+    assert result["age_input"].reshape(-1).tolist() == [1, 2]
+    assert result["age_input"].ndim == len(shape)
+
+
 def test_an_array_of_the_inputs_name_is_taken_whole():
     result = tensors(signature(MATRIX), {"features": np.arange(4).reshape(2, 2)})
     assert result["features"].tolist() == [[0, 1], [2, 3]]
