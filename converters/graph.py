@@ -145,6 +145,32 @@ def squeeze_label(model: Any, name: str) -> None:
     model.graph.output.extend(outputs)
 
 
+def sort_nodes(model: Any) -> None:
+    """Put nodes behind what they need, as ONNX asks; otherwise they keep their order."""
+    graph = model.graph
+    known = {value.name for value in (*graph.input, *graph.initializer)} | {""}
+    waiting, ordered = list(graph.node), []
+    while waiting:
+        ready = [node for node in waiting if known >= _needs(node)]
+        assert ready, "bug: a pass made a graph whose nodes wait for each other"
+        ordered += ready
+        waiting = [node for node in waiting if not known >= _needs(node)]
+        known |= {name for node in ready for name in node.output}
+    del graph.node[:]
+    graph.node.extend(ordered)
+
+
+def _needs(node: Any) -> set[str]:
+    """Return what a node reads, the graphs inside of it included, less what these make themselves."""
+    inner = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    found = set(node.input)
+    for graph in inner:
+        made = {value.name for value in (*graph.input, *graph.initializer)}
+        made |= {name for item in graph.node for name in item.output}
+        found |= {name for item in graph.node for name in _needs(item)} - made
+    return found
+
+
 def keep_outputs(model: Any, names: list[str]) -> None:
     """Leave out the other outputs; what only they needed is dropped by onnxruntime when it loads the graph."""
     kept = [value for value in model.graph.output if value.name in names]

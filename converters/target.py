@@ -48,7 +48,12 @@ def pin(model: Any, target: Target) -> None:
     del model.opset_import[:]
     for domain in sorted(kept):
         model.opset_import.add(domain=domain, version=kept[domain])
-    _check_opsets(kept, target)
+    own = {function.domain for function in model.functions}
+    _check_opsets({domain: version for domain, version in kept.items() if domain not in own}, target)
+    for function in model.functions:
+        _check_opsets(
+            {entry.domain: entry.version for entry in function.opset_import if entry.domain not in own}, target
+        )
     model.ir_version = target.ir_version
 
 

@@ -74,7 +74,7 @@ class _Judge:
         return ParityReport(kind, self._tolerance, seed, tuple(checks), self._draft.notes + tuple(self._notes()))
 
     def _edges(self) -> list[RowSet]:
-        sets = list(row_sets.edges(self._sample, self._draft.kind, self._settings.seed))
+        sets = list(row_sets.edges(self._sample, thresholds.only_trees(self._draft.model), self._settings.seed))
         found = self._draft.thresholds or thresholds.of_graph(self._draft.model)
         splits = row_sets.thresholds(self._sample, found, self._settings.seed)
         return [*sets, splits] if splits else sets

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from converters.draft import Kind
 from converters.parity.thresholds import Thresholds
 from converters.runner import joined, rows_of
 from converters.sample import Array, Tensors
@@ -33,7 +32,7 @@ class RowSet:
         return len(next(iter(self.tensors.values())))
 
 
-def edges(exact: Tensors, kind: Kind, seed: int) -> Iterator[RowSet]:
+def edges(exact: Tensors, only_trees: bool, seed: int) -> Iterator[RowSet]:
     """Yield the edge rows that make sense for the datatypes of the sample."""
     floats = {name: item for name, item in exact.items() if item.dtype.kind == "f"}
     if floats:
@@ -41,7 +40,7 @@ def edges(exact: Tensors, kind: Kind, seed: int) -> Iterator[RowSet]:
         infinities = [np.inf, -np.inf]
         yield RowSet("edge-infinite", "infinities in one place", _one_at_a_time(exact, floats, infinities, seed))
         yield RowSet("edge-zero", "zero in one place, and everywhere", _one_at_a_time(exact, floats, [0.0, -0.0], seed))
-        yield RowSet("edge-extreme", "far outside of what the sample holds", _extremes(exact, floats, kind))
+        yield RowSet("edge-extreme", "far outside of what the sample holds", _extremes(exact, floats, only_trees))
     if any(item.dtype.kind in "iu" for item in exact.values()):
         yield RowSet("edge-integer", "the least and the largest integers of the sample", _integer_ends(exact))
     if words := [name for name, item in exact.items() if item.dtype == object]:
@@ -93,7 +92,7 @@ def _one_at_a_time(exact: Tensors, floats: Tensors, values: list[float], seed: i
     return joined(*parts)
 
 
-def _extremes(exact: Tensors, floats: Tensors, kind: Kind) -> Tensors:
+def _extremes(exact: Tensors, floats: Tensors, only_trees: bool) -> Tensors:
     """Go ten spans beyond the sample; trees only compare, so for them to the ends of float32 too."""
     ends = []
     with np.errstate(all="ignore"):
@@ -103,7 +102,7 @@ def _extremes(exact: Tensors, floats: Tensors, kind: Kind) -> Tensors:
                 low, high = (np.nan_to_num(end(item, axis=0), posinf=0, neginf=0) for end in (np.nanmin, np.nanmax))
                 row[name][0] = low - 10 * (high - low) if side < 0 else high + 10 * (high - low)
             ends.append(row)
-    if kind == "trees":
+    if only_trees:
         largest = float(np.finfo(np.float32).max)
         for value in (
             largest,

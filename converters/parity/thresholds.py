@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from converters.graph import graph_inputs
 
 _ENSEMBLES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor", "TreeEnsemble")
+_PRODUCTS = {"LinearClassifier", "LinearRegressor", "MatMul", "Gemm", "Scaler", "SVMClassifier", "SVMRegressor", "Div"}
 _SAME_VALUES = ("Identity", "Cast")
 
 Column = tuple[str, int]
@@ -29,6 +30,11 @@ class Thresholds:
 def has_trees(model: Any) -> bool:
     """Tell whether any node is an ensemble of trees."""
     return any(node.op_type in _ENSEMBLES for node in model.graph.node)
+
+
+def only_trees(model: Any) -> bool:
+    """Tell whether trees are all that computes: nothing is multiplied, so the largest float32 cannot overflow."""
+    return has_trees(model) and not _PRODUCTS & {node.op_type for node in model.graph.node}
 
 
 def of_graph(model: Any) -> tuple[Thresholds, ...]:

@@ -18,5 +18,7 @@ def apply(graph: bytes, _exact: Tensors, _target: Target, _seed: int) -> bytes:
     if classical:
         raise ConfigError(f"pass fp16 does nothing for {', '.join(classical)}, which compute in float32 only")
     with quiet():
-        data: bytes = convert_float_to_float16(model, keep_io_types=True).SerializeToString()
+        model = convert_float_to_float16(model, keep_io_types=True)
+    graphs.sort_nodes(model)  # it puts casts at the end
+    data: bytes = model.SerializeToString()
     return data

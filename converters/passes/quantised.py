@@ -4,6 +4,8 @@ Dynamic quantisation is not offered: its scale spans all rows of a batch, so tha
 answers of others (62 of 256 in one measurement).
 """
 
+import contextlib
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,17 @@ from serving.errors import ConfigError
 CALIBRATION_ROWS_MAX = 512
 _ROWS_AT_A_TIME = 32
 _QUANTISED = {"MatMul", "Gemm", "Conv"}
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the advice of onnxruntime's tools off the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 class _Rows:
@@ -46,7 +59,7 @@ def apply(graph: bytes, exact: Tensors, _target: Target, seed: int) -> bytes:
     rows = len(next(iter(exact.values())))
     chosen = np.sort(np.random.default_rng(seed).choice(rows, min(rows, CALIBRATION_ROWS_MAX), replace=False))
     calibration = _Rows(Runner(graph).cast(rows_of(exact, chosen)))
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet(), _silence():
         before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         before.write_bytes(graph)
         quantize_static(

@@ -1,0 +1,98 @@
+"""The matrix: models of every family are converted, served by the real server, and compared over gRPC.
+
+The default run takes one model of each family of scikit-learn; `slow` takes all of them, and those of XGBoost,
+LightGBM, CatBoost, PyTorch and Keras in an environment of their own.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converters.conversion import Conversion, convert
+from converters.matrix import zoo
+from converters.matrix.served import compare_served
+from converters.packaging import Label, write_package
+from converters.parity.gate import Settings
+from tests.support.environments import environment
+from tests.support.servers import server_thread
+
+ROOT = Path(__file__).parents[2]
+ENTRIES = {entry.id: entry for entry in zoo.entries()}
+FAST = [
+    "linear-classifiers/LogisticRegression",
+    "linear-regressors/Ridge",
+    "trees/DecisionTreeClassifier",
+    "forests/RandomForestRegressor",
+    "boosting/HistGradientBoostingRegressor",
+    "boosting/GradientBoostingClassifier",
+    "support-vectors/SVC",
+    "neighbours/KNeighborsClassifier",
+    "naive-Bayes/GaussianNB",
+    "neural-networks/MLPClassifier",
+    "Gaussian-processes/GaussianProcessRegressor",
+    "meta-estimators/VotingRegressor",
+    "clusters,-mixtures,-outliers/KMeans",
+    "transformers/PCA",
+    "pipelines/ColumnTransformer-of-words-and-numbers",
+]
+WAIVED = {
+    "clusters,-mixtures,-outliers/LocalOutlierFactor": "doubled rows have neighbours at the same distance",
+    "transformers/PowerTransformer": "the graph answers NaN with a number, and callers send none",
+}
+OTHERS = ["pandas>=2.2,<4", "xgboost>=3,<4", "lightgbm>=4.5,<5", "catboost>=1.2.8,<2", "onnxmltools>=1.14,<2",
+          "torch>=2.7,<3", "onnxscript>=0.5,<1", "keras>=3.8,<4"]  # fmt: skip
+
+
+def served(entries, models: Path, settings=lambda _: Settings()):
+    """Write the packages of entries, serve them, and compare every answer over gRPC with the framework's own."""
+    done: dict[str, Conversion] = {}
+    for number, entry in enumerate(entries):
+        model, rows = entry.make()
+        name = f"model_{number}"
+        done[name] = convert(model, rows, settings=settings(entry))
+        write_package(done[name], Label(name), models / name / "1")
+    with server_thread(models) as running:
+        for (name, conversion), entry in zip(done.items(), entries, strict=True):
+            compare_served(running.address, name, conversion)
+            yield entry.id
+
+
+def test_a_model_of_each_family_answers_over_grpc_as_scikit_learn_does(tmp_path):
+    assert list(served([ENTRIES[name] for name in FAST], tmp_path)) == FAST
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted({entry.family for entry in ENTRIES.values()}))
+def test_every_model_of_a_family_answers_over_grpc_as_scikit_learn_does(family, tmp_path):
+    def settings(entry):
+        names = ("sample", "edge-nan", "edge-zero", "batch-1", "batch-2", "batch-17", "batch-256", "shuffled")
+        reason = WAIVED.get(entry.id)
+        return Settings(waivers=dict.fromkeys(names, reason) if reason else {})
+
+    entries = [entry for entry in ENTRIES.values() if entry.family == family]
+    assert len(list(served(entries, tmp_path, settings))) == len(entries)
+
+
+@pytest.mark.slow
+def test_models_of_heavy_frameworks_answer_over_grpc_as_their_frameworks_do(tmp_path):
+    """Runs in an environment of its own, or in that of PENSTOCK_CONVERT_PYTHON."""
+    python = os.environ.get("PENSTOCK_CONVERT_PYTHON") or environment(f"{ROOT}[convert]", *OTHERS)
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "torch"}
+    command = [str(python), "-m", "converters.matrix.served", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert {line.partition("/")[0] for line in result.stdout.splitlines()} == {
+        "XGBoost", "LightGBM", "CatBoost", "PyTorch", "Keras",
+    }  # fmt: skip
+
+
+def test_a_served_answer_that_differs_is_noticed(tmp_path):
+    entry = ENTRIES["linear-regressors/Ridge"]
+    model, rows = entry.make()
+    write_package(convert(model, rows), Label("ridge"), tmp_path / "ridge" / "1")
+    model.intercept_ += 1.0
+    with server_thread(tmp_path) as running, pytest.raises(AssertionError, match="prediction"):
+        compare_served(running.address, "ridge", convert(model, np.asarray(rows)))
