@@ -1,13 +1,14 @@
 """A heavy model served against bare onnxruntime at its best batch: `python -m bench.heavy_model`.
 
-One instance of one thread on both sides, so that the load generator has the other core. Rounds are interleaved; the
-ratio is that of the medians.
+One instance of one thread on both sides, so that the load generator has the other core. Rounds are interleaved; each
+ratio is the median over rounds, with the smallest and the largest. The CPU time per row is that of the thread that
+runs the model: a served batch should cost it no more than a bare one, whatever else the machine does.
 """
 
 import argparse
-import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy as np
 import onnxruntime as ort
 
 from bench.light_models import open_batch
-from bench.load import Payload, h2load, penstock
+from bench.load import Payload, Target, h2load, penstock
+from bench.transports import ratio
 
 BATCHES = (1, 2, 4, 8, 16)
 _SHAPE = (3, 224, 224)
@@ -31,19 +33,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         graph = open_batch(options.graph)
         session = _bare_session(graph)
-        best = max(BATCHES, key=lambda batch: max(_bare_rows_per_s(session, batch, 32) for _ in range(3)))
+        best = max(BATCHES, key=lambda batch: max(_run_bare(session, batch, 32).rows_per_s for _ in range(3)))
         print(f"{options.graph}: bare onnxruntime, one thread, is fastest with batches of {best}", flush=True)
         write_heavy(Path(folder), graph, best)
         bare, served = [], []
         with penstock(Path(folder)) as target:
             for _ in range(options.rounds):
-                bare.append(_bare_rows_per_s(session, best, options.rows))
-                load = h2load(target, options.rows, 1, 4 * best, heavy_request(session.get_inputs()[0].name))
-                served.append(load.requests_per_s)
-                print(f"  bare {bare[-1]:7.1f} rows/s  served {served[-1]:7.1f} rows/s  "
-                      f"mean batch {load.mean_batch_rows:.1f}", flush=True)  # fmt: skip
-    ratio = statistics.median(served) / statistics.median(bare)
-    print(f"served / bare = {ratio:.3f}")
+                bare.append(_run_bare(session, best, options.rows))
+                served.append(_run_served(target, session.get_inputs()[0].name, best, options.rows))
+                print(f"  bare {bare[-1]}   served {served[-1]}", flush=True)
+    pairs = list(zip(served, bare, strict=True))
+    print(f"served / bare = {ratio([ours.rows_per_s / theirs.rows_per_s for ours, theirs in pairs])} in rows/s, "
+          f"{ratio([ours.cpu_ms / theirs.cpu_ms for ours, theirs in pairs])} in CPU time per row")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Rows per second, and the CPU time per row, in ms, of the thread that runs the model."""
+
+    rows_per_s: float
+    cpu_ms: float
+
+    def __str__(self) -> str:
+        return f"{self.rows_per_s:7.1f} rows/s, {self.cpu_ms:6.3f} ms of CPU per row"
 
 
 def _bare_session(graph: bytes) -> Any:
@@ -52,14 +64,28 @@ def _bare_session(graph: bytes) -> Any:
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _bare_rows_per_s(session: Any, batch: int, rows: int) -> float:
+def _run_bare(session: Any, batch: int, rows: int) -> Speed:
     feed = {session.get_inputs()[0].name: np.random.default_rng(0).random((batch, *_SHAPE), np.float32)}
     session.run(None, feed)
     runs = max(1, rows // batch)
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.thread_time()
     for _ in range(runs):
         session.run(None, feed)
-    return runs * batch / (time.perf_counter() - started)
+    cpu_s, wall_s = time.thread_time() - cpu_started, time.perf_counter() - started
+    return Speed(runs * batch / wall_s, 1e3 * cpu_s / (runs * batch))
+
+
+def _run_served(target: Target, input_name: str, batch: int, rows: int) -> Speed:
+    before = _cpu_s_by_thread(target)
+    load = h2load(target, rows, 1, 4 * batch, heavy_request(input_name))
+    spent = [cpu_s - before.get(thread, 0.0) for thread, cpu_s in _cpu_s_by_thread(target).items()]
+    return Speed(load.requests_per_s, 1e3 * max(spent) / rows)
+
+
+def _cpu_s_by_thread(target: Target) -> dict[int, float]:
+    """Return what each thread of a server but its I/O thread has worked, by the thread's id."""
+    threads = target.process.threads()
+    return {thread.id: thread.user_time + thread.system_time for thread in threads if thread.id != target.process.pid}
 
 
 def write_heavy(models: Path, graph: bytes, batch: int) -> None:

@@ -16,6 +16,11 @@ class Admission:
         self.draining = False
         self._on_idle: Callable[[], None] | None = None
 
+    @property
+    def room(self) -> int:
+        """How many requests would be let in now."""
+        return 0 if self.draining else self._requests_in_flight_max - self.in_flight
+
     def admit(self) -> None:
         """Let one request in; `release` must follow, once."""
         _, error = self.admit_many(1)

@@ -85,6 +85,11 @@ class DataPlane:
 
     # ---- many requests at a time, which a transport has found and validated itself ---------------------------------
 
+    @property
+    def room(self) -> int:
+        """How many requests would be admitted now."""
+        return self._admission.room
+
     def admit_many(self, requests: int) -> tuple[int, ServingError | None]:
         """Admit as many of so many requests as there is room for; return how many, and why not all.
 

@@ -22,7 +22,7 @@ import uvloop
 
 from serving.admission import Admission
 from serving.batching.inline import InlineRuns
-from serving.clock import LoopTimers, MonotonicClock
+from serving.clock import Clock, LoopTimers, MonotonicClock
 from serving.config import ServerConfig, without_effect
 from serving.controlplane import ControlPlane
 from serving.dataplane import DataPlane
@@ -32,6 +32,7 @@ from serving.model import Servable
 from serving.package.signing import trusted_keys
 from serving.repository.loading import Loader
 from serving.repository.manager import ModelRepository
+from serving.statistics import KERNEL_MODULES
 from serving.statistics.counters import RequestCounters
 from serving.statistics.drift.counting import NUMPY, Kernels
 from serving.statistics.drift.rounds import DriftRounds
@@ -78,17 +79,7 @@ class Server:
         if config.transport == "native":
             kernels = _drift_kernels()
             inline = InlineRuns(clock, budget_us=config.inline_us_max, wake=turn.wake_for_later_phase)
-        self._repository = ModelRepository(
-            config.models,
-            Loader(
-                partial(Servable.load, clock=clock, post=self._post, inline=inline, kernels=kernels),
-                _keys(config),
-                _state(config),
-            ),
-            clock,
-            drain_timeout_s=config.drain_timeout_s,
-            changed=lambda: self._post(self._note_change),
-        )
+        self._repository = self._model_repository(clock, inline, kernels)
         self._webhook = Webhook.of(config)
         self._drift = DriftRounds(
             lambda: [watch for s in self._repository.servables() for watch in (s.drift, s.feedback.watch)],
@@ -123,6 +114,18 @@ class Server:
         self._following: list[asyncio.Task[None]] = []  # what looks for changes, again and again
         self.grpc_port = 0
         self.http_port = 0
+
+    def _model_repository(self, clock: Clock, inline: InlineRuns | None, kernels: Kernels) -> ModelRepository:
+        """Make what loads models, as the configuration says. Raises ConfigError."""
+        config = self._config
+        load = partial(Servable.load, clock=clock, post=self._post, inline=inline, kernels=kernels)
+        return ModelRepository(
+            config.models,
+            Loader(load, _keys(config), _state(config)),
+            clock,
+            drain_timeout_s=config.drain_timeout_s,
+            changed=lambda: self._post(self._note_change),
+        )
 
     def _transport(
         self, methods: Methods, data_plane: DataPlane, parts: LoopParts, inline: InlineRuns | None
@@ -235,7 +238,7 @@ def _native_transport() -> "type[NativeTransport]":
     """Load the kernels, which says so when it takes long, then what calls them. Both bring numba with them."""
     from serving.wire import kernels  # noqa: PLC0415
 
-    kernels.load()
+    kernels.load(others=KERNEL_MODULES)
     from serving.transport.native.transport import NativeTransport  # noqa: PLC0415
 
     return NativeTransport
@@ -255,7 +258,8 @@ def _state(config: ServerConfig) -> Path | None:
 
 
 def _drift_kernels() -> Kernels:
-    """Load the kernels that count for drift; they bring numba with them, so grpcio does without."""
+    """Load the kernels that count for drift, with all others; they bring numba with them, so grpcio does without."""
+    _native_transport()
     from serving.statistics.drift.kernels import KERNELS  # noqa: PLC0415
 
     return KERNELS
@@ -276,7 +280,6 @@ def serve(config: ServerConfig) -> None:
     """Run a server until SIGTERM or SIGINT. Raises ConfigError when it cannot start."""
     check_onnxruntime()
     if config.transport == "native":
-        _drift_kernels()
         _native_transport()  # before there is a loop with signal handlers, which would be deaf while it compiles
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     uvloop.run(_serve(config))

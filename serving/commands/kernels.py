@@ -1,12 +1,12 @@
 """`penstock kernels`: compile what the native transport needs before it is needed."""
 
-import importlib
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from serving.commands.options import json_option, show
+from serving.statistics import KERNEL_MODULES
 
 
 @click.command("kernels")
@@ -19,8 +19,7 @@ def command(json_file: Path | None) -> None:
     """
     from serving.wire.kernels import load  # noqa: PLC0415 - brings numba with it, and `--help` is instant
 
-    result = load(_note)
-    importlib.import_module("serving.statistics.drift.kernels")  # three small ones, which keep themselves as well
+    result = load(_note, others=KERNEL_MODULES)
     facts = asdict(result) | {"cache": str(result.cache)}
     show(
         f"{result.compiled} kernels compiled, {result.loaded} loaded, {result.cpu_s:.1f} s of CPU\n{result.cache}",

@@ -15,7 +15,8 @@ from prometheus_client.registry import Collector
 
 from serving.statistics.counters import Outcome
 from serving.statistics.drift.view import DriftView, families
-from serving.statistics.latency import STAGES, Histogram, ServableStatistics, octave_edges_ns
+from serving.statistics.latency import Histogram, ServableStatistics, octave_edges_ns
+from serving.statistics.stages import STAGES
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

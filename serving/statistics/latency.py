@@ -1,65 +1,74 @@
-"""Durations and counts of one servable, as plain integers that grow for ever.
+"""Durations and counts of one servable, as plain integers that grow for ever, see `stages`.
 
-Buckets are log-linear: each power of two from 1 us to 137 s is cut into 16 equal parts, so a bucket's middle is within
-3.2 % of every value in it. All updates happen on the I/O thread, one call per batch; readers on that thread see whole
+All updates happen on the I/O thread, one call per batch; readers on that thread see whole
 batches only.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-_PARTS_BITS = 4
-_FIRST_OCTAVE = 10  # 2**10 ns, just above 1 us
-_OCTAVES = 27
-BUCKETS = 1 + (_OCTAVES << _PARTS_BITS)
-"""Bucket 0 holds everything below 1.024 us, the last bucket everything above its lower edge."""
+import numpy as np
+from numpy.typing import NDArray
 
-
-def bucket_of(duration_ns: int) -> int:
-    """Return the bucket that counts `duration_ns`."""
-    octave = duration_ns.bit_length() - 1
-    if octave < _FIRST_OCTAVE:
-        return 0
-    part = (duration_ns >> (octave - _PARTS_BITS)) - (1 << _PARTS_BITS)
-    return min(BUCKETS - 1, 1 + ((octave - _FIRST_OCTAVE) << _PARTS_BITS) + part)
+from serving.statistics.stages import (
+    BUCKETS,
+    CARRY,
+    CARRY_BITS,
+    COLUMNS,
+    COUNT,
+    FIRST_OCTAVE,
+    OCTAVES,
+    PARTS_BITS,
+    STAGES,
+    TOTAL_NS,
+    bucket_of,
+)
 
 
 def octave_edges_ns() -> list[int]:
     """Return the upper edges, in ns, of the buckets merged per power of two, as Prometheus shows them."""
-    return [1 << (_FIRST_OCTAVE + index) for index in range(_OCTAVES + 1)]
+    return [1 << (FIRST_OCTAVE + index) for index in range(OCTAVES + 1)]
 
 
 class Histogram:
-    """Counts per bucket and the exact sum of the durations."""
+    """Counts per bucket and the exact sum of the durations: a row of COLUMNS integers."""
 
-    __slots__ = ("buckets", "count", "total_ns")
+    __slots__ = ("_row",)
 
-    def __init__(self) -> None:
-        self.buckets = [0] * BUCKETS
-        self.count = 0
-        self.total_ns = 0
+    def __init__(self, row: NDArray[np.int64] | None = None) -> None:
+        self._row = np.zeros(COLUMNS, np.int64) if row is None else row
+
+    @property
+    def count(self) -> int:
+        """How many durations were counted."""
+        return int(self._row[COUNT])
+
+    @property
+    def total_ns(self) -> int:
+        """Their sum."""
+        return (int(self._row[CARRY]) << CARRY_BITS) + int(self._row[TOTAL_NS])
+
+    @property
+    def buckets(self) -> NDArray[np.int64]:
+        """How many durations each bucket counts."""
+        return self._row[:BUCKETS]
 
     def add(self, duration_ns: int, times: int = 1) -> None:
         """Count a duration that `times` requests had."""
-        self.buckets[bucket_of(duration_ns)] += times
-        self.count += times
-        self.total_ns += duration_ns * times
+        total_ns = self.total_ns + duration_ns * times
+        self._row[bucket_of(duration_ns)] += times
+        self._row[COUNT] += times
+        self._row[CARRY], self._row[TOTAL_NS] = total_ns >> CARRY_BITS, total_ns & ((1 << CARRY_BITS) - 1)
 
     def copy(self) -> "Histogram":
         """Return an independent histogram of the same counts."""
-        twin = Histogram()
-        twin.buckets, twin.count, twin.total_ns = self.buckets.copy(), self.count, self.total_ns
-        return twin
+        return Histogram(self._row.copy())
 
     def cumulative_by_octave(self) -> list[int]:
         """Return how many durations lie below each of `octave_edges_ns`."""
-        parts = 1 << _PARTS_BITS
-        total = self.buckets[0]
-        counts = [total]
-        for start in range(1, BUCKETS, parts):
-            total += sum(self.buckets[start : start + parts])
-            counts.append(total)
-        counts[-1] -= self.buckets[-1]  # the last bucket is open above
+        below = np.cumsum(self.buckets)[:: 1 << PARTS_BITS].tolist()
+        below[-1] -= int(self.buckets[-1])  # the last bucket is open above
+        counts: list[int] = below
         return counts
 
 
@@ -108,14 +117,15 @@ class Answered:
     rows: int
 
 
-STAGES = ("request", "queue", "compute_input", "compute_infer", "compute_output")
-
-
 class ServableStatistics:
     """What one servable did. Lives on the I/O thread."""
 
     def __init__(self) -> None:
-        self.stages = {stage: Histogram() for stage in STAGES}
+        from serving.statistics.stage_kernel import count_batch  # noqa: PLC0415 - brings numba, which `--help` need not
+
+        self._count_batch = count_batch
+        self._stages = np.zeros((len(STAGES), COLUMNS), np.int64)
+        self.stages = {stage: Histogram(row) for stage, row in zip(STAGES, self._stages, strict=True)}
         self.fail = Duration()
         self.batches: dict[int, BatchStatistics] = {}
         self.inference_count = 0
@@ -125,14 +135,10 @@ class ServableStatistics:
 
     def batch_done(self, times: BatchTimes, answered: Answered, *, now_ns: int, wall_ns: int) -> None:
         """Count one executed batch, whose `answered` requests are being given their outputs now."""
-        requests = 0
-        for arrival_ns, count in answered.arrivals:
-            self.stages["queue"].add(times.taken_ns - arrival_ns, count)
-            self.stages["request"].add(now_ns - arrival_ns, count)
-            requests += count
-        self.stages["compute_input"].add(times.input_ns, requests)
-        self.stages["compute_infer"].add(times.infer_ns, requests)
-        self.stages["compute_output"].add(times.output_ns, requests)
+        arrivals = np.array(answered.arrivals, np.int64).reshape(-1, 2)
+        self._count_batch(
+            self._stages, arrivals, times.taken_ns, now_ns, times.input_ns, times.infer_ns, times.output_ns
+        )
         by_rows = self.batches.setdefault(times.rows, BatchStatistics())
         by_rows.compute_input.add(times.input_ns)
         by_rows.compute_infer.add(times.infer_ns)

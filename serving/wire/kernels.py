@@ -8,7 +8,7 @@ import importlib
 import logging
 import pkgutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,17 @@ class Loaded:
     cpu_s: float
 
 
-def load(note: Note | None = None) -> Loaded:
-    """Compile every kernel, or load it from the cache. Kernels that this process has already cost nothing."""
+def load(note: Note | None = None, *, others: Iterable[str] = ()) -> Loaded:
+    """Compile every kernel, or load it from the cache. Kernels that this process has already cost nothing.
+
+    `others` names modules outside of this package that have kernels too.
+    """
     began_s = time.process_time()
     known = len(compiler.KERNELS)
     compiles = _Compiles(note or _Log().note)
     with numba.core.event.install_listener("numba:compile", compiles):
-        for module in pkgutil.iter_modules(folders):
-            importlib.import_module(f"{package}.{module.name}")
+        for name in (*(f"{package}.{module.name}" for module in pkgutil.iter_modules(folders)), *others):
+            importlib.import_module(name)
     cpu_s = time.process_time() - began_s
     if compiles.count and note is None:
         _LOG.info("compiled %d kernels in %.1f s of CPU", compiles.count, cpu_s)

@@ -157,6 +157,11 @@ class Outbox:
         if chunk:
             self._ready.append(chunk)
 
+    def add_settled(self, chunk: bytes) -> None:
+        """Write answers of this connection that `settling.settle_segments` has settled."""
+        self._ready.append(chunk)
+        self.moved_bytes += len(chunk)
+
     def settle(
         self, requests: Words, chosen: NDArray[np.int64], answers: Words, out: NDArray[np.uint8], first: int, last: int
     ) -> int:
@@ -171,8 +176,7 @@ class Outbox:
                 requests, chosen, answers, state.connections, state.streams, state.shared, out, self._slot, first, last
             )
             if begin < end:
-                self._ready.append(out[begin:end].tobytes())
-                self.moved_bytes += end - begin
+                self.add_settled(out[begin:end].tobytes())
             if first < last:
                 request, at = requests[chosen[first]], int(answers[first, A_AT])
                 message = out[at : at + int(answers[first, A_LENGTH])].tobytes()

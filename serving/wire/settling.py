@@ -139,6 +139,40 @@ def settle_answers(
     return last, begin, end
 
 
+G_SLOT, G_FIRST, G_LAST, G_STOPPED, G_BEGIN, G_END = range(6)
+"""A segment: answers [first, last) of one connection, or of none where the slot is -1; and what became of them."""
+SEGMENT_COLUMNS = 6
+
+
+@kernel("void(i8[:, ::1], i8[::1], i8[:, ::1], i8[:, ::1], i8[:, ::1], i8[::1], u1[::1], i8[:, ::1], i8)")
+def settle_segments(
+    requests: NDArray[np.int64],
+    chosen: NDArray[np.int64],
+    answers: NDArray[np.int64],
+    connections: NDArray[np.int64],
+    streams: NDArray[np.int64],
+    shared: NDArray[np.int64],
+    out: NDArray[np.uint8],
+    segments: NDArray[np.int64],
+    count: int,
+) -> None:
+    """Settle the answers of the first `count` segments of a batch, each as `settle_answers` does.
+
+    Fills in G_STOPPED, G_BEGIN and G_END. What is to be written on a connection has the order of its segments, and all
+    of it comes before the answers at which some have stopped.
+    """
+    assert 0 <= count <= segments.shape[0], "bug: no such segments"
+    for k in range(count):
+        segment = segments[k]
+        if segment[G_SLOT] < 0:
+            segment[G_STOPPED], segment[G_BEGIN], segment[G_END] = segment[G_LAST], 0, 0
+            continue
+        segment[G_STOPPED], segment[G_BEGIN], segment[G_END] = settle_answers(
+            requests, chosen, answers, connections, streams, shared, out, segment[G_SLOT], segment[G_FIRST],
+            segment[G_LAST],
+        )  # fmt: skip
+
+
 @part
 def write_refusal(
     connections: NDArray[np.int64], streams: NDArray[np.int64], slot: int, stream: int, block: NDArray[np.uint8],

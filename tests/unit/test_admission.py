@@ -17,6 +17,18 @@ def test_the_bound_holds_and_a_leaving_request_makes_room():
     assert admission.in_flight == 2
 
 
+def test_the_room_is_what_would_be_admitted():
+    admission = Admission(3)
+    admission.admit()
+    assert admission.room == 2
+    assert admission.admit_many(2) == (2, None)
+    assert admission.room == 0
+    admission.release(3)
+    assert admission.room == 3
+    admission.drain(lambda: None)
+    assert admission.room == 0
+
+
 def test_a_draining_server_admits_nothing_and_lets_the_others_leave():
     admission, idle = Admission(2), []
     admission.admit()

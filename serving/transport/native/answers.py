@@ -30,7 +30,7 @@ from serving.wire.records import (
     R_STREAM_GENERATION,
 )
 from serving.wire.response import ANSWER_COLUMNS, D_ROW_BYTES, TOO_LONG, encode, fill, output_shapes
-from serving.wire.settling import AFTER_BYTES, BEFORE_BYTES
+from serving.wire.settling import AFTER_BYTES, BEFORE_BYTES, G_STOPPED, SEGMENT_COLUMNS, settle_segments
 
 LARGE_ANSWER_BYTES = 65_536
 """Answers with more bytes of outputs are handed on without copying these."""
@@ -60,6 +60,7 @@ class Answers:
         self._counting: NDArray[np.int64] = np.arange(1)
         self._out: NDArray[np.uint8] = np.empty(_SCRATCH_BYTES, np.uint8)
         self._answers: NDArray[np.int64] = np.empty((256, ANSWER_COLUMNS), np.int64)
+        self._segments: NDArray[np.int64] = np.empty((64, SEGMENT_COLUMNS), np.int64)
 
     @property
     def deaths(self) -> int:
@@ -102,7 +103,7 @@ class Answers:
         Returns how many of each segment got an error instead, because their connection has too much unsent. Raises
         InternalError when protobuf could not hold one of the answers; nothing is written then.
         """
-        origin, signature = group.origin, group.origin.servable.signature
+        signature = group.origin.servable.signature
         is_whole = signature.batchable and any(output.ndim == 0 or len(output) != group.rows for output in outputs)
         if is_whole or sum(output.nbytes for output in outputs) > LARGE_ANSWER_BYTES * group.requests:
             return self._answer_apart(group, outputs, is_whole=is_whole)
@@ -116,17 +117,35 @@ class Answers:
             contents = np.ascontiguousarray(output).reshape(-1).view(np.uint8)
             is_filled = fill(self._answers, chosen.size, index, bytes_per_row[index], contents, self._out)
             assert is_filled, "bug: an output has less rows than its batch"
-        at, unsent = 0, []
-        for segment in group.segments():
-            count, refused = segment.last - segment.first, 0
-            connection = segment.connection
-            if not connection.is_closed:
-                refused = connection.outbox.settle(origin.requests, chosen, self._answers, self._out, at, at + count)
-                self._core.mark(connection)
-            unsent.append(refused)
-            at += count
+        unsent = self._write(group, chosen)
         if self._out.size > _SCRATCH_BYTES_KEPT:
             self._out = np.empty(_SCRATCH_BYTES, np.uint8)
+        return unsent
+
+    def _write(self, group: RequestGroup, chosen: NDArray[np.int64]) -> list[int]:
+        """Hand the encoded answers of a group to the outboxes; returns what `_answer` does."""
+        origin, state, segments = group.origin, self._core.state, group.segments()
+        if len(segments) > len(self._segments):
+            self._segments = np.empty((2 * len(segments), SEGMENT_COLUMNS), np.int64)
+        table, first = self._segments, group.first
+        table[: len(segments), :G_STOPPED] = [
+            (-1 if part.connection.is_closed else part.connection.slot, part.first - first, part.last - first)
+            for part in segments
+        ]
+        settle_segments(
+            origin.requests, chosen, self._answers, state.connections, state.streams, state.shared, self._out, table,
+            len(segments),
+        )  # fmt: skip
+        unsent, rows = [0] * len(segments), table[: len(segments)].tolist()
+        for segment, (_, _, _, _, begin, end) in zip(segments, rows, strict=True):
+            if begin < end:
+                segment.connection.outbox.add_settled(self._out[begin:end].tobytes())
+            if not segment.connection.is_closed:
+                self._core.mark(segment.connection)
+        for k, (_, _, last, stopped, _, _) in enumerate(rows):
+            if stopped < last:
+                outbox = segments[k].connection.outbox
+                unsent[k] = outbox.settle(origin.requests, chosen, self._answers, self._out, stopped, last)
         return unsent
 
     def _answer_apart(self, group: RequestGroup, outputs: list[Array], *, is_whole: bool) -> list[int]:

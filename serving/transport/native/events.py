@@ -18,7 +18,6 @@ from serving.transport.native.intake import Intake
 from serving.transport.native.messages import Messages
 from serving.transport.native.ordinary import OrdinaryWork
 from serving.wire.answer_blocks import FAILURES, UNIMPLEMENTED, error
-from serving.wire.arrivals import note_requests
 from serving.wire.layout import (
     ENCODING_IDENTITY,
     EVENT_CLOSED,
@@ -95,13 +94,11 @@ class Events:
     def take(self, connection: Connection, count: int, now_ns: int) -> None:
         """Take the first `count` events, which the connection's last decode call has put out."""
         core, records = self._core, self._records
-        events = core.state.events
-        requests = note_requests(events, count, connection.slot, records, 0)
-        accepted = self._intake.take(connection, records, requests, now_ns) if requests else 0
-        if accepted == count:
+        requests, taken = self._intake.take(connection, records, count, now_ns)
+        if taken == count:
             return
         verdicts: Iterator[int] = iter(records[:requests, R_VERDICT].tolist())
-        for row in events[:count].tolist():
+        for row in core.state.events[:count].tolist():
             event = Event(row)
             if event.kind == EVENT_REQUEST and next(verdicts) != ORDINARY:
                 continue

@@ -25,9 +25,11 @@ from serving.transport.native.core import Core
 from serving.transport.native.group import Door, Origin, Place, RequestGroup, Segment
 from serving.types import InferRequest, InputTensor, RequestedOutput
 from serving.wire.answer_blocks import as_array
+from serving.wire.arrivals import note_requests
 from serving.wire.infer import SLOTS_DIFFER, scan_requests
-from serving.wire.layout import SOURCE_BUFFER, SOURCE_PARTS, SOURCE_POOL
+from serving.wire.layout import E_KIND, EVENT_REQUEST, SOURCE_BUFFER, SOURCE_PARTS, SOURCE_POOL
 from serving.wire.plan import Model, build, is_compiled
+from serving.wire.reads import take_read
 from serving.wire.records import (
     ACCEPTED,
     ORDINARY,
@@ -58,11 +60,10 @@ REFUSED = 2
 
 
 class Read(NamedTuple):
-    """What one connection brought in one read: its first `last` records, and a buffer in which messages of them lie."""
+    """What one connection brought in one read: its records, and a buffer in which messages of them lie."""
 
     connection: Connection
     records: NDArray[np.int64]
-    last: int
     buffer: NDArray[np.uint8]
     source: int
     arrival_ns: int
@@ -78,6 +79,7 @@ class Intake:
         self._timers = timers
         self._plan = build([])
         self._doors: list[Door | None] = []
+        self._likely: Door | None = None  # for whose servable the last request was
         self._open: list[Door] = []
         self._dying: dict[RequestGroup, None] = {}  # groups of which some request is not waited for any more
         self._numbers: NDArray[np.int64] = np.full(core.state.limits.streams, -1, np.int64)  # of the group, by stream
@@ -95,7 +97,7 @@ class Intake:
             Door(handle, plan, slot, place) if place is not None and plan.is_compiled(slot) else None
             for slot, (handle, place) in enumerate(zip(handles, places, strict=True))
         ]
-        self._plan = plan
+        self._plan, self._likely = plan, None
 
     def _place(self, handle: Handle) -> Place | None:
         """Make a place for a servable's requests; None when its rows are too long for one.
@@ -121,13 +123,41 @@ class Intake:
 
     # ---- in --------------------------------------------------------------------------------------------------------
 
-    def take(self, connection: Connection, records: NDArray[np.int64], count: int, now_ns: int) -> int:
-        """Take what the kernels understand of the first `count` records; return how many need nothing more.
+    def take(self, connection: Connection, records: NDArray[np.int64], count: int, now_ns: int) -> tuple[int, int]:
+        """Take what the kernels understand of the first `count` events; `records` has a row for each.
 
-        The verdict of the others is ORDINARY.
+        Returns how many of them are requests, and how many of these need nothing more. The verdict of the others, in
+        their records, is ORDINARY.
         """
-        plan, buffer, pool = self._plan, self._core.buffer, self._core.state.pool
-        accepted, slot = scan_requests(buffer, SOURCE_BUFFER, records, 0, count, plan.numbers, plan.text)
+        plan, events, buffer = self._plan, self._core.state.events, self._core.buffer
+        door = self._likely if events[0, E_KIND] == EVENT_REQUEST else None
+        group = (door.group or self._open_group(door, 1)) if door is not None else None
+        if door is None or group is None:
+            requests = note_requests(events, count, connection.slot, records, 0)
+            accepted, slot = scan_requests(buffer, SOURCE_BUFFER, records, 0, requests, plan.numbers, plan.text)
+            return requests, self._take_scanned(slot, connection, records[:requests], accepted, now_ns)
+        place, origin, first = door.place, group.origin, group.last
+        requests, accepted, slot, taken, row_end, last, deadline_ns = take_read(
+            events, count, connection.slot, records, buffer, plan.numbers, plan.text, door.slot, place.arena.octets,
+            origin.lease.end, self._row_bound(door, group), place.columns, first, place.ids, self._numbers,
+            origin.number, self._data_plane.room,
+        )  # fmt: skip
+        if last > first:
+            self._data_plane.admit_many(last - first)
+            self._add(door, group, Segment(connection, first, last, now_ns), row_end, deadline_ns)
+        if taken < requests:
+            left = records[taken:requests]
+            taken += self._take_scanned(slot, connection, left, accepted - taken, now_ns)
+        return requests, taken
+
+    def _take_scanned(
+        self, slot: int, connection: Connection, records: NDArray[np.int64], accepted: int, now_ns: int
+    ) -> int:
+        """Take what is accepted of records, of which those in the pool are still to be scanned; return how many.
+
+        So many as are `accepted` lie in the read buffer, and are all for `slot` if that is one.
+        """
+        plan, count, pool = self._plan, len(records), self._core.state.pool
         in_pool, pool_slot = 0, SLOTS_DIFFER
         if accepted < count:
             in_pool, pool_slot = scan_requests(pool, SOURCE_POOL, records, 0, count, plan.numbers, plan.text)
@@ -135,11 +165,11 @@ class Intake:
             return 0
         admitted, error = self._data_plane.admit_many(accepted + in_pool)
         if error is not None:
-            chosen = np.flatnonzero(records[:count, R_VERDICT] == ACCEPTED)[admitted:]
+            chosen = np.flatnonzero(records[:, R_VERDICT] == ACCEPTED)[admitted:]
             self._refuse_records(connection, records, chosen, error)
         if not admitted:
             return accepted + in_pool
-        read = Read(connection, records, count, buffer, SOURCE_BUFFER, now_ns)
+        read = Read(connection, records, self._core.buffer, SOURCE_BUFFER, now_ns)
         left = self._take_read(slot, read) if accepted else 0
         if in_pool:
             left += self._take_read(pool_slot, read._replace(buffer=pool, source=SOURCE_POOL))
@@ -156,10 +186,8 @@ class Intake:
         """Take the accepted requests of a read, which are all for `slot` if that is one; return how many are left."""
         if slot != SLOTS_DIFFER:
             return self._take_slot(slot, read)
-        accepted = read.records[: read.last, R_VERDICT] == ACCEPTED
-        return sum(
-            self._take_slot(each, read) for each in np.unique(read.records[: read.last][accepted, R_SLOT]).tolist()
-        )
+        accepted = read.records[:, R_VERDICT] == ACCEPTED
+        return sum(self._take_slot(each, read) for each in np.unique(read.records[accepted, R_SLOT]).tolist())
 
     def _take_slot(self, slot: int, read: Read) -> int:
         """Take the accepted requests of one servable; return how many are left to the ordinary path.
@@ -169,11 +197,12 @@ class Intake:
         """
         door = self._doors[slot]
         assert door is not None, "bug: the kernels accepted what they cannot decode"
+        self._likely = door
         record, wanted_rows = 0, 1
-        while record < read.last:
+        while record < len(read.records):
             group = door.group or self._open_group(door, wanted_rows)
             if group is None:
-                return self._leave(slot, read.records[record : read.last], read.source)
+                return self._leave(slot, read.records[record:], read.source)
             record, wanted_rows = self._grow(door, group, read, record)
         return 0
 
@@ -182,19 +211,17 @@ class Intake:
 
         A request for which the queue has no room is refused.
         """
-        place, lease, batcher = door.place, group.origin.lease, door.handle.servable.batcher
-        arena = place.arena
-        row, first = lease.end, group.last
-        row_bound = row + batcher.room_rows(arena.row_bytes)
+        place, lease, first = door.place, group.origin.lease, group.last
+        arena, batcher = place.arena, door.handle.servable.batcher
+        row_bound = lease.end + batcher.room_rows(arena.row_bytes)
         record, row_end, last, deadline_ns = take_rows(
-            read.buffer, read.source, read.records, record, read.last, door.plan.numbers, door.slot, arena.octets,
-            row, min(arena.room(lease), row_bound), place.columns, first, place.ids, self._numbers, group.origin.number,
+            read.buffer, read.source, read.records, record, len(read.records), door.plan.numbers, door.slot,
+            arena.octets, lease.end, min(arena.room(lease), row_bound), place.columns, first, place.ids, self._numbers,
+            group.origin.number,
         )  # fmt: skip
         if last > first:
-            arena.grow(lease, row_end)
-            group.grow(Segment(read.connection, first, last, read.arrival_ns), row_end - row, deadline_ns)
-            batcher.reserve(group.rows, group.rows * arena.row_bytes)
-        if record == read.last:
+            self._add(door, group, Segment(read.connection, first, last, read.arrival_ns), row_end, deadline_ns)
+        if record == len(read.records):
             return record, 1
         rows = int(read.records[record, R_ROWS])
         if row_end + rows > row_bound:
@@ -205,6 +232,18 @@ class Intake:
             return record, 1
         self._submit(door)  # the ring goes round, and the next group begins elsewhere
         return record, rows
+
+    def _row_bound(self, door: Door, group: RequestGroup) -> int:
+        """Return the row before which a group must end: the arena's, or that of what the queue still takes."""
+        arena, lease = door.place.arena, group.origin.lease
+        return min(arena.room(lease), lease.end + door.handle.servable.batcher.room_rows(arena.row_bytes))
+
+    def _add(self, door: Door, group: RequestGroup, segment: Segment, row_end: int, deadline_ns: int) -> None:
+        """Note that requests were taken into a group, whose rows now end at `row_end`."""
+        arena, lease = door.place.arena, group.origin.lease
+        group.grow(segment, row_end - lease.end, deadline_ns)
+        arena.grow(lease, row_end)
+        door.handle.servable.batcher.reserve(group.rows, group.rows * arena.row_bytes)
 
     def _open_group(self, door: Door, rows: int) -> RequestGroup | None:
         """Begin a group that has a place for so many rows, at least; None without a place or a servable."""
@@ -305,7 +344,7 @@ def _alike(read: Read, record: int) -> tuple[NDArray[np.int64], int]:
 
     Those are the accepted ones of its servable that follow, up to one of other lengths.
     """
-    records = read.records[record : read.last]
+    records = read.records[record:]
     first = records[0]
     mine = (records[:, R_VERDICT] == ACCEPTED) & (records[:, R_SOURCE] == read.source)
     mine &= records[:, R_SLOT] == first[R_SLOT]

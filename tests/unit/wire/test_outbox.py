@@ -140,6 +140,28 @@ def test_answers_without_gaps_are_our_mistake():
             )
 
 
+def test_segments_of_a_batch_are_settled_as_one_by_one():
+    ids, contents = [1, 3, 5, 7, 9], [b"a", bytes(300), b"ccc", b"", b"e" * 40]
+    outcomes = []
+    for together in (True, False):
+        session = Session(window=100)  # so that the second answer has to wait
+        assert [session.call() for _ in ids] == ids
+        side = session.peer.sides[0]
+        requests, answers, out = batch(side, dict(zip(ids, contents, strict=True)), 0)
+        state, found = side.state, []
+        arrays = (requests, np.arange(5), answers, state.connections, state.streams, state.shared, out)
+        segments = np.zeros((4, settling.SEGMENT_COLUMNS), np.int64)
+        segments[:, : settling.G_STOPPED] = [(SLOT, 0, 3), (-1, 3, 4), (SLOT, 3, 5), (-7, -7, -7)]
+        if together:
+            settling.settle_segments(*arrays, segments, 3)
+            found = [tuple(row[settling.G_STOPPED :]) for row in segments[:3].tolist()]
+        else:
+            found = [settle_answers(*arrays, SLOT, 0, 3), (4, 0, 0), settle_answers(*arrays, SLOT, 3, 5)]
+        assert found[0][0] == 1
+        outcomes.append((found, [out[begin:end].tobytes() for _, begin, end in found], state.streams.tolist()))
+    assert outcomes[0] == outcomes[1]
+
+
 # Flow control
 
 
