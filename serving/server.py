@@ -79,14 +79,7 @@ class Server:
         counters = RequestCounters()
         turn = Turn(loop)
         shared = _shared(config, turn, clock)
-        self._repository = ModelRepository(
-            config.models,
-            Loader(partial(Servable.load, clock=clock, post=self._post, shared=shared), _keys(config), _state(config)),
-            clock,
-            drain_timeout_s=config.drain_timeout_s,
-            changed=lambda: self._post(self._note_change),
-            elsewhere=aliased.models_of(config),
-        )
+        self._repository = self._model_repository(clock, shared)
         self._webhook = Webhook.of(config)
         self._drift = DriftRounds(
             lambda: [watch for s in self._repository.servables() for watch in (s.drift, s.feedback.watch)],
@@ -123,6 +116,19 @@ class Server:
         self._following: list[asyncio.Task[None]] = []  # what looks for changes, again and again
         self.grpc_port = 0
         self.http_port = 0
+
+    def _model_repository(self, clock: Clock, shared: Shared) -> ModelRepository:
+        """Make what loads models, as the configuration says. Raises ConfigError."""
+        config = self._config
+        load = partial(Servable.load, clock=clock, post=self._post, shared=shared)
+        return ModelRepository(
+            config.models,
+            Loader(load, _keys(config), _state(config)),
+            clock,
+            drain_timeout_s=config.drain_timeout_s,
+            changed=lambda: self._post(self._note_change),
+            elsewhere=aliased.models_of(config),
+        )
 
     def _transport(
         self, methods: Methods, data_plane: DataPlane, parts: LoopParts, inline: InlineRuns | None
@@ -280,7 +286,8 @@ def _state(config: ServerConfig) -> Path | None:
 
 
 def _drift_kernels() -> Kernels:
-    """Load the kernels that count for drift; they bring numba with them, so grpcio does without."""
+    """Load the kernels that count for drift, with all others; they bring numba with them, so grpcio does without."""
+    _native_transport()
     from serving.statistics.drift.kernels import KERNELS  # noqa: PLC0415
 
     return KERNELS
@@ -302,7 +309,6 @@ def serve(config: ServerConfig) -> None:
     """Run a server until SIGTERM or SIGINT. Raises ConfigError when it cannot start."""
     check_onnxruntime()
     if config.transport == "native":
-        _drift_kernels()
         _native_transport()  # before there is a loop with signal handlers, which would be deaf while it compiles
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     uvloop.run(_serve(config))

@@ -78,8 +78,7 @@ class Feedback:
 
     def note(self, request_id: str, outputs: Sequence[Array], row: int) -> None:
         """Remember what a request of one row was answered, which is a row of the outputs."""
-        if self._reader is None:
-            return
+        assert self._reader is not None, "bug: nothing is remembered for this model"
         self._requests.pop(request_id, None)
         self._requests[request_id] = _Prediction(self._reader(outputs, row))
         if len(self._requests) > self._requests_max:

@@ -4,9 +4,12 @@ The whole data set is the population. Reference, control and shifted rows are al
 """
 
 import json
+import queue
 import subprocess
 import sys
+import threading
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import onnxruntime as ort
@@ -221,6 +224,60 @@ def test_without_a_profile_the_first_rows_are_the_reference(repository, cancer):
         change_of_unit(rows, cancer)
         send(server.address, "cancer", rows)
         assert inputs_of(report_of(server.address, "cancer"))[0] == f"features[{cancer.column('mean area')}]"
+
+
+def test_a_restarted_server_goes_on_where_it_ended(repository, cancer, profile, tmp_path):
+    publish(repository, "cancer", cancer.graph, profile)
+    rows = cancer.draw(1_000)
+    change_of_unit(rows, cancer)
+    with server_thread(repository, state_dir=str(tmp_path / "state")) as server:
+        send(server.address, "cancer", rows)
+        before = report_of(server.address, "cancer")
+    with server_thread(repository, state_dir=str(tmp_path / "state")) as server:
+        after = report_of(server.address, "cancer")
+    assert before["rows"] == 1_000
+    for fact in ("rows", "alarm", "evidence", "features"):
+        assert after[fact] == before[fact]
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Takes what is posted."""
+
+    def do_POST(self):
+        self.server.bodies.put((self.headers, self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def receiver():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        server.bodies = queue.Queue()
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_an_alarm_is_posted_to_the_webhook(repository, cancer, profile, receiver, tmp_path):
+    publish(repository, "cancer", cancer.graph, profile, pane_s=0.2)
+    (tmp_path / "key").write_text("a secret of 16 or more bytes")
+    rows = cancer.draw(500)
+    change_of_unit(rows, cancer)
+    webhook = {
+        "drift_webhook": f"http://127.0.0.1:{receiver.server_port}/", "drift_webhook_key": str(tmp_path / "key"),
+    }  # fmt: skip
+    with server_thread(repository, **webhook) as server:
+        send(server.address, "cancer", rows)
+        headers, body = receiver.bodies.get(timeout=60)
+    told = json.loads(body)
+    assert (told["event"], told["subject"], told["model"]) == ("drift_alarm", "rows", "cancer")
+    assert "mean area" in [feature["name"] for feature in told["features"]]
+    assert headers["X-Penstock-Signature"].startswith("t=")
 
 
 # ---- commands ------------------------------------------------------------------------------------------------------

@@ -123,11 +123,11 @@ def restore(panes: Panes, data: bytes) -> None:
         starts = [Start(int(pane), counts.copy()) for pane, counts in pairs]
         evidence = [(int(boundary), float(log)) for boundary, log in header["evidence"]]
         numbers = [int(header[name]) for name in ("rows", "panes", "alarms", "window", "detector_panes")]
-        since = header["alarm_since"]
-        panes.alarm_since = None if since is None else int(since)
+        since = None if header["alarm_since"] is None else int(header["alarm_since"])
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"the drift state contradicts itself: {error!r}") from None
     panes.rows, panes.panes, panes.alarms, panes.window, panes.detector.panes = numbers
+    panes.alarm_since = since
     panes.detector.starts = starts
     panes.calibrating = [counts.copy() for counts in arrays["calibrating"]]
     panes.effects, panes.logs = arrays["effects"].copy(), arrays["logs"].copy()

@@ -1,8 +1,8 @@
 """Watches one servable for drift: gathers what its executors count, and closes panes.
 
 Counting happens on the threads that run batches. All else happens here, on the thread of whoever calls `tick` or
-`report`, which is never the I/O thread: a pane takes some milliseconds of numpy to close, in calls so short that
-the I/O thread gets the GIL between them.
+`report`, which is never the I/O thread: a pane takes some milliseconds of numpy to close, and the first one a second or
+so of simulation, in calls so short that the I/O thread gets the GIL between them.
 """
 
 import logging
@@ -57,6 +57,7 @@ class DriftWatch:
         self._collector: Collector | None = None
         self._view: DriftView | None = None
         self._state: StateFile | None = None
+        self._kept: bytes | None = None  # what an earlier server knew, until it is taken up
 
     def begin(self, profile: bytes | None, state: Path | None = None) -> None:
         """Begin to watch, before it serves: beside a profile or, without one for this model, beside the first rows.
@@ -67,16 +68,16 @@ class DriftWatch:
             return
         with self._busy:
             self._state = StateFile(state, self.name, self.version) if state is not None else None
-            kept = self._state.read() if self._state is not None else None
-            if not self._begin_with_profile(profile, kept) and not self._begin_again(kept):
+            self._kept = self._state.read() if self._state is not None else None
+            if not self._begin_with_profile(profile) and not self._begin_again():
                 self._begin_collecting()
 
     def end(self) -> None:
         """Keep what is known, if there is a place for it. The executors have ended."""
         with self._busy:
-            if self._panes is not None:
-                self._gather(self._panes)
-            self._save()
+            if self._state is not None and (panes := self._ready_panes()) is not None:
+                self._gather(panes)
+                self._save(panes)
 
     @property
     def boundary(self) -> int:
@@ -104,14 +105,15 @@ class DriftWatch:
         with self._busy:
             if self._collector is not None and self._collector.is_full:
                 self._end_collecting(self._collector)
-            if self._panes is None or self.boundary == self._last_boundary:
+            panes = self._ready_panes()
+            if panes is None or self.boundary == self._last_boundary:
                 return False
             self._last_boundary = self.boundary
-            self._gather(self._panes)
-            closed = self._panes.panes
-            begins = self._panes.close(self._last_boundary)
-            if self._panes.panes > closed:
-                self._save()
+            self._gather(panes)
+            closed = panes.panes
+            begins = panes.close(self._last_boundary)
+            if panes.panes > closed:
+                self._save(panes)
         if begins:
             _log.warning("%s/%d: %s have drifted from the reference", self.name, self.version, self.subject)
         return begins
@@ -132,13 +134,14 @@ class DriftWatch:
         with self._busy:
             if self._collector is not None and self._collector.is_full:
                 self._end_collecting(self._collector)
-            if self._panes is None or self._layout is None:
+            panes = self._ready_panes()
+            if panes is None or self._layout is None:
                 return self._empty_report()
-            self._gather(self._panes)
-            return self._full_report(self._panes, self._layout)
+            self._gather(panes)
+            return self._full_report(panes, self._layout)
 
-    def _begin_with_profile(self, profile: bytes | None, kept: bytes | None) -> bool:
-        """Watch beside a profile, and take up what was kept; say whether it is for this model."""
+    def _begin_with_profile(self, profile: bytes | None) -> bool:
+        """Watch beside a profile; say whether it is for this model."""
         if profile is None:
             return False
         try:
@@ -146,22 +149,20 @@ class DriftWatch:
         except ConfigError as error:
             _log.error("%s/%d: %s; the first rows are the reference instead", self.name, self.version, error)
             return False
-        self._take_up(kept)
         return True
 
-    def _begin_again(self, kept: bytes | None) -> bool:
+    def _begin_again(self) -> bool:
         """Watch beside the first rows that an earlier server saw; say whether it has kept any."""
-        if kept is None:
+        if self._kept is None:
             return False
         try:
-            reference = ReferenceProfile.from_bytes(profile_of(kept))
+            reference = ReferenceProfile.from_bytes(profile_of(self._kept))
             if not reference.is_self_reference:
                 return False
             self._follow(Layout(reference, self._signature))
         except ConfigError as error:
             _log.warning("%s/%d: %s; beginning anew", self.name, self.version, error)
             return False
-        self._take_up(kept)
         return True
 
     def _begin_collecting(self) -> None:
@@ -171,24 +172,31 @@ class DriftWatch:
             for counter in self._counters:
                 counter.collect(self._collector)
 
-    def _take_up(self, kept: bytes | None) -> None:
+    def _ready_panes(self) -> Panes | None:
+        """Return the panes, None without a reference. Made here, since the radius of every feature takes a while."""
+        if self._panes is None and self._layout is not None:
+            slots = np.array([feature.slots for feature in self._layout.features])
+            self._panes = Panes(self.config, self._layout.reference, slots)
+            self._take_up(self._panes, self._layout)
+        return self._panes
+
+    def _take_up(self, panes: Panes, layout: Layout) -> None:
         """Go on where an earlier server ended, if it watched beside the same profile."""
-        if kept is None or self._panes is None or self._layout is None:
+        kept, self._kept = self._kept, None
+        if kept is None:
             return
         try:
-            if profile_of(kept) == self._layout.profile.to_bytes():
-                restore(self._panes, kept)
+            if profile_of(kept) == layout.profile.to_bytes():
+                restore(panes, kept)
                 _log.info("%s/%d: goes on with the drift state that was kept", self.name, self.version)
         except ConfigError as error:
             _log.warning("%s/%d: %s; beginning anew", self.name, self.version, error)
 
-    def _save(self) -> None:
-        if self._state is not None and self._panes is not None and self._layout is not None:
-            self._state.save(self._panes, self._layout.profile.to_bytes())
+    def _save(self, panes: Panes) -> None:
+        if self._state is not None and self._layout is not None:
+            self._state.save(panes, self._layout.profile.to_bytes())
 
     def _follow(self, layout: Layout) -> None:
-        slots = np.array([feature.slots for feature in layout.features])
-        self._panes = Panes(self.config, layout.reference, slots)
         self._layout, self._collector = layout, None
         for counter in self._counters:
             counter.follow(layout)

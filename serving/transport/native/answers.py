@@ -84,8 +84,7 @@ class Answers:
         try:
             if not isinstance(result, ServingError):
                 unsent = self._answer(group, result)
-                if group.origin.servable.feedback.is_on:
-                    _remember(group, result)
+                _remember(group, result)
         except ServingError as refusal:
             error = refusal
         except Exception:  # noqa: BLE001 - a mistake of ours must not keep permits, rows and the servable for ever
@@ -255,10 +254,18 @@ def answer_of(origin: Origin, columns: list[int], outputs: list[Array], row: int
 
 
 def _remember(group: RequestGroup, outputs: list[Array]) -> None:
-    """Keep what the requests with an id and one row were answered, for the labels that may come."""
-    origin, row = group.origin, group.row
+    """Keep what the requests with an id and one row were answered, for the labels that may come.
+
+    They are answered already, so a mistake of ours in this must cost nothing else.
+    """
+    origin, row, feedback = group.origin, group.row, group.origin.servable.feedback
+    if not feedback.is_on:
+        return
     columns = origin.requests[group.first : group.last]
-    for request in columns[(columns[:, R_ID_LENGTH] > 0) & (columns[:, R_ROWS] == 1)]:
-        at = int(request[R_ID_AT])
-        request_id = origin.ids[at : at + int(request[R_ID_LENGTH])].tobytes().decode(errors="replace")
-        origin.servable.feedback.note(request_id, outputs, int(request[R_ROW]) - row)
+    try:
+        for request in columns[(columns[:, R_ID_LENGTH] > 0) & (columns[:, R_ROWS] == 1)]:
+            at = int(request[R_ID_AT])
+            request_id = origin.ids[at : at + int(request[R_ID_LENGTH])].tobytes().decode(errors="replace")
+            feedback.note(request_id, outputs, int(request[R_ROW]) - row)
+    except Exception:  # noqa: BLE001 - logged
+        _log.exception("requests could not be remembered for their labels")
