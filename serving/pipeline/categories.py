@@ -89,11 +89,13 @@ def _exactly(values: Sequence[Any], datatype: Datatype) -> Array | None:
         return None
     try:
         given: Array = np.array(values)
-        array: Array = given.astype(datatype.dtype)
+        with np.errstate(all="ignore"):
+            array: Array = given.astype(datatype.dtype)
         is_exact = bool((array == given).all())
     except (OverflowError, TypeError):
         return None
-    return array if is_exact or datatype is Datatype.FP32 else None
+    is_rounded = datatype is Datatype.FP32 and bool(np.isfinite(array.astype(np.float64)).all())
+    return array if is_exact or is_rounded else None
 
 
 def _places(lists: Sequence[Sequence[str]]) -> Array:

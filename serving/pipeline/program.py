@@ -15,7 +15,7 @@ from serving.errors import LoadError
 from serving.pipeline.flaws import RefusedRowsError
 from serving.pipeline.parallel import for_each
 from serving.pipeline.passes import Pass, passes_of, stages_of
-from serving.pipeline.refusal import explanation
+from serving.pipeline.refusal import NUMBERS_MAX, explanation
 from serving.pipeline.source import compile_stage
 from serving.pipeline.step import Dims, Flow, Half, Host, PerRow
 from serving.types import DYNAMIC, Array
@@ -134,9 +134,12 @@ class Program:
 
     def _reasons(self, run: Run) -> dict[int, str]:
         reasons = dict(run.reasons)
+        left = NUMBERS_MAX
         for row in np.flatnonzero(run.flaws).tolist():
             each = self.passes[int(run.flaws[row]) - 1]
-            reasons.setdefault(row, explanation(each, run.tensors[each.reads[0].number][row]))
+            values = np.asarray(run.tensors[each.reads[0].number][row])
+            reasons.setdefault(row, explanation(each, values, left))
+            left -= values.size
         return reasons
 
 

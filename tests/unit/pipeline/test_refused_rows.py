@@ -99,3 +99,11 @@ def test_outputs_that_do_not_follow_rows_turn_batching_off_before_they_are_postp
     np.testing.assert_array_equal(first[0], np.full((1, 4), 0.5))
     np.testing.assert_array_equal(second[0], np.full((1, 4), 0.5))
     assert session.runs[1:] == [2, 1, 1]
+
+
+def test_only_some_numbers_of_a_batch_are_looked_at_to_explain_it(served):
+    answers = run_together(served, [[-2.0]] * 200)
+    named = [answer for answer in answers if "-2.0 came" in answer.message]
+    assert 0 < len(named) <= 512 // 4
+    assert all("log1p of 'x': " in answer.message for answer in answers)
+    assert all(answer.message.endswith("expected numbers above -1") for answer in answers)
