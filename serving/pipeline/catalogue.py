@@ -37,6 +37,7 @@ PREPROCESS: Mapping[str, Builder] = {
 POSTPROCESS: Mapping[str, Builder] = {
     "argmax": answers.argmax,
     "l2_normalise": answers.l2_normalise,
+    "pool": answers.pool,
     "sigmoid": answers.sigmoid,
     "softmax": answers.softmax,
     "threshold": answers.threshold,

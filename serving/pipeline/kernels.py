@@ -132,6 +132,28 @@ def l2_normalise(vectors: Any, out: Any) -> None:
             out[row, column] = vectors[row, column] / largest / length if largest > 0 else vectors[row, column]
 
 
+def pool_mean(values: Any, out: Any) -> None:
+    """Write the mean over the middle of [rows, places, columns]; of no places, 0."""
+    for row in range(out.shape[0]):
+        for column in range(out.shape[1]):
+            total = 0.0
+            for place in range(values.shape[1]):
+                total += values[row, place, column] / values.shape[1]
+            out[row, column] = total
+
+
+def pool_max(values: Any, out: Any) -> None:
+    """Write the highest number over the middle of [rows, places, columns]; of no places, 0. NaN counts as highest."""
+    for row in range(out.shape[0]):
+        for column in range(out.shape[1]):
+            highest = values[row, 0, column] if values.shape[1] else 0
+            for place in range(1, values.shape[1]):
+                value = values[row, place, column]
+                if highest == highest and not value <= highest:
+                    highest = value
+            out[row, column] = highest
+
+
 def murmur3(octets: Any, ends: Any, out: Any, settings: Any) -> None:
     """Write the bucket of each string octets[ends[k] : ends[k + 1]]: MurmurHash3 (32 bits) modulo settings[1].
 

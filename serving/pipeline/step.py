@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serving.types import Array, Datatype, TensorSpec
 
@@ -182,4 +181,6 @@ def rows_of(array: Array) -> Array:
     return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
-Flaws = NDArray[np.int64]
+def places(array: Array) -> Array:
+    """Lay an array out as [rows, places, numbers], places being the first dimension behind the rows."""
+    return array.reshape(array.shape[0], array.shape[1], math.prod(array.shape[2:]))
