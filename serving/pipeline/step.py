@@ -60,7 +60,7 @@ class Kernel:
     """Work on arrays: `function(*reads, *writes, *arguments)`.
 
     With `marks`, two more arguments follow, flaws, INT64 [rows], and the number to put where a row has none yet, and it
-    returns how many it has put.
+    returns how many it has put. The last `scratch` of what it writes are for itself alone.
     `views` says how each of reads and writes is laid out for it. `explain` says what was wrong in one row that it read.
     """
 
@@ -68,6 +68,7 @@ class Kernel:
     views: tuple[Callable[[Array], Array], ...]
     arguments: tuple[Argument, ...] = ()
     marks: bool = False
+    scratch: int = 0
     explain: Callable[[Array], str] | None = None
 
 
@@ -147,6 +148,11 @@ class Draft:
     is_ragged: bool = False
     reads: tuple[Flow, ...] | None = None
     then: "Draft | None" = None
+
+    @property
+    def scratch(self) -> int:
+        """How many of the last tensors that it writes nobody else reads."""
+        return self.work.scratch if isinstance(self.work, Kernel) else 0
 
 
 def one(value: float, dtype: Datatype) -> Argument:
