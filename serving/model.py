@@ -313,7 +313,10 @@ class Servable:
         gathered_ns = self._clock.now_ns()
         outputs = self._session.run(inputs)
         ran_ns = self._clock.now_ns()
-        answers = outputs if pipeline is None else pipeline.postprocess(outputs, staging)
+        answers = outputs
+        if pipeline is not None:
+            _check_rows(entries, outputs)
+            answers = pipeline.postprocess(outputs, staging)
         _scatter(entries, answers)
         batch.input_ns += gathered_ns - started_ns
         batch.infer_ns += ran_ns - gathered_ns
@@ -423,8 +426,7 @@ def _scatter(entries: Sequence[Entry], outputs: list[Array]) -> None:
         entries[0].outputs = outputs
         return
     rows = sum(entry.rows for entry in entries)
-    if any(output.ndim == 0 or len(output) != rows for output in outputs):
-        raise OutputsDoNotFollowRowsError
+    _check_rows(entries, outputs)
     start = 0
     for entry in entries:
         stop = start + entry.rows
@@ -432,12 +434,24 @@ def _scatter(entries: Sequence[Entry], outputs: list[Array]) -> None:
         start = stop
 
 
+def _check_rows(entries: Sequence[Entry], outputs: Sequence[Array]) -> None:
+    """Check that outputs can be told apart by rows, which nobody needs of a single request's."""
+    if len(entries) == 1 and entries[0].requests == 1:
+        return
+    rows = sum(entry.rows for entry in entries)
+    if any(output.ndim == 0 or len(output) != rows for output in outputs):
+        raise OutputsDoNotFollowRowsError
+
+
 def _refuse(entries: Sequence[Entry], refused: RefusedRowsError) -> list[Entry]:
-    """Give the requests whose rows were refused their errors; return the others."""
+    """Give the requests whose rows were refused their errors; return the others.
+
+    A request that runs alone may have rows of which nobody knows: of a model whose rows cannot be told apart.
+    """
     left: list[Entry] = []
     end = 0
     for entry in entries:
-        begin, end = end, end + entry.rows
+        begin, end = end, end + entry.rows if len(entries) > 1 else max(refused.reasons) + 1
         reasons = [f"row {row - begin}: {refused.reasons[row]}" for row in range(begin, end) if row in refused.reasons]
         if reasons:
             more = f" (and {len(reasons) - 1} more rows)" if len(reasons) > 1 else ""

@@ -6,7 +6,7 @@ import numpy as np
 
 from serving.pipeline import elements, kernels
 from serving.pipeline.parameters import Parameters
-from serving.pipeline.step import Draft, Element, Flow, Follow, Host, Kernel, per_vector, same, vectors
+from serving.pipeline.step import Draft, Element, Flow, Follow, Host, Kernel, per_vector, places, rows_of, same, vectors
 from serving.pipeline.tabular import FLOATS, NUMBERS, columns
 from serving.types import Array, Datatype
 
@@ -55,6 +55,15 @@ def top_k(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
     work = Kernel(kernels.top_k, (vectors, vectors, vectors))
     draft = Draft(work, (datatype, Datatype.INT64), _top(count))
     return draft if labels is None else _with(draft, _labelled(labels))
+
+
+def pool(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
+    """Take the mean, or with `how` = "max" the highest number, over the first dimension behind the rows."""
+    datatype = _float(parameters, reads[0])
+    if not reads[0].dims:
+        raise parameters.error(f"'{reads[0].spec.name}' has one number per row, expected a dimension behind the rows")
+    function = kernels.pool_max if parameters.text("how", "mean", ("mean", "max")) == "max" else kernels.pool_mean
+    return Draft(Kernel(function, (places, rows_of)), (datatype,), lambda dims: (dims[0][1:],))
 
 
 def _top(count: int) -> Follow:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from serving.pipeline import answers, categories, images, tabular, texts, user
+from serving.pipeline import answers, categories, detection, images, tabular, texts, user
 from serving.pipeline.parameters import Parameters
 from serving.pipeline.step import Draft, Flow
 from serving.types import DYNAMIC, Datatype, TensorSpec
@@ -36,7 +36,9 @@ PREPROCESS: Mapping[str, Builder] = {
 
 POSTPROCESS: Mapping[str, Builder] = {
     "argmax": answers.argmax,
+    "boxes": detection.boxes,
     "l2_normalise": answers.l2_normalise,
+    "pool": answers.pool,
     "sigmoid": answers.sigmoid,
     "softmax": answers.softmax,
     "threshold": answers.threshold,
@@ -50,5 +52,9 @@ NATURAL: Mapping[str, TensorSpec] = {
 }
 """What a step reads when nobody has declared it."""
 
-SECOND_NAMES: Mapping[str, str] = {"tokenise": "attention_mask", "top_k": "labels"}
-"""What the second tensor of a step that writes two is called when nobody says."""
+FURTHER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "boxes": ("scores", "classes"),
+    "tokenise": ("attention_mask",),
+    "top_k": ("labels",),
+}
+"""What the tensors behind the first of a step that writes several are called when nobody says."""

@@ -54,7 +54,7 @@ def hash_(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
     seed = parameters.whole("seed", 0, minimum=0, maximum=(1 << 32) - 1)
     given = reads[0].spec.datatype
     if given is Datatype.BYTES and not reads[0].spec.is_binary:
-        return Draft(Host(_hash_texts(seed, buckets)), (Datatype.INT64,), same)
+        return Draft(Host(_hash_texts(seed, buckets), is_quick=False), (Datatype.INT64,), same)
     if given not in INTEGERS:
         raise parameters.error(f"'{reads[0].spec.name}' is {given.wire_name}, expected BYTES or integers")
     work = Element(elements.hash_number, given, (one(seed, Datatype.INT64), one(buckets, Datatype.INT64)))
@@ -89,11 +89,13 @@ def _exactly(values: Sequence[Any], datatype: Datatype) -> Array | None:
         return None
     try:
         given: Array = np.array(values)
-        array: Array = given.astype(datatype.dtype)
+        with np.errstate(all="ignore"):
+            array: Array = given.astype(datatype.dtype)
         is_exact = bool((array == given).all())
     except (OverflowError, TypeError):
         return None
-    return array if is_exact or datatype is Datatype.FP32 else None
+    is_rounded = datatype is Datatype.FP32 and bool(np.isfinite(array.astype(np.float64)).all())
+    return array if is_exact or is_rounded else None
 
 
 def _places(lists: Sequence[Sequence[str]]) -> Array:

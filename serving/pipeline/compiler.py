@@ -2,6 +2,9 @@
 
 Texts are made by `source` of names that this package chose; nothing that a client or a `model.toml` says is in them.
 The folder is named by a digest of everything else that machine code depends on. It knows numba and no step.
+
+Compiling is Python work of about a second, beside the I/O thread, which gets its turns at the interpreter's switch
+interval meanwhile: it happens when a combination of steps is loaded for the first time on a machine.
 """
 
 import contextlib

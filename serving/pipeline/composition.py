@@ -12,7 +12,7 @@ from pathlib import Path
 
 from serving.config import PipelineConfig, Table, nearest
 from serving.errors import LoadError
-from serving.pipeline.catalogue import NATURAL, POSTPROCESS, PREPROCESS, SECOND_NAMES, Builder
+from serving.pipeline.catalogue import FURTHER_NAMES, NATURAL, POSTPROCESS, PREPROCESS, Builder
 from serving.pipeline.parameters import Parameters, declared
 from serving.pipeline.step import Draft, Flow, Half, Step
 from serving.types import DYNAMIC, Signature, TensorSpec
@@ -158,10 +158,10 @@ class _Flows:
                 Flow(replace(spec, name=reads[0].spec.name), next(self._numbers), link.is_ragged) for spec in specs
             )
             self.steps.append(Step(step, taken, writes, link.work, link.follow, link.complaint))
-            written[-1:] = writes
+            written[-1:] = writes[: len(writes) - link.scratch]
             link = link.then
             if link is not None:
-                taken = (writes[-1], *(link.reads or ()))
+                taken = (written[-1], *(link.reads or ()))
         for name, flow in zip(_names_written(step, parameters, reads, len(written)), written, strict=True):
             self._rename(flow, name)
 
@@ -191,7 +191,7 @@ def _names_written(step: str, parameters: Parameters, reads: Sequence[Flow], cou
         names = list(parameters.names("outputs"))
     else:
         first = parameters.text("output", reads[0].spec.name)
-        names = [first] if count == 1 else [first, SECOND_NAMES[step]]
+        names = [first, *FURTHER_NAMES.get(step, ())]
     if len(names) != count or len(set(names)) != count or not all(names):
         raise parameters.error(f"outputs = {names}, expected {count} names that differ")
     return names

@@ -132,6 +132,76 @@ def l2_normalise(vectors: Any, out: Any) -> None:
             out[row, column] = vectors[row, column] / largest / length if largest > 0 else vectors[row, column]
 
 
+def pool_mean(values: Any, out: Any) -> None:
+    """Write the mean over the middle of [rows, places, columns]; of no places, 0."""
+    for row in range(out.shape[0]):
+        for column in range(out.shape[1]):
+            total = 0.0
+            for place in range(values.shape[1]):
+                total += values[row, place, column] / values.shape[1]
+            out[row, column] = total
+
+
+def pool_max(values: Any, out: Any) -> None:
+    """Write the highest number over the middle of [rows, places, columns]; of no places, 0. NaN counts as highest."""
+    for row in range(out.shape[0]):
+        for column in range(out.shape[1]):
+            highest = values[row, 0, column] if values.shape[1] else 0
+            for place in range(1, values.shape[1]):
+                value = values[row, place, column]
+                if highest == highest and not value <= highest:
+                    highest = value
+            out[row, column] = highest
+
+
+def boxes(
+    given: Any, scores: Any, out: Any, out_scores: Any, out_classes: Any, left: Any, classes: Any, settings: Any
+) -> None:
+    """Keep, of boxes [rows, boxes, 4] with scores [rows, boxes, classes], the best that do not cover one another.
+
+    `out` are corners (x1, y1, x2, y2); what is not filled is 0, and its class -1. A box counts for its best class.
+    `settings` are the least score, the largest overlap (intersection over union, of boxes of one class), and whether
+    boxes come as centre, width and height. `left` and `classes` [rows, boxes] are scratch. Greedy, by score; of equals
+    the first.
+    """
+    for row in range(given.shape[0]):
+        for box in range(given.shape[1]):
+            best = 0
+            for kind in range(1, scores.shape[2]):
+                if scores[row, box, kind] > scores[row, box, best]:
+                    best = kind
+            classes[row, box] = best
+            left[row, box] = scores[row, box, best] if scores[row, box, best] >= settings[0] else -np.inf
+        out[row] = 0
+        out_scores[row] = 0
+        out_classes[row] = -1
+        for place in range(out.shape[1]):
+            best = -1
+            for box in range(given.shape[1]):
+                if left[row, box] > (-np.inf if best < 0 else left[row, best]):
+                    best = box
+            if best < 0:
+                break
+            out_scores[row, place] = left[row, best]
+            out_classes[row, place] = classes[row, best]
+            x, y, right, bottom = given[row, best, 0], given[row, best, 1], given[row, best, 2], given[row, best, 3]
+            if settings[2] != 0:
+                x, y, right, bottom = x - right / 2, y - bottom / 2, x + right / 2, y + bottom / 2
+            out[row, place, 0], out[row, place, 1], out[row, place, 2], out[row, place, 3] = x, y, right, bottom
+            area = max(0.0, float(right) - x) * max(0.0, float(bottom) - y)
+            left[row, best] = -np.inf
+            for box in range(given.shape[1]):
+                if left[row, box] == -np.inf or classes[row, box] != out_classes[row, place]:
+                    continue
+                x1, y1, x2, y2 = given[row, box, 0], given[row, box, 1], given[row, box, 2], given[row, box, 3]
+                if settings[2] != 0:
+                    x1, y1, x2, y2 = x1 - x2 / 2, y1 - y2 / 2, x1 + x2 / 2, y1 + y2 / 2
+                common = max(0.0, float(min(right, x2)) - max(x, x1)) * max(0.0, float(min(bottom, y2)) - max(y, y1))
+                union = area + max(0.0, float(x2) - x1) * max(0.0, float(y2) - y1) - common
+                if common > settings[1] * union:
+                    left[row, box] = -np.inf
+
+
 def murmur3(octets: Any, ends: Any, out: Any, settings: Any) -> None:
     """Write the bucket of each string octets[ends[k] : ends[k + 1]]: MurmurHash3 (32 bits) modulo settings[1].
 

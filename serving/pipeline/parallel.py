@@ -8,11 +8,11 @@ import functools
 import itertools
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 
 def for_each(count: int, work: Callable[[int], None]) -> None:
-    """Call `work` with 0 to count - 1, each once, and return when all have ended. It must not raise."""
+    """Call `work` with 0 to count - 1, each once, and return when all have ended. What it raises is raised here."""
     taken = itertools.count()  # a step of it is one operation of the interpreter, so no number is taken twice
 
     def take() -> None:
@@ -20,10 +20,13 @@ def for_each(count: int, work: Callable[[int], None]) -> None:
             work(number)
 
     helpers = [_pool().submit(take) for _ in range(min(count, _cores()) - 1)]
-    take()
-    for helper in helpers:
-        if not helper.cancel():  # one that has not begun is not needed any more
-            helper.result()
+    try:
+        take()
+    finally:
+        begun = [helper for helper in helpers if not helper.cancel()]  # the others are not needed any more
+        wait(begun)
+    for helper in begun:
+        helper.result()
 
 
 @functools.cache

@@ -92,6 +92,20 @@ def resample(
             if weight != 0:
                 for column in range(columns):
                     scratch[column] += weight * np.float32(image[first + tap, column])
+        if count == 3:  # by far the usual case: its three sums run side by side
+            for pixel in range(column_starts.shape[0]):
+                at = column_starts[pixel] * 3
+                red, green, blue = np.float32(0.5), np.float32(0.5), np.float32(0.5)
+                for tap in range(taps):
+                    weight = column_weights[pixel, tap]
+                    red += weight * scratch[at]
+                    green += weight * scratch[at + 1]
+                    blue += weight * scratch[at + 2]
+                    at += 3
+                out[row, pixel * 3] = np.uint8(min(max(red, np.float32(0)), np.float32(255)))
+                out[row, pixel * 3 + 1] = np.uint8(min(max(green, np.float32(0)), np.float32(255)))
+                out[row, pixel * 3 + 2] = np.uint8(min(max(blue, np.float32(0)), np.float32(255)))
+            continue
         for pixel in range(column_starts.shape[0]):
             begin = column_starts[pixel] * count
             for channel in range(count):

@@ -15,7 +15,7 @@ from serving.errors import LoadError
 from serving.pipeline.flaws import RefusedRowsError
 from serving.pipeline.parallel import for_each
 from serving.pipeline.passes import Pass, passes_of, stages_of
-from serving.pipeline.refusal import explanation
+from serving.pipeline.refusal import NUMBERS_MAX, explanation
 from serving.pipeline.source import compile_stage
 from serving.pipeline.step import Dims, Flow, Half, Host, PerRow
 from serving.types import DYNAMIC, Array
@@ -51,9 +51,7 @@ class Workspace:
         return self._flaws[:rows]
 
     def buffer(self, flow: Flow, rows: int, dims: Dims) -> Array:
-        """Return room for a tensor; it is overwritten by the next run."""
-        if DYNAMIC in flow.dims:
-            return np.empty((rows, *dims), flow.spec.datatype.dtype)
+        """Return room for a tensor whose dimensions are fixed; it is overwritten by the next run."""
         buffer = self._buffers.get(flow.number)
         if buffer is None or len(buffer) < rows:
             buffer = self._buffers[flow.number] = np.empty((_capacity(rows), *dims), flow.spec.datatype.dtype)
@@ -71,9 +69,9 @@ class Run:
     reasons: dict[int, str]
     outliving: frozenset[int]
 
-    def room(self, flow: Flow, dims: Dims) -> Array:
-        """Return the memory that a tensor is written to."""
-        if flow.number in self.outliving:
+    def room(self, flow: Flow, dims: Dims, *, is_fixed: bool) -> Array:
+        """Return the memory that a tensor is written to; what `is_fixed` behind its rows lies in the workspace."""
+        if flow.number in self.outliving or not is_fixed:
             return np.empty((self.rows, *dims), flow.spec.datatype.dtype)
         return self.workspace.buffer(flow, self.rows, dims)
 
@@ -96,6 +94,7 @@ class Program:
         self.passes = passes_of(half)
         self._half = half
         self._outliving = frozenset(flow.number for flow in half.results if outlive)
+        self._promised = [(flow.number, flow.dims, flow.spec.datatype.dtype) for flow in half.given]
         self._stages: list[Stage] = []
         first = 0
         for group in stages_of(self.passes):
@@ -113,9 +112,12 @@ class Program:
         ValueError when an array is not what was promised.
         """
         rows = len(given[0]) if given and given[0].ndim else 0
-        tensors = {
-            flow.number: _as_promised(flow, array, rows) for flow, array in zip(self._half.given, given, strict=True)
-        }
+        tensors = {}
+        for (number, shape, dtype), flow, array in zip(self._promised, self._half.given, given, strict=True):
+            is_usual = array.ndim > 0 and array.dtype is dtype and array.shape[1:] == shape and len(array) == rows
+            if not is_usual:
+                _check_promised(flow, array, rows)
+            tensors[number] = _as_compiled_code_reads(array)
         run = Run(rows, workspace, tensors, workspace.flaws(rows), {}, self._outliving)
         for stage in self._stages:
             stage.run(run)
@@ -132,9 +134,12 @@ class Program:
 
     def _reasons(self, run: Run) -> dict[int, str]:
         reasons = dict(run.reasons)
+        left = NUMBERS_MAX
         for row in np.flatnonzero(run.flaws).tolist():
             each = self.passes[int(run.flaws[row]) - 1]
-            reasons.setdefault(row, explanation(each, run.tensors[each.reads[0].number][row]))
+            values = np.asarray(run.tensors[each.reads[0].number][row])
+            reasons.setdefault(row, explanation(each, values, left))
+            left -= values.size
         return reasons
 
 
@@ -144,16 +149,20 @@ class _CompiledStage:
     def __init__(self, group: Sequence[Pass], first: int) -> None:
         self._function = compile_stage(group, first + 1)
         self._ticks = slice(first, first + len(group))
-        self._group = group
+        self._writes = [
+            (flow, flow.dims, each if DYNAMIC in flow.dims else None) for each in group for flow in each.writes
+        ]  # with the pass that says what open dimensions are
 
     def run(self, run: Run) -> None:
         """See `Stage`."""
         tensors = run.tensors
-        for each in self._group:
-            step = each.steps[-1]
-            actual = [tensors[flow.number].shape[1:] for flow in each.reads]
-            for flow, dims in zip(each.writes, step.follow(actual), strict=True):
-                tensors[flow.number] = run.room(flow, dims)
+        for flow, dims, each in self._writes:
+            if each is None:
+                tensors[flow.number] = run.room(flow, dims, is_fixed=True)
+                continue
+            actual = [tensors[given.number].shape[1:] for given in each.reads]
+            followed = each.steps[-1].follow(actual)[each.writes.index(flow)]
+            tensors[flow.number] = run.room(flow, followed, is_fixed=False)
         operands = [operand.view(tensors[operand.flow.number]) for operand in self._function.operands]
         workspace = run.workspace
         self._function.call(
@@ -197,7 +206,7 @@ class _RowStage:
         began_ns = time.monotonic_ns()
         given = run.tensors[self._each.reads[0].number]
         flow = self._each.writes[0]
-        out = run.tensors[flow.number] = run.room(flow, flow.dims)
+        out = run.tensors[flow.number] = run.room(flow, flow.dims, is_fixed=True)
 
         def work(row: int) -> None:
             """Do one row; what cannot be done leaves zeros, and a reason."""
@@ -216,11 +225,9 @@ class _RowStage:
         run.workspace.ticks[self._index] += time.monotonic_ns() - began_ns
 
 
-def _as_promised(flow: Flow, array: Array, rows: int) -> Array:
-    """Check an array, which compiled code will index without looking, and lay it out as that expects it."""
+def _check_promised(flow: Flow, array: Array, rows: int) -> None:
+    """Check an array, which compiled code will index without looking. Raises ValueError."""
     dims = flow.dims
-    if array.shape[1:] == dims and len(array) == rows and array.dtype == flow.spec.datatype.dtype:
-        return _as_compiled_code_reads(array)
     is_right = (
         array.dtype == flow.spec.datatype.dtype
         and array.ndim == len(dims) + 1
@@ -232,7 +239,6 @@ def _as_promised(flow: Flow, array: Array, rows: int) -> Array:
             f"tensor '{flow.spec.name}' is {array.dtype} {list(array.shape)}, "
             f"expected {flow.spec.datatype.dtype} [{rows}, {', '.join(map(str, dims))}]"
         )
-    return _as_compiled_code_reads(array)
 
 
 def _as_compiled_code_reads(array: Array) -> Array:

@@ -9,19 +9,19 @@ from serving.pipeline.passes import Pass
 from serving.pipeline.step import Argument, Element, Kernel, Spread, Step
 from serving.types import Array
 
-NUMBERS_MAX = 4096
-"""Rows longer than this are refused without naming the number: looking for it would cost more than it tells."""
+NUMBERS_MAX = 512
+"""So many numbers of a batch are looked at, which takes some ms at most; further rows are refused without a number."""
 
 
-def explanation(each: Pass, row: Array) -> str:
-    """Say what of one row, of what a pass reads, was not taken, and what was expected."""
+def explanation(each: Pass, row: Array, numbers_max: int) -> str:
+    """Say what of one row, of what a pass reads, was not taken, and what was expected; look at so many numbers."""
     work = each.steps[0].work
     if isinstance(work, Kernel):
         came = work.explain(row) if work.explain is not None else "a value that it cannot take came"
         return _sentence(each.steps[0], came)
     columns = row.shape[-1] if row.ndim else 1
     numbers = row.reshape(-1)
-    if len(numbers) <= NUMBERS_MAX:
+    if len(numbers) <= numbers_max:
         for place, number in enumerate(numbers):
             refusing = _refusing(each.steps, number, place % columns)
             if refusing is not None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serving.types import Array, Datatype, TensorSpec
 
@@ -61,7 +60,7 @@ class Kernel:
     """Work on arrays: `function(*reads, *writes, *arguments)`.
 
     With `marks`, two more arguments follow, flaws, INT64 [rows], and the number to put where a row has none yet, and it
-    returns how many it has put.
+    returns how many it has put. The last `scratch` of what it writes are for itself alone.
     `views` says how each of reads and writes is laid out for it. `explain` says what was wrong in one row that it read.
     """
 
@@ -69,6 +68,7 @@ class Kernel:
     views: tuple[Callable[[Array], Array], ...]
     arguments: tuple[Argument, ...] = ()
     marks: bool = False
+    scratch: int = 0
     explain: Callable[[Array], str] | None = None
 
 
@@ -149,6 +149,11 @@ class Draft:
     reads: tuple[Flow, ...] | None = None
     then: "Draft | None" = None
 
+    @property
+    def scratch(self) -> int:
+        """How many of the last tensors that it writes nobody else reads."""
+        return self.work.scratch if isinstance(self.work, Kernel) else 0
+
 
 def one(value: float, dtype: Datatype) -> Argument:
     """Return an argument that is the same for every number."""
@@ -182,4 +187,6 @@ def rows_of(array: Array) -> Array:
     return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
-Flaws = NDArray[np.int64]
+def places(array: Array) -> Array:
+    """Lay an array out as [rows, places, numbers], places being the first dimension behind the rows."""
+    return array.reshape(array.shape[0], array.shape[1], math.prod(array.shape[2:]))

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import onnxruntime as ort
 import pytest
-from converters.scikit_learn import convert_classifier
+from converters.conversion import convert
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -42,7 +42,7 @@ class Population:
     def __init__(self, data, seed=0):
         self.rows, self.names = data.data.astype(np.float32), [str(name) for name in data.feature_names]
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2_000)).fit(self.rows, data.target)
-        self.graph = convert_classifier(model, self.rows.shape[1])
+        self.graph = convert(model, self.rows.astype(np.float32)).graph
         self.rng = np.random.default_rng(seed)
 
     def draw(self, count=ROWS):

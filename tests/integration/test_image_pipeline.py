@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from converters.scikit_learn import TARGET_OPSET
+from converters.target import OLDEST
 from skl2onnx import to_onnx
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -78,7 +78,7 @@ class Digits:
 
     def write(self, models):
         options = {id(self.model): {"zipmap": False, "raw_scores": True}}
-        graph = to_onnx(self.model, self.rows[:1], options=options, target_opset=TARGET_OPSET)
+        graph = to_onnx(self.model, self.rows[:1], options=options, target_opset=OLDEST.opsets)
         write_model(models, "digits", graph.SerializeToString(), config=CONFIG)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from converters.scikit_learn import convert_classifier
+from converters.conversion import convert
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import RandomForestClassifier
 
@@ -53,7 +53,7 @@ def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     data = load_breast_cancer()
     rows = data.data.astype(np.float32)
-    graph = convert_classifier(RandomForestClassifier(20, random_state=0).fit(rows, data.target), rows.shape[1])
+    graph = convert(RandomForestClassifier(20, random_state=0).fit(rows, data.target), rows).graph
     graphs.write_model(root / "models", "forest", graph)
     names = [str(name) for name in data.feature_names]
     assert run("pack", str(root / "models/forest/1"), "--out", str(root / "nameless")) == 0

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from converters.scikit_learn import TARGET_OPSET
+from converters.target import OLDEST
 from skl2onnx import to_onnx
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_wine
@@ -47,7 +47,7 @@ class Wines:
         """Put the model, without its preprocessing, and the declaration of that into a model repository."""
         sample = np.zeros((1, 15), np.float32)
         options = {"zipmap": False, "raw_scores": True}
-        graph = to_onnx(self.model, sample, options={id(self.model): options}, target_opset=TARGET_OPSET)
+        graph = to_onnx(self.model, sample, options={id(self.model): options}, target_opset=OLDEST.opsets)
         imputer, scaler = self.preprocessing.named_transformers_["numbers"]
         write_model(models, "wine", graph.SerializeToString(), config=f"""
 [pipeline]

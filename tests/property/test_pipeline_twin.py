@@ -8,7 +8,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from serving.config import PipelineConfig
 from serving.pipeline.flaws import RefusedRowsError
+from serving.types import DYNAMIC, Datatype, TensorSpec
 from tests.support import pipelines as twin
 from tests.support.pipelines import after, before, per_number
 
@@ -212,6 +214,30 @@ def test_top_k_and_argmax(data, count):
     np.testing.assert_array_equal(answer["places"], np.array([[p for _, p in row] for row in best]).reshape(-1, count))
     first = after([{"step": "argmax", "input": "y"}], {"y": rows})["y"]
     np.testing.assert_array_equal(first, [row[0][1] for row in best])
+
+
+@law
+@given(st.data(), st.sampled_from(["mean", "max"]), st.integers(0, 4), st.integers(1, 5))
+def test_pool(data, how, rows, places):
+    limit = float(np.float32(3e38 / places))
+    numbers = st.floats(-limit, limit, width=32)
+    values = lay_out(data.draw, data.draw(arrays.arrays(np.float32, (rows, places, 2), elements=numbers)))
+    result = after([{"step": "pool", "input": "y", "how": how}], {"y": values})["y"]
+    columns = [[[float(x) for x in values[row, :, column]] for column in range(2)] for row in range(rows)]
+    slowly = max if how == "max" else lambda column: math.fsum(column) / places
+    expected = np.array([[slowly(column) for column in row] for row in columns], np.float32).reshape(rows, 2)
+    np.testing.assert_allclose(result, expected, rtol=1e-6, atol=np.abs(values).max(initial=0) * 1e-6)
+    assert np.isfinite(result).all()
+
+
+def test_pool_of_an_open_dimension_takes_what_a_batch_has():
+    config = PipelineConfig(postprocess=({"step": "pool", "input": "y"},))
+    built = twin.pipeline(config, outputs=[TensorSpec("y", Datatype.FP32, (DYNAMIC, DYNAMIC, 3))])
+    assert built.signature.outputs == (TensorSpec("y", Datatype.FP32, (DYNAMIC, 3)),)
+    for places in (1, 4, 0):
+        values = np.random.default_rng(places).random((2, places, 3), np.float32)
+        expected = values.mean(axis=1) if places else np.zeros((2, 3))
+        np.testing.assert_allclose(built.postprocess([values], "test")[0], expected, rtol=1e-6)
 
 
 @law

@@ -79,3 +79,31 @@ def test_requests_without_rows_are_answered_beside_bad_ones(served):
     empty, bad = run_together(served, [[], [-2.0]])
     assert empty[0].shape == (0, 4)
     assert isinstance(bad, InvalidRequest)
+
+
+def test_a_request_of_a_model_that_is_not_batched_is_told_its_own_row(served):
+    one, _, posts = served
+    one.batcher.stop_grouping()
+    answers = []
+    request = queued(1, settle=answers)  # which counts as one row, whatever its shape
+    request.inputs = [np.array([[1.0] * 4, [2.0] * 4, [-3.0] * 4], np.float32)]
+    one.submit(request)
+    posts.run()
+    assert answers[0].message.startswith("row 2: log1p of 'x': -3.0 came in column 0")
+
+
+def test_outputs_that_do_not_follow_rows_turn_batching_off_before_they_are_postprocessed(served):
+    _, session, _ = served
+    session._function = lambda x: [np.zeros((len(x) if len(x) == 1 else 7, 4), np.float32)]
+    first, second = run_together(served, [[1.0], [2.0]])
+    np.testing.assert_array_equal(first[0], np.full((1, 4), 0.5))
+    np.testing.assert_array_equal(second[0], np.full((1, 4), 0.5))
+    assert session.runs[1:] == [2, 1, 1]
+
+
+def test_only_some_numbers_of_a_batch_are_looked_at_to_explain_it(served):
+    answers = run_together(served, [[-2.0]] * 200)
+    named = [answer for answer in answers if "-2.0 came" in answer.message]
+    assert 0 < len(named) <= 512 // 4
+    assert all("log1p of 'x': " in answer.message for answer in answers)
+    assert all(answer.message.endswith("expected numbers above -1") for answer in answers)
