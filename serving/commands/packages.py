@@ -21,6 +21,8 @@ from serving.types import TensorSpec
 _PATH = click.Path(path_type=Path)
 _KEY = click.Path(path_type=Path, dir_okay=False)
 _NAMES_SHOWN = 8
+_ENTRIES_SHOWN = 30
+_LINE_CHARACTERS = 160
 
 _PACK_EXAMPLES = """\b
 Examples:
@@ -148,16 +150,36 @@ def _lines(package: Package, signed_by: list[str], verified: str | None) -> Iter
     for title, value in (("parity", package.parity), ("evaluation", package.evaluation), ("lineage", package.lineage)):
         if value is not None:
             yield f"{title}:"
-            yield from (f"  {line}" for line in _json_lines(value))
+            yield from _json_lines(value)
     if package.licence:
         yield f"licence    {package.licence.strip().splitlines()[0] if package.licence.strip() else ''}"
 
 
-def _json_lines(value: dict[str, Any]) -> Iterator[str]:
-    """Yield a line for each key; what is nested is written as JSON on one line, cut when it is long."""
+def _json_lines(value: dict[str, Any], indent: str = "  ") -> Iterator[str]:
+    """Yield a document for people: objects indented, a list of objects as a line each with what is plain in it."""
     for key, item in value.items():
-        text = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
-        yield f"{key}: {text if len(text) <= 160 else text[:160] + '...'}"
+        if isinstance(item, dict) and item:
+            yield f"{indent}{key}:"
+            yield from _json_lines(item, f"{indent}  ")
+        elif isinstance(item, list) and item and all(isinstance(entry, dict) for entry in item):
+            yield f"{indent}{key}:"
+            yield from (_cut(f"{indent}  {_plain(entry)}") for entry in item[:_ENTRIES_SHOWN])
+            if len(item) > _ENTRIES_SHOWN:
+                yield f"{indent}  ... {len(item)} in all; --json FILE has them"
+        else:
+            yield _cut(f"{indent}{key}: {item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)}")
+
+
+def _plain(entry: dict[str, Any]) -> str:
+    """Write what in an object is neither empty nor an object or a list: its name first, the longest text last."""
+    plain = {
+        key: str(item) for key, item in entry.items() if not isinstance(item, dict | list) and item not in {"", None}
+    }
+    return ", ".join(f"{key} {plain[key]}" for key in sorted(plain, key=lambda key: (key != "name", len(plain[key]))))
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _LINE_CHARACTERS else line[:_LINE_CHARACTERS] + "..."
 
 
 def _shown(names: tuple[str, ...]) -> str:

@@ -8,7 +8,7 @@ import click
 
 from serving.commands.options import json_option, show
 from serving.errors import ConfigError
-from serving.scoring.opened import open_model
+from serving.scoring.opened import check_graph_alone, open_model
 from serving.scoring.run import BATCH_ROWS, CHUNK_ROWS_MAX, Settings, score
 from serving.tables.sources import open_source
 
@@ -17,7 +17,7 @@ _SHOW_EVERY_S = 1.0
 
 _EXAMPLES = """\b
 Examples:
-  penstock score fraud.tar --input rows.csv --out answers.csv
+  penstock score fraud.tar --input rows.csv --out answers.csv --keep id
   penstock score models/fraud/3 --input rows.parquet --out answers.parquet --output probabilities
 """
 """The first character tells click to keep the lines."""
@@ -32,6 +32,8 @@ Examples:
 @click.option(
     "--output", "outputs", multiple=True, metavar="NAME", help="Only this output; may be given several times."
 )
+@click.option("--keep", multiple=True, metavar="NAME",
+              help="Copy this column, such as an id, before the answers; may be given several times.")  # fmt: skip
 @click.option("--file-order", is_flag=True,
               help="Feed the columns in the file's order to a model that does not name its own.")  # fmt: skip
 @click.option("--batch-rows", type=click.IntRange(1, CHUNK_ROWS_MAX), default=BATCH_ROWS, show_default=True,
@@ -50,6 +52,7 @@ def command(
     """
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} is there already; name another file, or give --overwrite")
+    check_graph_alone(model)
     opened, rows = open_model(model), open_source(source)
     shown = _Progress()
     try:

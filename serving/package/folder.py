@@ -20,7 +20,6 @@ from serving.package.reading import Package
 from serving.types import Signature
 
 LICENCES = (Part.LICENCE.title, "LICENCE", "LICENSE", "LICENSE.txt")
-FILES_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +43,8 @@ class Folder:
         except OSError as error:
             raise PackageError(f"{path} cannot be read: {error.filename}: {error.strerror}") from None
         weights = named_in(graph, others)
-        config = _read_text(path / Part.CONFIG.title)
         left_out = tuple(name for name in others if name not in weights)
-        return cls(path, tuple(weights), None if config is None else parse_config(config), left_out)
+        return cls(path, tuple(weights), config_in(path), left_out)
 
     def with_config(self, config: Config) -> "Folder":
         """Return the folder as if it had this `package.json`."""
@@ -88,6 +86,12 @@ class Folder:
         return None if data is None else parse_json(str(self.path / part.title), data)
 
 
+def config_in(folder: Path) -> Config | None:
+    """Read the `package.json` of a plain folder, None without one. Raises PackageError."""
+    data = _read_text(folder / Part.CONFIG.title)
+    return None if data is None else parse_config(data)
+
+
 def check_same_tensors(said: Signature, actual: Signature, *, where: str) -> None:
     """Refuse a signature whose tensors are not those of the graph, by name and datatype and in their order."""
     for role, one, other in (("inputs", said.inputs, actual.inputs), ("outputs", said.outputs, actual.outputs)):
@@ -100,7 +104,7 @@ def files_beside(graph: Path) -> list[str]:
     """Name the files that can hold a graph's external data: beside it, and one folder below."""
     folder = graph.parent
     files = [file for file in (*folder.glob("*"), *folder.glob("*/*")) if file.is_file() and file != graph]
-    return sorted(str(file.relative_to(folder)) for file in files)[:FILES_MAX]
+    return sorted(str(file.relative_to(folder)) for file in files)
 
 
 def named_in(graph: bytes, names: list[str]) -> list[str]:
@@ -121,7 +125,7 @@ def unpack(package: Package, folder: Path) -> None:
             _write_flushed(target, package.chunks(blob))
         draft.rename(folder)
     except OSError as error:
-        raise PackageError(f"{folder} cannot be written: {error.filename or ''}: {error.strerror}") from None
+        raise PackageError(f"{folder} cannot be written: {error}") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -23,6 +23,7 @@ LAYERS_MAX = 4_096
 SIGNATURES_MAX = 16
 BLOB_BYTES_MAX = 1 << 40
 WAIVERS_MAX = PASSES_MAX = 1_000
+JSON_DEPTH_MAX = 64
 
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -69,6 +70,7 @@ class Manifest:
 def canonical_json(value: Any) -> bytes:
     """Write JSON in the one form that packages use: keys sorted, no spaces, UTF-8. Raises PackageError for NaN."""
     try:
+        _check_depth(value)
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode()
     except (TypeError, ValueError, RecursionError) as error:  # also text that is not valid Unicode
@@ -138,6 +140,7 @@ def parse_json(what: str, data: bytes) -> dict[str, Any]:
     """Parse a JSON object, refusing doubled keys, NaN and depths that no package has."""
     try:
         value = json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        _check_depth(value)
     except (ValueError, RecursionError) as error:
         raise PackageError(f"{what} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
@@ -329,6 +332,20 @@ def _text(where: str, value: Mapping[str, Any], key: str) -> str:
         raise PackageError(f"{where} holds {key} = {str(text)[:80]!r}, expected text")
     check_text(f"{key} in {where}", text)
     return text
+
+
+def _check_depth(value: Any) -> None:
+    """Refuse what is nested too deep for all that walks through it; raises ValueError."""
+    level = [value]
+    for _ in range(JSON_DEPTH_MAX):
+        level = [child for item in level if isinstance(item, dict | list | tuple) for child in _children(item)]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {JSON_DEPTH_MAX} levels deep")
+
+
+def _children(item: Any) -> Iterable[Any]:
+    return item.values() if isinstance(item, dict) else item
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -94,7 +94,11 @@ class TarStorage:
 
 def open_storage(path: Path) -> Storage:
     """Open a folder or a tar. Raises PackageError."""
-    return FolderStorage(path) if path.is_dir() else TarStorage(path)
+    if path.is_dir():
+        return FolderStorage(path)
+    if path.exists() and not path.is_file():
+        raise PackageError(f"{path}: neither a folder nor a file, so no package")
+    return TarStorage(path)
 
 
 def read_small(storage: Storage, name: str, bytes_max: int) -> bytes:

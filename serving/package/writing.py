@@ -49,7 +49,11 @@ class SignatureBlobs:
     blobs: tuple[bytes, ...]
 
 
-def write(contents: Contents, path: Path, *, sign: "Sign | None" = None) -> str:
+Sign = Callable[[bytes], SignatureBlobs]
+"""Signs a manifest."""
+
+
+def write(contents: Contents, path: Path, *, sign: Sign | None = None) -> str:
     """Write a package as a folder, or as a tar where `path` ends in .tar; return its digest.
 
     `sign` is given the manifest and returns a signature to put beside it. Raises PackageError, also when something
@@ -64,12 +68,10 @@ def write(contents: Contents, path: Path, *, sign: "Sign | None" = None) -> str:
         return draft.finish(data, _signatures(sign, data))
 
 
-def assemble(
-    manifest: bytes, fetch: Fetch, path: Path, *, signatures: Sequence[SignatureBlobs] = ()
-) -> str:  # fmt: skip
+def assemble(manifest: bytes, fetch: Fetch, path: Path, *, signatures: Sequence[SignatureBlobs] = ()) -> str:
     """Write the package of a manifest, taking each blob from `fetch`; return its digest. Raises PackageError.
 
-    Compare the digest with the one that was asked for, or `digest_of(manifest)` before.
+    The caller compares the digest with the one that it asked for; `digest_of(manifest)` tells it before.
     """
     parsed = parse_manifest(manifest)
     with _draft(path) as draft:
@@ -78,17 +80,13 @@ def assemble(
         return draft.finish(manifest, signatures)
 
 
-def export(package: Package, path: Path, *, sign: "Sign | None" = None) -> str:
+def export(package: Package, path: Path, *, sign: Sign | None = None) -> str:
     """Write a package to another place, as a folder or a tar, its signatures included; return its digest."""
     from serving.package.signing import signatures_of  # noqa: PLC0415 - it writes with what is here
 
     signatures = [*signatures_of(package), *_signatures(sign, package.manifest_bytes)]
     unique = list({signature.manifest: signature for signature in signatures}.values())
     return assemble(package.manifest_bytes, package.chunks, path, signatures=unique)
-
-
-Sign = Callable[[bytes], SignatureBlobs]
-"""Signs a manifest."""
 
 
 def _signatures(sign: Sign | None, manifest: bytes) -> list[SignatureBlobs]:
@@ -113,11 +111,18 @@ def _sources(contents: Contents) -> Iterator[tuple[Part, str, Source]]:
         if value is None:
             continue
         if isinstance(value, str):
-            yield part, part.title, value.encode()
+            yield part, part.title, _encoded(part, value)
         elif isinstance(value, bytes | Path):
             yield part, part.title, value
         else:
             yield part, part.title, _document(part, value)
+
+
+def _encoded(part: Part, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise PackageError(f"{part.title} is not valid text and cannot be written") from None
 
 
 def _document(part: Part, value: object) -> bytes:
@@ -158,6 +163,8 @@ class _Draft:
         """Store a blob of a known digest, verified."""
         target = self._blobs / blob.digest.removeprefix("sha256:")
         if target.exists():  # two parts of the same bytes
+            if target.stat().st_size != blob.bytes_count:
+                raise PackageError(f"blob {blob.digest} is named with two lengths, of which one must be wrong")
             return
         with _open_new(target) as file:
             for chunk in checked_chunks("what came", blob, iter(chunks)):
@@ -210,14 +217,14 @@ def _draft(path: Path) -> Iterator[_Draft]:
         folder.mkdir()
         yield _Draft(folder, path)
     except OSError as error:
-        raise PackageError(f"{path} cannot be written: {error.filename or ''}: {error.strerror}") from None
+        raise PackageError(f"{path} cannot be written: {error}") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         folder.with_name(f"{folder.name}.tar").unlink(missing_ok=True)
 
 
 def _check_is_same(made: Path, path: Path, digest: str) -> None:
-    """Leave an equal package alone and refuse to replace anything else. A tar is compared byte by byte."""
+    """Leave the same package with the same signatures alone, and refuse to replace anything else."""
     try:
         there = read(path)
     except PackageError:

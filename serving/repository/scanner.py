@@ -13,7 +13,7 @@ from pathlib import Path
 from serving.errors import ConfigError
 
 MODEL_FILE = "model.onnx"
-PACKAGE_FILE = "index.json"  # of the OCI image layout that a package is
+PACKAGE_FILE = "oci-layout"  # what marks the OCI image layout that a package is
 PACKAGE_SUFFIX = ".tar"
 CONFIG_FILE = "model.toml"
 FILES_PER_VERSION_MAX = 10_000

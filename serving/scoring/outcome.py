@@ -37,7 +37,9 @@ class Output:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of its columns in a table."""
+        """The names of its columns in a table. Raises ConfigError when no table can hold it."""
+        if len(self.row_shape) > 1:
+            raise ConfigError(f"output '{self.name}' has rows of shape {list(self.row_shape)}; write a .npz")
         if self.row_shape in {(), (1,)}:
             return (self.name,)
         labels = self.labels or tuple(map(str, range(self.row_shape[0])))

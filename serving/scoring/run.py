@@ -17,12 +17,13 @@ from serving.scoring.opened import OpenModel
 from serving.scoring.outcome import Output, check_kind, write_outcome
 from serving.scoring.spool import Spool
 from serving.tables.matching import TensorColumns, match
-from serving.tables.sources import Chunk, Source
+from serving.tables.rows import Chunk, Source
 from serving.types import DYNAMIC, Array, Datatype, TensorSpec
 
 CHUNK_ROWS_MAX = 65_536
 CHUNK_BYTES = 64 << 20
 _CELL_BYTES = 64  # a short string of Python's
+KEPT_CHARACTERS_MAX = 1_000  # all cells of a chunk take as much memory as the longest
 BATCH_ROWS = 256
 """What a server's `batch_rows_max` is unless a `model.toml` says otherwise."""
 
@@ -32,9 +33,13 @@ Progress = Callable[[int, int | None], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How to score. `outputs` are names, all of them when empty; `checkpoint_rows` 0 chooses by the size of a row."""
+    """How to score. `outputs` are names, all of them when empty; `checkpoint_rows` 0 chooses by the size of a row.
+
+    `keep` names columns of the input that go into the file of answers, before the outputs: what rows are known by.
+    """
 
     outputs: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
     batch_rows: int = BATCH_ROWS
     checkpoint_rows: int = 0
     file_order: bool = False
@@ -49,7 +54,8 @@ def score(
     was killed. Raises ConfigError naming row and column of what cannot be scored.
     """
     outputs = _chosen(model, settings.outputs)
-    check_kind(out, [(spec.name, len(spec.shape)) for _, spec in outputs])
+    _check_keep(settings.keep, source, [spec.name for _, spec in outputs])
+    check_kind(out, [*((name, 1) for name in settings.keep), *((spec.name, len(spec.shape)) for _, spec in outputs)])
     tensors = match(
         model.signature, model.columns, source.names,
         is_table=source.is_table, label=source.label, file_order=settings.file_order,
@@ -58,37 +64,38 @@ def score(
     chunk_rows = settings.checkpoint_rows or _chunk_rows(model.signature.inputs, source)
     job = {
         "input": dict(identity), "model": model.digest, "chunk_rows": chunk_rows, "batch_rows": scorer.batch_rows,
-        "outputs": [spec.name for _, spec in outputs], "file_order": settings.file_order,
+        "outputs": [spec.name for _, spec in outputs], "keep": list(settings.keep), "file_order": settings.file_order,
     }  # fmt: skip
     spool = Spool(out.with_name(f"{out.name}.part"), job)
     try:
         progress(spool.rows, source.rows_count)
         for chunk in source.chunks(chunk_rows, skip=spool.rows):
-            spool.append(chunk.rows, scorer.answers(chunk))
+            kept = [_kept(chunk, name) for name in settings.keep]
+            spool.append(chunk.rows, [*kept, *scorer.answers(chunk)])
             progress(spool.rows, source.rows_count)
         if not spool.rows:
             raise ConfigError(f"{source.label} has no rows")
-        _write(out, model, [spec for _, spec in outputs], spool)
+        _write(out, [*((name, ()) for name in settings.keep), *((spec.name, model.labels.get(spec.name, ()))
+                     for _, spec in outputs)], spool)  # fmt: skip
         spool.remove()
     finally:
         spool.close()
     return spool.rows
 
 
-def _write(out: Path, model: OpenModel, specs: Sequence[TensorSpec], spool: Spool) -> None:
-    """Write what was spooled as the file that was asked for."""
-    shapes: list[set[tuple[int, ...]]] = [set() for _ in specs]
-    for arrays in spool.chunks(len(specs)):
+def _write(out: Path, columns: Sequence[tuple[str, tuple[str, ...]]], spool: Spool) -> None:
+    """Write what was spooled, arrays of these names and labels, as the file that was asked for."""
+    shapes: list[set[tuple[int, ...]]] = [set() for _ in columns]
+    for arrays in spool.chunks(len(columns)):
         for found, array in zip(shapes, arrays, strict=True):
             found.add(array.shape[1:])
     outputs: list[Output] = []
-    for spec, found in zip(specs, shapes, strict=True):
+    for (name, labels), found in zip(columns, shapes, strict=True):
         if len(found) > 1:
-            raise ConfigError(f"output '{spec.name}' has rows of different shapes, which no file can hold together")
+            raise ConfigError(f"output '{name}' has rows of different shapes, which no file can hold together")
         (row_shape,) = found
-        labels = model.labels.get(spec.name, ())
-        outputs.append(Output(spec.name, row_shape, labels if row_shape == (len(labels),) else ()))
-    write_outcome(out, outputs, lambda: spool.chunks(len(specs)), rows=spool.rows)
+        outputs.append(Output(name, row_shape, labels if row_shape == (len(labels),) else ()))
+    write_outcome(out, outputs, lambda: spool.chunks(len(columns)), rows=spool.rows)
 
 
 class _Scorer:
@@ -139,6 +146,28 @@ def _chosen(model: OpenModel, names: Sequence[str]) -> list[tuple[int, TensorSpe
         if name not in known:
             raise ConfigError(f"the model has no output '{name}', it has {', '.join(known)}")
     return [(index, spec) for index, spec in specs if not names or spec.name in names]
+
+
+def _check_keep(names: Sequence[str], source: Source, outputs: Sequence[str]) -> None:
+    for index, name in enumerate(names):
+        if name not in source.names or not source.is_table:
+            raise ConfigError(f"{source.label} has no column '{name}' to keep")
+        if name in outputs or name in names[:index]:
+            raise ConfigError(f"'{name}' would be there twice; keep it once, and none that is called like an output")
+
+
+def _kept(chunk: Chunk, name: str) -> Array:
+    """Return a column of the input as it goes into the answers. Raises ConfigError."""
+    values = chunk.columns[name]
+    if values.dtype != np.object_:
+        return values
+    for row, cell in enumerate(values, chunk.start):
+        if not isinstance(cell, str) or len(cell) > KEPT_CHARACTERS_MAX:
+            raise ConfigError(
+                f"row {row}, column '{name}': a cell to keep is a number, or text of at most {KEPT_CHARACTERS_MAX} "
+                "characters"
+            )
+    return values.astype(np.str_)
 
 
 def _batch_rows(model: OpenModel, settings: Settings) -> int:

@@ -39,7 +39,6 @@ class Spool:
         self.rows, self._bytes = self._progress()
         with self._writing():
             self._file.truncate(self._bytes)
-            self._file.seek(0, os.SEEK_END)  # or `tell` would count on from where the cut-off bytes ended
 
     def append(self, rows: int, arrays: Sequence[Array]) -> None:
         """Keep the answers of some rows, one array per output; they survive a kill once this returns."""

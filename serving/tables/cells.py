@@ -55,7 +55,7 @@ def guess(values: Array) -> Array:
 
 def _numbers(values: Array, datatype: Datatype, column: str, start: int) -> Array:
     """Read text, or objects such as None, as numbers; 64-bit integers keep all their digits."""
-    if datatype.dtype.kind in "iu":
+    if datatype.dtype.kind in "iu" and datatype is not Datatype.BF16:  # whose bits lie in integers
         return _each(values, _integer, column, start)
     try:
         return np.fromiter(map(float, values.reshape(-1)), np.float64, values.size).reshape(values.shape)

@@ -13,7 +13,7 @@ import numpy as np
 
 from serving.errors import ConfigError
 from serving.tables.cells import as_datatype
-from serving.tables.sources import UNNAMED, Chunk
+from serving.tables.rows import UNNAMED, Chunk
 from serving.types import DYNAMIC, Array, Signature, TensorSpec
 
 

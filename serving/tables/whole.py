@@ -7,7 +7,8 @@ import numpy as np
 
 from serving.errors import ConfigError
 from serving.tables.cells import guess
-from serving.tables.sources import UNNAMED, open_source
+from serving.tables.rows import UNNAMED
+from serving.tables.sources import open_source
 from serving.types import Array
 
 

@@ -83,7 +83,8 @@ FAULTS = {
     "damaged graph": (lambda package: damage(package, "model.onnx"), "is damaged"),
     "damaged profile": (lambda package: damage(package, "profile.npz"), "is damaged"),
     "missing blob": (lambda package: next((package / "blobs/sha256").iterdir()).unlink(), "is missing"),
-    "no layout": (lambda package: (package / "oci-layout").unlink(), "oci-layout is missing"),
+    "no layout": (lambda package: (package / "oci-layout").unlink(), "no model.onnx in version 1, and no package"),
+    "no index": (lambda package: (package / "index.json").unlink(), "index.json is missing"),
     "link": (with_link, "cannot be opened as a plain file"),
     "graph beside": (lambda package: (package / "model.onnx").write_bytes(b""), "holds both model.onnx and a package"),
     "tar beside": (

@@ -7,7 +7,9 @@ import csv
 import json
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +23,9 @@ from serving.types import Datatype
 from tests.support import graphs
 from tests.support.command_line import run
 from tests.support.packages import write_key_pair
-from tests.support.servers import PROGRAM, server_thread
+from tests.support.servers import server_thread
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -150,6 +154,14 @@ def test_scored_answers_are_the_served_ones_bit_by_bit(penstock, world, package,
             assert archive[name].tobytes() == expected.tobytes(), name
 
 
+def test_an_unpacked_package_is_scored_as_the_package_itself(penstock, world, package, tmp_path):
+    root, _ = world
+    for source, out in ((root / "plain", "a.csv"), (package[0], "b.csv")):
+        result = penstock("score", str(source), "--input", str(root / "rows.csv"), "--out", str(tmp_path / out))
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
 def test_a_csv_of_answers_has_the_labels_and_reads_back_exactly(penstock, world, package, tmp_path):
     root, _ = world
     out = tmp_path / "y.csv"
@@ -182,6 +194,20 @@ def test_a_model_that_does_not_name_its_columns_wants_to_be_told(penstock, world
     assert out.read_bytes() == (tmp_path / "z.npz").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["m/1", "m/1/model.onnx"])
+def test_a_version_with_steps_beside_its_graph_is_left_to_a_server(penstock, tmp_path, name):
+    graphs.write_model(tmp_path, "m", graphs.affine(), config='[pipeline]\npreprocess = ["x"]\n')
+    np.save(tmp_path / "x.npy", np.ones((1, 4), np.float32))
+    result = penstock(
+        "score", str(tmp_path / name), "--input", str(tmp_path / "x.npy"), "--out", str(tmp_path / "y.npy")
+    )
+    assert result.returncode == 1
+    assert "model.toml has a [pipeline], which only a server runs; send the rows to one" in result.stderr
+    (tmp_path / "m/model.toml").unlink()
+    assert penstock("score", str(tmp_path / name), "--input", str(tmp_path / "x.npy"), "--out",
+                    str(tmp_path / "y.npy")).returncode == 0  # fmt: skip
+
+
 def test_a_bad_cell_is_one_line_with_its_row_and_column(penstock, world, package, tmp_path):
     root, _ = world
     lines = (root / "rows.csv").read_text().splitlines()
@@ -195,21 +221,41 @@ def test_a_bad_cell_is_one_line_with_its_row_and_column(penstock, world, package
     assert not out.exists()
 
 
+HELD = """
+import sys
+from serving.__main__ import main
+from serving.commands.score import _Progress
+
+note = _Progress.__call__
+
+def hold(self, rows, total):
+    note(self, rows, total)
+    if rows >= 512:
+        sys.stdout.write("held\\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+_Progress.__call__ = hold
+main()
+"""
+"""The command line, held up once two chunks are kept, so that a test decides when the process dies."""
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
 def test_a_run_that_is_stopped_goes_on_and_ends_with_the_same_bytes(penstock, tmp_path, how):
-    (tmp_path / "model.onnx").write_bytes(graphs.slow(width=128))
-    rows = np.random.default_rng(0).standard_normal((20_000, 128)).astype(np.float32)
-    np.save(tmp_path / "x.npy", rows)
+    (tmp_path / "model.onnx").write_bytes(graphs.affine())
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((2_000, 4)).astype(np.float32))
     command = ("score", str(tmp_path), "--input", str(tmp_path / "x.npy"), "--checkpoint-rows", "256", "--out")
-    out = tmp_path / "y.npz"
-    with subprocess.Popen([*PROGRAM, *command, str(out)], stderr=subprocess.PIPE, text=True) as process:
-        assert "rows/s" in process.stderr.readline()  # the first checkpoint is written
+    out, pipe = tmp_path / "y.npz", subprocess.PIPE
+    program = [sys.executable, "-c", HELD, *command, str(out)]
+    with subprocess.Popen(program, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout.readline() == "held\n"
         process.send_signal(how)
         said = process.stderr.read()
     assert process.returncode == (-how if how == signal.SIGKILL else 130)
-    assert how == signal.SIGKILL or "the same command goes on from there" in said
+    assert how == signal.SIGKILL or "stopped after 512 rows; the same command goes on from there" in said
     assert not out.exists()
     result = penstock(*command, str(out))
-    assert "going on after " in result.stderr
+    assert "going on after 512 rows" in result.stderr
     assert penstock(*command, str(tmp_path / "whole.npz")).returncode == 0
     assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()

@@ -2,12 +2,14 @@ import gc
 import os
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
 from serving.config import InstancesConfig, SessionConfig
 from serving.errors import LoadError
+from serving.execution.graph import Graph
 from serving.execution.session import Session
 from serving.types import DATATYPES, DYNAMIC, Datatype, Signature, TensorSpec
 from tests.support import graphs
@@ -52,6 +54,23 @@ def test_every_datatype_goes_through_a_graph_unchanged(load, datatype):
 def test_zero_rows_go_through_every_graph(load, datatype):
     (output,) = load(graphs.identity(datatype.wire_name)).run([np.empty((0, 4), datatype.dtype)])
     assert output.shape == (0, 4)
+
+
+def test_a_graph_in_memory_is_run_as_the_one_in_a_file(load):
+    session = Session(Graph(graphs.affine()), SessionConfig(), InstancesConfig())
+    assert session.signature == load(graphs.affine()).signature
+    assert session.run([np.ones((1, 4), np.float32)])[0].tolist() == [[3, 3, 3, 3]]
+
+
+def test_a_graph_in_memory_that_is_none_is_refused_by_what_it_is():
+    with pytest.raises(LoadError, match="onnxruntime cannot load the graph of the package: "):
+        Session(Graph(b"noise"), SessionConfig(), InstancesConfig())
+
+
+def test_what_a_graph_says_of_itself_is_kept(load):
+    model = onnx.load_from_string(graphs.affine())
+    model.metadata_props.add(key="penstock.passes", value="slim")
+    assert load(model.SerializeToString()).facts == {"penstock.passes": "slim"}
 
 
 def test_outputs_outlive_their_session(load):

@@ -71,6 +71,11 @@ def test_nothing_at_all_is_no_package(tmp_path):
     assert refusal(tmp_path / "gone") == f"{tmp_path / 'gone'}: no such file"
 
 
+def test_what_would_only_be_waited_for_is_no_package(tmp_path):
+    os.mkfifo(tmp_path / "fifo.tar")
+    assert refusal(tmp_path / "fifo.tar") == f"{tmp_path / 'fifo.tar'}: neither a folder nor a file, so no package"
+
+
 # ---- links and other kinds of files --------------------------------------------------------------------------------
 
 
@@ -198,6 +203,7 @@ INDEXES = {
     "no JSON": (b"{", "is not valid JSON"),
     "no UTF-8": (b"\xff\xff", "is not valid JSON"),
     "deep": (b"[" * 100_000, "is not valid JSON"),
+    "too deep": (b'{"a":' * 70 + b"1" + b"}" * 70, "it is nested more than 64 levels deep"),
     "long number": (b"1" * 100_000, "is not valid JSON"),
     "doubled key": (b'{"manifests": [], "manifests": []}', "names a key twice"),
     "NaN": (b'{"manifests": NaN}', "is no number of JSON"),

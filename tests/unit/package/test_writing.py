@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -73,7 +74,15 @@ def test_weights_that_would_lead_elsewhere_are_refused(tmp_path, title):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), "\ud800"], ids=repr)
+def nested(levels):
+    return [nested(levels - 1)] if levels else 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("inf"), object(), "\ud800", nested(100)],
+    ids=["NaN", "infinity", "object", "surrogate", "deep"],
+)
 def test_what_json_cannot_hold_is_refused_by_the_parts_name(tmp_path, value):
     with pytest.raises(PackageError, match=r"^parity.json cannot be written as JSON"):
         write(contents(parity={"a": value}), tmp_path / "a")
@@ -161,3 +170,24 @@ def test_a_copy_is_the_same_package(tmp_path):
     assert export(read(tmp_path / "a"), tmp_path / "b.tar") == digest
     assert export(read(tmp_path / "b.tar"), tmp_path / "c") == digest
     assert files(tmp_path / "a") == files(tmp_path / "c")
+
+
+def test_a_manifest_that_gives_one_blob_two_lengths_is_refused(tmp_path):
+    write(contents(weights={"a": b"123", "b": b"123"}), tmp_path / "a")
+    package = read(tmp_path / "a")
+    manifest = json.loads(package.manifest_bytes)
+    next(layer for layer in manifest["layers"] if "b" in layer["annotations"].values())["size"] = 2
+    store = {blob.digest: package.read_blob(blob) for blob in package.blobs}
+    with pytest.raises(PackageError, match="is named with two lengths"):
+        assemble(json.dumps(manifest).encode(), lambda blob: [store[blob.digest]], tmp_path / "b")
+
+
+def test_a_licence_that_is_no_text_is_refused(tmp_path):
+    with pytest.raises(PackageError, match=r"LICENCE\.txt is not valid text"):
+        write(contents(licence="\ud800"), tmp_path / "a")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(PackageError, match=r"cannot be written: .*No such file or directory: '.*gone'"):
+        write(contents(model=tmp_path / "gone"), tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []

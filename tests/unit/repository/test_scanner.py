@@ -126,3 +126,45 @@ def test_a_change_is_noticed(tmp_path, change):
     assert fingerprint(tmp_path / "a") == before
     change(tmp_path / "a")
     assert fingerprint(tmp_path / "a") != before
+
+
+# ---- packages ------------------------------------------------------------------------------------------------------
+
+
+def test_a_package_may_be_the_folder_of_a_version_or_a_tar_beside_such_folders(tmp_path):
+    write(tmp_path, "a/1/index.json", "a/1/oci-layout", "a/1/blobs/sha256/0", "a/2.tar", "a/3/model.onnx")
+    versions = scan_model(tmp_path / "a").versions
+    assert {number: version.path for number, version in versions.items()} == {
+        1: tmp_path / "a/1", 2: tmp_path / "a/2.tar", 3: tmp_path / "a/3/model.onnx"
+    }  # fmt: skip
+    assert [version.problem for version in versions.values()] == [None] * 3
+
+
+def test_an_index_beside_a_graph_makes_no_package(tmp_path):
+    write(tmp_path, "a/1/index.json", "a/1/model.onnx")
+    assert scan_model(tmp_path / "a").versions[1].path == tmp_path / "a/1/model.onnx"
+
+
+def test_two_of_one_version_are_a_problem(tmp_path):
+    write(tmp_path, "a/1/oci-layout", "a/1/model.onnx", "a/2/model.onnx", "a/2.tar")
+    versions = scan_model(tmp_path / "a").versions
+    assert versions[1].problem == "holds both model.onnx and a package; keep one of them"
+    assert versions[2].problem == "there is a folder and a tar of this version; keep one of them"
+
+
+@pytest.mark.parametrize("name", ["old.tar", ".1.tar", "01.tar", "1.tar.gz", "1.tar.part"])
+def test_another_file_beside_the_versions_is_no_version(tmp_path, name):
+    write(tmp_path, f"a/{name}", "a/1/model.onnx")
+    model = scan_model(tmp_path / "a")
+    assert list(model.versions) == [1]
+    assert model.problems == ()
+
+
+def test_a_blob_that_arrives_is_noticed(tmp_path):
+    write(tmp_path, "a/1/oci-layout", "a/1/blobs/sha256/0", "a/2.tar")
+    before = scan_model(tmp_path / "a")
+    write(tmp_path, "a/1/blobs/sha256/1")
+    (tmp_path / "a/2.tar").write_bytes(b"more of it")
+    after = scan_model(tmp_path / "a")
+    for number in (1, 2):
+        assert before.versions[number].fingerprint != after.versions[number].fingerprint

@@ -89,3 +89,9 @@ def test_a_failure_leaves_what_was_there(tmp_path):
         write_outcome(path, OUTPUTS, chunks, rows=3)
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_output_that_turns_out_to_be_deep_is_refused_by_a_table(tmp_path):
+    with pytest.raises(ConfigError, match=r"output 'y' has rows of shape \[2, 2\]; write a \.npz"):
+        write(tmp_path / "a.csv", [Output("y", (2, 2))], [[np.ones((1, 2, 2))]])
+    assert list(tmp_path.iterdir()) == []

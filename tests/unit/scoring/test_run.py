@@ -99,6 +99,44 @@ def test_only_the_outputs_that_were_asked_for_are_written(tmp_path):
         run(model, values, tmp_path / "z.npz", outputs=("z",))
 
 
+@pytest.mark.parametrize("kind", ["csv", "npz", "parquet"])
+def test_columns_that_are_kept_stand_before_the_answers(tmp_path, kind):
+    values = {
+        "index": np.arange(ROWS) % 10,
+        "id": np.array([f"id{row}" for row in range(ROWS)], np.object_),
+        "weight": np.arange(ROWS) / 2,
+    }
+    out = tmp_path / f"y.{kind}"
+    run(model_of(tmp_path, graphs.lookup()), values, out, keep=("id", "weight"))
+    source = open_source(out)
+    names = ("id", "weight", "y") if kind == "npz" else ("id", "weight", "y_0", "y_1", "y_2", "y_3")
+    assert source.names == names
+    chunk = next(source.chunks(100))
+    assert [str(cell) for cell in chunk.columns["id"]] == values["id"].tolist()
+    assert [float(cell) for cell in chunk.columns["weight"]] == values["weight"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (("gone",), "has no column 'gone' to keep"),
+        (("y",), "'y' would be there twice"),
+        (("id", "id"), "'id' would be there twice"),
+        (("long",), "row 3, column 'long': a cell to keep is a number, or text of at most 1000 characters"),
+        (("none",), "row 0, column 'none': a cell to keep is"),
+    ],
+    ids=["gone", "output", "doubled", "long", "missing"],
+)
+def test_a_column_that_cannot_be_kept_is_named(tmp_path, keep, message):
+    words = np.array(["a"] * ROWS, np.object_)
+    long = words.copy()
+    long[3] = "x" * 1001
+    none = np.array([None] * ROWS, np.object_)
+    values = {"index": np.arange(ROWS) % 10, "y": words, "id": words, "long": long, "none": none}
+    with pytest.raises(ConfigError, match=message):
+        run(model_of(tmp_path, graphs.lookup()), values, tmp_path / "y.csv", keep=keep)
+
+
 def test_text_of_any_length_and_bfloat16_come_out_as_files_hold_them(tmp_path):
     words = np.array([["a", "b" * row] for row in range(ROWS)], np.object_)
     run(model_of(tmp_path, graphs.identity("BYTES", ("rows", 2))), {"x": words}, tmp_path / "w.npz")

@@ -27,6 +27,7 @@ def convert(values, datatype, start=0):
         (np.array([3.0, -128.0]), Datatype.INT8, [3, -128]),
         (text("1", "false"), Datatype.BOOL, [True, False]),
         (np.array([True, False]), Datatype.BOOL, [True, False]),
+        (text("1.5", "nan"), Datatype.BF16, [0x3FC0, 0x7FC0]),
         (text("a", ""), Datatype.BYTES, ["a", ""]),
         (np.array(["a", "bc"]), Datatype.BYTES, ["a", "bc"]),
         (np.array([1, 20]), Datatype.BYTES, ["1", "20"]),

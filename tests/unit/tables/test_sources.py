@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from serving.errors import ConfigError
-from serving.tables.sources import UNNAMED, open_source
+from serving.tables.rows import UNNAMED
+from serving.tables.sources import open_source
 from serving.tables.whole import read_whole
 
 ROWS = 23
