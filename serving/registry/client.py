@@ -31,7 +31,7 @@ from serving.registry.description import describe_package
 from serving.registry.difference import Difference, differences
 from serving.registry.evidence import check_evidence
 from serving.registry.lineage import Lineage, lineage_of
-from serving.registry.manifests import blobs_of, index_of, manifest_facts, manifests_of
+from serving.registry.manifests import DIGESTS_BYTES_MAX, blobs_of, index_of, manifest_facts, manifests_of
 from serving.registry.names import Alias, Reference, Version, check_word
 from serving.registry.place import folder_of, store_uri
 from serving.registry.record import Record
@@ -199,6 +199,8 @@ class Registry(AbstractContextManager["Registry"]):
         if row_digests is None and "row_digests" in facts:
             raise RegistryError("row_digests are made of training rows, not given as a fact")
         if row_digests is not None:
+            if len(row_digests) > DIGESTS_BYTES_MAX:
+                raise RegistryError(f"{len(row_digests)} bytes of row digests, at most {DIGESTS_BYTES_MAX}")
             blob = _blob(row_digests)
             facts = {**facts, "row_digests": {"digest": blob.digest, "bytes": blob.bytes_count}}
         check_evidence(kind, facts)
