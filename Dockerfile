@@ -27,7 +27,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY serving serving
 COPY converters converters
 RUN python -m venv /opt/penstock \
-    && /opt/penstock/bin/pip install --no-cache-dir '.[sign]' \
+    && /opt/penstock/bin/pip install --no-cache-dir '.[sign]' 'fsspec>=2024.6' \
     && /opt/penstock/bin/python -m compileall -q /opt/penstock/lib \
     && penstock kernels
 

@@ -14,6 +14,7 @@ _EXAMPLES = """\b
 Examples:
   penstock serve --models ./models
   penstock serve --models ./models --poll-interval-s 2 --host 0.0.0.0
+  penstock serve --registry ./registry --model fraud@production
 """
 """The first character tells click to keep the lines."""
 
@@ -26,7 +27,7 @@ Examples:
     help="A TOML file with these options, written with underscores. Variables beat it, and flags beat both.",
 )  # fmt: skip
 def command(config_file: Path | None, **flags: Any) -> None:
-    """Serve the models of a folder over gRPC.
+    """Serve the models of a folder, or of a registry by alias, over gRPC.
 
     The folder holds MODEL/VERSION/model.onnx, where VERSION is an integer, and optionally MODEL/model.toml. A package
     may take the place of model.onnx: MODEL/VERSION/ is its folder, or MODEL/VERSION.tar its tar.

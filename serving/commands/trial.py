@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from serving.errors import ConfigError
-from serving.package import Package, Part
+from serving.package import Package, export
 from serving.release.inference import Estimate
 from serving.release.measured import CompareLatency, Ratios, Running
 from serving.release.policy import CostConfig
@@ -115,12 +115,7 @@ class TrialServer:
 def serve(package: Package) -> Iterator[TrialServer]:
     """Serve a package in a process of its own, as `penstock serve` does by default."""
     with tempfile.TemporaryDirectory(prefix="penstock-check-") as folder:
-        version = Path(folder) / MODEL / "1"
-        version.mkdir(parents=True)
-        (version / Part.MODEL.title).write_bytes(package.model)
-        for title, data in package.weights.items():
-            (version / title).parent.mkdir(exist_ok=True)
-            (version / title).write_bytes(data)
+        export(package, Path(folder) / MODEL / "1")
         server = TrialServer(folder, package)
         try:
             server.wait_until_ready()

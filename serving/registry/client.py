@@ -1,14 +1,15 @@
 """The registry's verbs, in Python as in the command.
 
     with Registry.open("/srv/registry") as registry:
-        pushed = registry.push(Path("fraud.pkg"))
-        registry.promote(pushed.version, "staging")
+        pushed = registry.push(Path("fraud.pkg")).pushed
+        registry.promote(pushed.version, "production", gate=CheckedGate(policy))
 
 Whatever changes something is one record, and returns it; its digest is the new head of the ledger.
 """
 
 import getpass
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -30,7 +31,7 @@ from serving.registry.description import describe_package
 from serving.registry.difference import Difference, differences
 from serving.registry.evidence import check_evidence
 from serving.registry.lineage import Lineage, lineage_of
-from serving.registry.manifests import blobs_of, index_of, manifest_facts, manifests_of
+from serving.registry.manifests import DIGESTS_BYTES_MAX, blobs_of, index_of, manifest_facts, manifests_of
 from serving.registry.names import Alias, Reference, Version, check_word
 from serving.registry.place import folder_of, store_uri
 from serving.registry.record import Record
@@ -95,7 +96,7 @@ class Registry(AbstractContextManager["Registry"]):
         folder = folder_of(uri)
         store = BlobStore.at(store_uri(folder))
         catalogue = Catalogue.open(folder, clock or MonotonicClock(), create=create, busy_timeout_s=busy_timeout_s)
-        who = _checked_text("who", who or f"{getpass.getuser()}@{socket.gethostname()}")
+        who = _checked_text("who", who or f"{_user()}@{socket.gethostname()}")
         return cls(folder, catalogue, store, who=who)
 
     def __exit__(
@@ -198,6 +199,8 @@ class Registry(AbstractContextManager["Registry"]):
         if row_digests is None and "row_digests" in facts:
             raise RegistryError("row_digests are made of training rows, not given as a fact")
         if row_digests is not None:
+            if len(row_digests) > DIGESTS_BYTES_MAX:
+                raise RegistryError(f"{len(row_digests)} bytes of row digests, at most {DIGESTS_BYTES_MAX}")
             blob = _blob(row_digests)
             facts = {**facts, "row_digests": {"digest": blob.digest, "bytes": blob.bytes_count}}
         check_evidence(kind, facts)
@@ -284,6 +287,14 @@ class Registry(AbstractContextManager["Registry"]):
     def _signature(self, manifest: Descriptor) -> SignatureBlobs:
         content = self._store.read(manifest)
         return SignatureBlobs(content, tuple(self._store.read(blob) for blob in blobs_of(content)))
+
+
+def _user() -> str:
+    """Return the user's name, or number where it has no name, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _named(pushed: Pushed) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving.errors import PackageError, RegistryDamaged, RegistryError
+from serving.errors import ConfigError, PackageError, RegistryDamaged, RegistryError
 from serving.package import read, verify
 from serving.registry.catalogue import Pushed
 from serving.registry.client import Registry
@@ -65,7 +65,7 @@ class AliasFollower:
         """Hand over what each alias names. What goes wrong is logged once, and what serves goes on serving."""
         try:
             registry = Registry.open(self._uri)
-        except (RegistryError, OSError) as error:
+        except (ConfigError, RegistryError, OSError) as error:
             for followed in self._followed:
                 self._without_registry(followed, str(error))
             return

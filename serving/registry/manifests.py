@@ -21,6 +21,9 @@ from serving.package.manifest import (
 from serving.package.parts import Descriptor
 from serving.registry.record import Record
 
+DIGESTS_BYTES_MAX = 1 << 30
+"""Digests of training rows; they are read into memory."""
+
 REF_NAME = "org.opencontainers.image.ref.name"
 
 
@@ -68,7 +71,8 @@ def row_digests_of(facts: Mapping[str, Any]) -> Descriptor | None:
     if "row_digests" not in facts:
         return None
     try:
-        return parse_descriptor("a record of data", _descriptor("application/octet-stream", facts["row_digests"]))
+        value = _descriptor("application/octet-stream", facts["row_digests"])
+        return parse_descriptor("a record of data", value, bytes_max=DIGESTS_BYTES_MAX)
     except PackageError as error:
         raise RegistryError(str(error)) from None
 

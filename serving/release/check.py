@@ -3,7 +3,7 @@
 Servers are started and load is offered by the callables in `Tools`; everything else is read from the registry.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ from serving.release.policy import CHECKS, Policy
 from serving.release.profile_check import reference_profile
 from serving.release.quality import Rival, losses_of, overfitting, quality, slices
 from serving.release.report import CHECK, Report
+
+_TROUBLE = (ConfigError, RemoteError, PackageError, RegistryDamaged)
+"""What goes wrong with a server, or with rows that do not fit a package."""
+
+_OF_SERVERS = ("loads and answers", "batch invariance", "quality", "slices", "latency mean", "latency p99", "memory")
 
 HOLDERS_MAX = 10
 """Of the packages that ever held the alias, so many are compared with, the last ones."""
@@ -61,6 +66,14 @@ def _holders(registry: Registry, alias: Alias) -> list[Version]:
     return [Version(alias.model, sequence) for sequence in dict.fromkeys(last_first)][:HOLDERS_MAX]
 
 
+def _asked(names: Sequence[str], ask: Callable[[], list[Finding]]) -> list[Finding]:
+    """Return the answers, or say of each of these checks why there is none."""
+    try:
+        return ask()
+    except _TROUBLE as error:
+        return [inconclusive(name, str(error)) for name in names]
+
+
 @dataclass(slots=True)
 class _Inquiry:
     """One check under way. `rivals` are the packages that held the alias, what it names now first."""
@@ -83,7 +96,7 @@ class _Inquiry:
             return [whole, *lost]
         return [
             whole,
-            documents.signed(package, policy.release.trusted_keys),
+            documents.signed(package, self._keys()),
             documents.parity(package),
             documents.compatible_signature(package, self._production()),
             documents.reproducible(package, records),
@@ -94,17 +107,22 @@ class _Inquiry:
         ]
 
     def _served(self) -> list[Finding]:
-        """Ask a real server of the package."""
+        """Ask real servers: of the package, and of those that it is compared with."""
         try:
             with self.tools.serve(self.package) as running:
                 replayed = measured.replay(running, self.package, self.policy.evidence.tolerance)
-                found = [replayed, self._invariance(running), *self._judged(running), *self._latency(running)]
-            found.append(measured.memory(self.tools.serve, self.package, self._production(), self.policy.cost))
-        except (ConfigError, RemoteError, PackageError, RegistryDamaged) as error:
-            names = ("batch invariance", "quality", "slices", "latency mean", "latency p99", "memory")
-            return [passed("loads and answers", False, str(error)),
-                    *(inconclusive(name, "a server of it could not be asked") for name in names)]  # fmt: skip
-        return found
+                found = [
+                    replayed,
+                    *_asked(("batch invariance",), lambda: [self._invariance(running)]),
+                    *_asked(("quality", "slices"), lambda: self._judged(running)),
+                    *_asked(("latency mean", "latency p99"), lambda: self._latency(running)),
+                ]
+        except _TROUBLE as error:
+            names = [name for name in _OF_SERVERS if name not in {"loads and answers", "memory"}]
+            found = [passed("loads and answers", False, str(error)),
+                     *(inconclusive(name, "a server of it could not be asked") for name in names)]  # fmt: skip
+        serve, production, cost = self.tools.serve, self._production(), self.policy.cost
+        return [*found, *_asked(("memory",), lambda: [measured.memory(serve, self.package, production, cost)])]
 
     def _invariance(self, running: Running) -> Finding:
         inputs = self._rows()
@@ -119,13 +137,9 @@ class _Inquiry:
             say = inconclusive if self.rivals else not_applicable
             why = "no held-out rows; give --held-out FILE"
             return [say("quality", why), not_applicable("slices", why)]
-        try:
-            candidate = self._losses(self.package, measured.answer_all(running, self.held_out.inputs))
-            rivals = [self._rival(version, package) for version, package in self.rivals.items()]
-            overlap = self._overlap()
-        except ConfigError as error:
-            return [inconclusive("quality", str(error)), inconclusive("slices", str(error))]
-        return [quality(candidate, rivals, config, overlap), slices(candidate, self.held_out, config)]
+        candidate = self._losses(self.package, measured.answer_all(running, self.held_out.inputs))
+        rivals = [self._rival(version, package) for version, package in self.rivals.items()]
+        return [quality(candidate, rivals, config, self._overlap()), slices(candidate, self.held_out, config)]
 
     def _rival(self, version: Version, package: Package) -> Rival:
         assert self.held_out is not None, "bug: a rival without rows to judge it on"
@@ -165,6 +179,11 @@ class _Inquiry:
         if self.held_out is not None:
             return dict(self.held_out.inputs)
         return measured.sample_rows(self.package)
+
+    def _keys(self) -> str:
+        """Return the folder of trusted keys, which the policy may name from the registry's folder; empty for none."""
+        keys = self.policy.release.trusted_keys
+        return str(self.registry.folder / keys) if keys else ""
 
     def _production(self) -> Package | None:
         return next(iter(self.rivals.values()), None)

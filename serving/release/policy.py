@@ -36,7 +36,9 @@ class ReleaseConfig:
     required: tuple[str, ...] = option(CHECKS, "The checks that must let a package through.")
     approvers: tuple[str, ...] = option((), "Who may promote and waive, by --who; empty means everybody.")
     unchecked_aliases: tuple[str, ...] = option((), "Aliases that may name any package, such as staging.")
-    trusted_keys: str = option("", "A folder of public keys; packages must be signed with one. Empty: not demanded.")
+    trusted_keys: str = option(
+        "", "A folder of public keys, seen from the registry's; one must have signed. Empty: none."
+    )
 
     def __post_init__(self) -> None:
         for name in self.required:

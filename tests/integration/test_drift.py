@@ -14,12 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import onnxruntime as ort
 import pytest
-from converters.conversion import convert
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from converters.conversion import convert
 from serving.pb import open_inference_pb2, penstock_pb2
 from serving.statistics.drift.report import as_json
 from serving.statistics.profile import ReferenceProfile

@@ -4,11 +4,11 @@ import io
 
 import numpy as np
 import pytest
-from converters.target import OLDEST
 from skl2onnx import to_onnx
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from converters.target import OLDEST
 from serving.errors import RemoteError
 from serving.transport.client import Client
 from serving.types import Datatype

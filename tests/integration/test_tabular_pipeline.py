@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from converters.target import OLDEST
 from skl2onnx import to_onnx
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_wine
@@ -11,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from converters.target import OLDEST
 from serving.errors import RemoteError
 from serving.transport.client import Client
 from serving.types import Datatype

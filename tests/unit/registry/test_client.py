@@ -160,3 +160,12 @@ def test_the_layout_lists_the_packages_for_other_tools(registry, tmp_path):
     index = json.loads((tmp_path / "registry" / "store" / "index.json").read_text())
     names = [each["annotations"]["org.opencontainers.image.ref.name"] for each in index["manifests"]]
     assert names == ["affine:1", "other:1"]
+
+
+def test_a_user_without_a_name_has_a_number(tmp_path, monkeypatch):
+    def unknown():
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    with Registry.open(str(tmp_path / "registry"), create=True) as registry:
+        assert registry.who.split("@")[0].isdigit()

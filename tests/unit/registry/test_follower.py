@@ -148,6 +148,12 @@ def test_an_alias_of_nothing_is_told(place, server, tmp_path, caplog):
     assert "affine@none names no package" in caplog.text
 
 
+def test_settings_that_cannot_be_used_are_told(place, follow, server, caplog):
+    (place / "registry.toml").write_text("stroe = 7")
+    follow().look()
+    assert "did you mean 'store'" in caplog.text
+
+
 def test_a_cache_that_cannot_be_written_leaves_what_serves(follow, server, tmp_path, caplog):
     (tmp_path / "cache").write_text("a file")
     follow().look()

@@ -16,7 +16,7 @@ from serving.release.held_out import digests_to_bytes, row_digests
 from serving.release.page import page
 from serving.release.policy import CHECKS, Policy, QualityConfig, ReleaseConfig
 from serving.release.report import WAIVER, Report
-from tests.support import trials
+from tests.support import packages, trials
 from tests.support.registries import OPEN, version
 
 PRODUCTION = Alias("affine", "production")
@@ -193,6 +193,28 @@ def test_a_package_that_no_server_loads_fails_and_the_rest_is_inconclusive(ask, 
     found = verdicts(ask(1, tools=broken)[0])
     assert found["loads and answers"] is Verdict.FAIL
     assert found["batch invariance"] is Verdict.INCONCLUSIVE
+
+
+def test_a_production_that_no_server_loads_is_not_blamed_on_the_package(ask, registry):
+    ask(1)
+    promote(registry, 1)
+    first, real = registry.resolve(version(1)).digest, trials.tools()
+
+    def serve(made):
+        if made.digest == first:
+            raise ConfigError("production does not load")
+        return real.serve(made)
+
+    found = verdicts(ask(2, tools=dataclasses.replace(real, serve=serve))[0])
+    assert found["loads and answers"] is Verdict.PASS
+    assert found["batch invariance"] is Verdict.PASS
+    assert {found[name] for name in ("quality", "latency mean", "memory")} == {Verdict.INCONCLUSIVE}
+
+
+def test_trusted_keys_are_seen_from_the_registrys_folder(ask, registry, tmp_path):
+    packages.write_key_pair(registry.folder)
+    policy = dataclasses.replace(POLICY, release=ReleaseConfig(trusted_keys="keys"))
+    assert verdicts(ask(1, policy=policy)[0])["signature of the author"] is Verdict.FAIL
 
 
 def test_a_damaged_package_fails_and_nothing_else_is_said_of_it(ask, registry):
