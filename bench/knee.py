@@ -6,7 +6,8 @@ that knows of noise: the next probe runs where, by all that was seen, the knee i
 enough, or the time is spent. What a probe itself has shown, with 95 % confidence, is its verdict (`tail_share`).
 
 A machine that does other things for a moment makes the generator send late. Latency counts from the intended moment, so
-such a probe blames the server for it. It shows nothing unless it passes clearly in spite of that, and is repeated.
+such a probe blames the server for it. It does not count unless it is clear in spite of that, and another takes its
+place.
 """
 
 import dataclasses

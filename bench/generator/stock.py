@@ -149,6 +149,8 @@ class _Run:
         self._due = collections.deque(schedule.due_ns.tolist())
         self._live: set[Any] = set()
         self._sent = 0
+        self._waiting = 0
+        """Of what counts and was told: sent, and not ended."""
         self._is_over = False
         self._ended = threading.Event()
         self._begin_ns: int | None = None
@@ -226,6 +228,7 @@ class _Run:
         lags, ended = self._counted.lags_ns, self._counted.ended
         lags_ns = np.array([lags.popleft() for _ in range(len(lags))], np.int64)
         answers = [ended.popleft() for _ in range(len(ended))]
+        self._waiting += lags_ns.size - len(answers)
         latencies_ns = np.array([latency_ns for code, latency_ns in answers if code == "OK"], np.int64)
         zero_ns, slo_ms = self._schedule.count_from_ns, self._slice.slo_ms
         slo_ns = float("inf") if slo_ms is None else slo_ms * 1e6
@@ -256,4 +259,4 @@ class _Run:
         while self._live and time.monotonic() < give_up_s:
             self._ended.wait(0.01)
             self._ended.clear()
-        return Recording(self._slice, unanswered=len(live), unsent=unsent, failure=failure)
+        return Recording(self._slice, unanswered=self._waiting, unsent=unsent, failure=failure)

@@ -1,4 +1,8 @@
-"""The knee of a server that takes the same time for every request, over real sockets, held to an exact simulation."""
+"""The knee of a server that takes the same time for every request, over real sockets, held to an exact simulation.
+
+It wants a machine that is quiet for two minutes: where the generator is late too often, the interval says so by being
+wide, and the estimate may be off by more.
+"""
 
 import json
 import subprocess
