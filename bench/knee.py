@@ -28,8 +28,6 @@ REQUESTS_PER_PROBE_MIN = 20
 VERDICTS = {True: "pass", False: "fail", None: "undecided"}
 LATE = "late"
 """The verdict of a probe that shows nothing, because the generator sent late."""
-FAR_LAG_SHARE_MAX = 0.02
-"""Of a probe's p99: near its capacity a server makes ten times as much of the moment in which both were held up."""
 LATE_IN_A_ROW_MAX = 8
 """Before there is a bracket: after so many at one rate the machine is too busy to tell. Later it may calm down."""
 TIME_SPENT = "the time was spent"
@@ -70,6 +68,7 @@ class Probe:
     share: TailShare
     outcome: Outcome
     p99_ms: float
+    lag_max_ns: int
 
     @property
     def verdict(self) -> str:
@@ -80,12 +79,15 @@ class Probe:
     def counts(self) -> bool:
         """Whether it shows something: the generator was on time, or what it shows is so whoever was late.
 
-        Lateness only adds to latency, so a probe that passes clearly has passed; and what is far over X is so without
-        it. In between, passing and failing are both left out: to leave out what fails would favour the server.
+        Lateness only adds to latency, so a probe that passes clearly has passed. And a server that gets no request
+        later than by L ends none later than by L (Lindley's recursion), so one that misses X + L clearly has failed.
         """
-        latency_us, lag_us = self.outcome.latency_us, self.outcome.lag_p99_us
-        is_late = lag_us > max(LAG_SHARE_MAX * self.p99_ms * 1e3, FAR_LAG_SHARE_MAX * latency_us.p99)
-        return not is_late or self.share.passes() is True
+        is_late = self.outcome.lag_p99_us > LAG_SHARE_MAX * self.p99_ms * 1e3
+        if not is_late or self.share.passes() is True:
+            return True
+        within = self.outcome.histogram.share_within(self.p99_ms * 1e6 + self.lag_max_ns)
+        over = self.share.requests - round(self.outcome.answered * within) if self.outcome.answered else 0
+        return dataclasses.replace(self.share, over=over).passes() is False
 
     @property
     def shows_side(self) -> bool:
@@ -162,7 +164,8 @@ class _Search:
         load = dataclasses.replace(load, rate_per_s=rate, duration_s=duration_s, seed=load.seed + len(self.probes))
         slice_ = dataclasses.replace(self.template, load=load, warm_up_s=self.plan.warm_up_s, slo_ms=self.p99_ms)
         recording = self.measure(slice_)
-        probe = Probe(rate, TailShare.of(recording), Outcome.of(recording, self.rows), self.p99_ms)
+        outcome, lag_max_ns = Outcome.of(recording, self.rows), recording.total.lag.max_ns
+        probe = Probe(rate, TailShare.of(recording), outcome, self.p99_ms, lag_max_ns)
         self.probes.append(probe)
         self.on_probe(probe)
         return probe
