@@ -308,12 +308,16 @@ class Batcher:
             if not decision.rows and decision.at_ns > now_ns:
                 return decision.at_ns
             batch.reason = self._reason(decision, lane)
-            rows, more_rows = min(rows_max, decision.rows or 1), lane.aside_rows if is_overdue else more_rows
-            self._fill(batch, lane, rows, more_rows, rows_max if is_inline else _NO_LIMIT)
+            rows, first_rows_max = min(rows_max, decision.rows or 1), rows_max if is_inline else _NO_LIMIT
+            while is_overdue and lane.aside and self._is_overdue(lane.aside[0], now_ns):
+                if not self._take_of(lane.aside[0], batch, rows, first_rows_max):
+                    break
+            self._fill(batch, lane, rows, more_rows, first_rows_max)
             if batch.entries or is_inline:
                 break
         if batch.entries:
             self.releases[batch.reason] += 1
+            batch.leaves_rows = not self._queue.is_empty
         return NEVER
 
     def _lane(self, now_ns: int) -> tuple[LaneQueue, bool]:

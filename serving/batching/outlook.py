@@ -41,7 +41,11 @@ LEARNING_INTERVAL_NS = 16_000_000
 PROBE_NS, PROBE_RUNS = 100_000_000, 8.0
 """An estimate that keeps everybody out is put to the test again after so long, or so many times S(1)."""
 
+WORK_NS = 1_000_000_000
+"""How fast a backlog was worked off is remembered for so long."""
+
 _OVERHEAD_BATCHES = 64.0
+_WORK_BATCHES = 16.0
 _SLACK_ENTRIES = 64.0
 _MATERIAL = 0.03
 """Decisions are kept until an estimate has moved by more than this part, and at least for KEPT_NS."""
@@ -86,10 +90,13 @@ class Outlook:
         self._known: set[int] = set()  # levels that have been learnt often enough
         self._came_rows = 0
         self._busy_ns = 0
+        self._worked = 0.0
+        self._worked_at_ns = 0
         self._kept: dict[int, Kept] = {}
         self._kept_for: list[float] = []  # the estimates that they were made for
         self._kept_used = 0.0
         self._kept_until_ns = 0
+        self._chosen = 1
         self.predicted_ns = 0.0
         self.actual_ns = 0.0
         """Of the batches that were learnt from, in all: how long they should have taken, and how long they took."""
@@ -119,6 +126,8 @@ class Outlook:
         """Learn from a batch that occupied an instance, or the I/O thread, for so long."""
         if self._running:
             self._running.pop(id(batch), None)
+        if batch.leaves_rows and batch.rows:
+            self._note_work(batch.rows, duration_ns, now_ns)
         self.idle_since_ns = float(now_ns)
         self._busy_ns += duration_ns
         if now_ns - self.demand[DONE] >= BATCHES_NS or self._instances > 1:
@@ -155,16 +164,14 @@ class Outlook:
         if self.times.curve.weights[min(level, len(self.times.curve.sizes) - 1)] >= _SIZE_KNOWN_WEIGHT:
             self._known.add(level)
         if now_ns >= self._kept_until_ns and self._has_moved(now_ns):
-            self._kept.clear()
-            self._kept_for = list(self.times.curve.fitted_ns)
-            self._kept_used = utilisation(self.demand, self._instances, now_ns)
-            self._kept_until_ns = now_ns + KEPT_NS
+            self._decide_anew(now_ns)
 
     def seed(self, samples: Iterable[tuple[int, float]], now_ns: int) -> None:
         """Take over what a sweep has found: rows, and how long they take."""
         for rows, duration_ns in samples:
             for _ in range(_SEED_WEIGHT):
                 self.learn(rows, duration_ns, now_ns)
+        self._decide_anew(now_ns)
 
     # ---- what follows ----------------------------------------------------------------------------------------------
 
@@ -178,20 +185,48 @@ class Outlook:
         if due_ns >= NEVER or (not queued_rows and not self._running):
             return 0.0
         newcomer = Newcomer(rows, due_ns, queued_rows, self._free_ns(now_ns))
-        return retry_after_ns(self._bounds, self.times.curve, newcomer)
+        retry_ns = retry_after_ns(self._bounds, self.times.curve, newcomer)
+        if retry_ns > 0.0 or not queued_rows or self.target_ns >= NEVER:
+            return retry_ns
+        done_ns = now_ns + self.backlog_ns(queued_rows, now_ns) + self._last_ns(queued_rows + rows) + self.overhead_ns
+        return max(0.0, done_ns - due_ns)
 
     def rows_in_time(self, now_ns: int) -> float:
         """Return how many rows can wait now without making one that comes behind them late for the target."""
-        best = self.times.best_rows_per_s * 1e-9 * self._instances
-        if best <= 0.0 or self.target_ns >= NEVER:
+        rate = self._rate(now_ns)
+        if rate <= 0.0 or self.target_ns >= NEVER:
             return NEVER
-        left_ns = self.target_ns - self.times.curve.fitted_ns[0] - self.overhead_ns
-        return max(0.0, (left_ns - (self._free_ns(now_ns) - now_ns)) * best)
+        left_ns = self.target_ns - self.overhead_ns - (self._free_ns(now_ns) - now_ns)
+        return max(0.0, (left_ns - self._last_ns(self._batch_rows_max)) * rate)
+
+    def _last_ns(self, rows: int) -> float:
+        """Return how long the batch of a newcomer may take: who is let in for a target is never dropped again.
+
+        While it waits its batch fills up, and takes longer at times than on average.
+        """
+        return self.times.upper_ns(min(rows, self._chosen))
 
     def backlog_ns(self, rows: int, now_ns: int) -> float:
         """Return how long so many rows keep all instances busy from now on; 0 while nothing is known."""
-        best = self.times.best_rows_per_s * 1e-9 * self._instances
-        return self._free_ns(now_ns) - now_ns + rows / best if best > 0.0 else 0.0
+        rate = self._rate(now_ns)
+        return self._free_ns(now_ns) - now_ns + rows / rate if rate > 0.0 else 0.0
+
+    def _rate(self, now_ns: int) -> float:
+        """Return how many rows per ns all instances work off: at best, or as they lately did with others waiting."""
+        best = self.times.best_rows_per_s * 1e-9
+        if self._worked > 0.0 and now_ns - self._worked_at_ns < WORK_NS:
+            best = min(best, self._worked)
+        return best * self._instances
+
+    def _note_work(self, rows: int, duration_ns: int, now_ns: int) -> None:
+        """Learn how fast one instance works off a backlog, with what passes between its batches."""
+        period_ns = float(duration_ns)
+        if self._instances == 1:
+            period_ns = min(max(period_ns, now_ns - self.idle_since_ns), 2 * period_ns)
+        rate = rows / max(period_ns, 1.0)
+        is_recent = self._worked > 0.0 and now_ns - self._worked_at_ns < WORK_NS
+        self._worked += (rate - self._worked) / _WORK_BATCHES if is_recent else rate - self._worked
+        self._worked_at_ns = now_ns
 
     def hopeless_before_ns(self, now_ns: int) -> float:
         """Return the moment before which no deadline can be made any more."""
@@ -264,6 +299,14 @@ class Outlook:
         if rows >= self._batch_rows_max:
             return Decision(self._batch_rows_max, now_ns, 0.0, Reason.FULL)
         return Decision(rows, now_ns, 0.0, Reason.IDLE)
+
+    def _decide_anew(self, now_ns: int) -> None:
+        """Forget decisions that were made for other estimates."""
+        self._kept.clear()
+        self._kept_for = list(self.times.curve.fitted_ns)
+        self._kept_used = utilisation(self.demand, self._instances, now_ns)
+        self._kept_until_ns = now_ns + KEPT_NS
+        self._chosen = self.chosen_rows(now_ns)
 
     def _has_moved(self, now_ns: int) -> bool:
         """Say whether decisions were made for other estimates than those of now."""
