@@ -30,6 +30,7 @@ from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 Progress = Callable[[str], None]
 """Told what begins, in a few words."""
 FACT_CHARACTERS_MAX = 16_384
+_BATCH_ROWS = 256
 
 
 def silent(_: str) -> None:
@@ -63,7 +64,7 @@ class Conversion:
         """Return the first rows of the sample as the graph takes them, and the graph's answers."""
         runner = Runner(self.graph)
         inputs = runner.cast({name: item[:rows_max] for name, item in self.draft.exact.items()})
-        return inputs, runner.run(inputs)
+        return inputs, runner.run_in_batches(inputs, _BATCH_ROWS)
 
 
 def convert(

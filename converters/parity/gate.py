@@ -21,6 +21,7 @@ from converters.parity.rows import RowSet
 from converters.parity.tolerance import DEFAULTS, Tolerance
 from converters.runner import Runner, joined, one_line, quiet, rows_of
 from converters.sample import Array, Tensors
+from serving.errors import ConfigError
 
 BATCH_ROWS = (1, 2, 17)
 """Batch sizes that are tried besides the largest: alone, the smallest batch, and one that no vector width divides."""
@@ -59,8 +60,7 @@ class _Judge:
         self._draft, self._runner, self._settings, self._tolerance = draft, runner, settings, tolerance
         self._sample = _chosen(draft.exact, settings.seed)
         self._cast = runner.cast(self._sample)
-        with quiet():
-            self._answers = self._ask(self._sample, self._cast)
+        self._answers = self._ask_sample()
         self._scales = _spreads(self._answers.exact, draft) if tolerance.in_spreads else {}
 
     def report(self) -> ParityReport:
@@ -72,6 +72,15 @@ class _Judge:
             checks += [self._judge_shuffled(), self._judge_company()]
         seed, kind = self._settings.seed, self._draft.kind
         return ParityReport(kind, self._tolerance, seed, tuple(checks), self._draft.notes + tuple(self._notes()))
+
+    def _ask_sample(self) -> _Answers:
+        with quiet():
+            try:
+                return self._ask(self._sample, self._cast)
+            except Exception as error:
+                raise ConfigError(
+                    f"{self._draft.framework} refuses the sample: {one_line(error)}; give rows that it answers"
+                ) from None
 
     def _edges(self) -> list[RowSet]:
         sets = list(row_sets.edges(self._sample, thresholds.only_trees(self._draft.model), self._settings.seed))
@@ -94,7 +103,10 @@ class _Judge:
             return self._check(rows.name, rows.about, rows.rows, refused_rows=refused, refusal=refusal)
         exact = rows_of(rows.tensors, kept)
         cast = self._runner.cast(exact)
-        answers = self._ask(exact, cast)
+        try:
+            answers = self._ask(exact, cast)
+        except Exception as error:  # it takes the rows, and not what rounding made of them, such as infinities
+            return self._check(rows.name, rows.about, rows.rows, refused_rows=rows.rows, refusal=one_line(error, 160))
         return self._compared(rows.name, rows.about, answers, cast, refused_rows=refused, refusal=refusal)
 
     def _accepted(self, tensors: Tensors) -> tuple[Flags, str]:

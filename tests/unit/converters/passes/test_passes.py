@@ -24,7 +24,6 @@ def perceptron():
 
 
 def test_a_pass_is_applied_proved_and_recorded(perceptron):
-    pytest.importorskip("onnxslim", reason="needs onnxslim")
     done = convert(*perceptron, passes=["slim"])
     assert done.passes == ("slim",)
     assert done.report.passed

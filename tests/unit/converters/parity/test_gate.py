@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from sklearn.linear_model import LinearRegression
+
+from converters.conversion import convert
+from converters.parity.gate import Settings, judge
+from converters.parity.tolerance import DEFAULTS
+from serving.errors import ConfigError
+from tests.support import trained
+
+
+def check(report, name):
+    return next(check for check in report.checks if check.name == name)
+
+
+def test_both_kinds_of_error_are_told_apart():
+    """HistGradientBoosting splits at values of its training data, so that rounding a row sends it the other way."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    rows, values = trained.diabetes()
+    done = convert(HistGradientBoostingRegressor(max_iter=20, random_state=0).fit(rows, values), rows)
+    conversion, precision = done.report.largest()
+    assert conversion > 1
+    assert precision < 1e-3
+    assert check(done.report, "sample").beyond == 0
+
+
+def test_what_the_framework_refuses_is_told_and_not_compared():
+    refused = check(convert(*trained.linear()).report, "edge-nan")
+    assert refused.verdict == "refused"
+    assert refused.refused_rows == refused.rows > 0
+    assert "NaN" in refused.refusal
+
+
+def test_a_sample_that_the_framework_refuses_is_an_error_that_says_so():
+    model, rows = trained.linear()
+    holes = rows.copy()
+    holes[7, 0] = np.nan
+    with pytest.raises(ConfigError, match=r"scikit-learn refuses the sample: Input X contains NaN.*give rows"):
+        convert(model, holes)
+
+
+def test_rows_that_rounding_makes_infinite_are_not_compared():
+    rows = np.array([[1e38], [2e38], [3e38]])
+    done = convert(LinearRegression().fit(rows, np.arange(3.0)), rows)
+    assert check(done.report, "edge-extreme").verdict == "refused"
+
+
+def test_a_waiver_is_kept_for_a_check_that_fails_and_for_no_other():
+    done = convert(*trained.linear())
+    report = judge(done.draft, done.graph, Settings(waivers={"sample": "because"}))
+    assert report.passed
+    assert not report.waivers
+
+
+def test_the_report_is_the_same_on_two_runs():
+    first, second = (convert(*trained.forest()).report.to_json() for _ in range(2))
+    assert first == second
+
+
+def test_embeddings_are_held_to_the_cosine():
+    model, rows = trained.linear()
+    report = convert(model, rows, kind="embedding").report
+    assert report.tolerance == DEFAULTS["embedding"]
+    assert report.passed
+
+
+def test_the_largest_batch_is_the_one_that_was_asked_for():
+    report = convert(*trained.linear(), settings=Settings(batch_rows_max=300)).report
+    assert check(report, "batch-300").rows >= 300
