@@ -26,7 +26,7 @@ def normalise(value: Any, factor: Any, mean: Any, divisor: Any) -> Any:
 
 def clip(value: Any, low: Any, high: Any) -> Any:
     """Return the number between `low` and `high` that is nearest; NaN stays."""
-    raised = max(value, low)
+    raised = max(value, low)  # in this order, so that NaN comes first and wins
     return min(raised, high)
 
 
