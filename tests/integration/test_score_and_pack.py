@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from converters.scikit_learn import convert_classifier
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import RandomForestClassifier
 
+from converters.conversion import convert
 from serving.package import verify
 from serving.transport.client import Client
 from serving.types import Datatype
