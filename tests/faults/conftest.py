@@ -13,7 +13,7 @@ from serving.transport.services import SERVICE
 from serving.types import DATATYPES
 from tests.support import graphs
 from tests.support.servers import server_thread
-from tests.support.sessions import HeldGraph
+from tests.support.sessions import NATURAL, HeldGraph
 
 DEADLINE_S = 30
 
@@ -86,7 +86,7 @@ def rows(value, count=1):
 @pytest.fixture
 def busy(repository, held, calls, transport):
     """A server whose one instance is busy until the session is let go: (server, client, session, its answer)."""
-    graphs.write_model(repository, "affine", graphs.affine())
+    graphs.write_model(repository, "affine", graphs.affine(), config=NATURAL)
     with server_thread(repository, drain_timeout_s=DEADLINE_S, inline_us_max=0, **transport) as server:
         (session,) = held
         client = calls(server.address)

@@ -6,12 +6,12 @@ import pytest
 
 from tests.support import graphs
 from tests.support.servers import server_thread
-from tests.support.sessions import DEADLINE_S
+from tests.support.sessions import DEADLINE_S, NATURAL
 
 
 @pytest.mark.parametrize("bad", [0, 3, 6])
 def test_an_index_beyond_the_table_fails_its_own_request_only(repository, held, calls, bad, transport):
-    graphs.write_model(repository, "lookup", graphs.lookup())
+    graphs.write_model(repository, "lookup", graphs.lookup(), config=NATURAL)
     with server_thread(repository, inline_us_max=0, **transport) as server:
         (session,) = held
         client = calls(server.address)

@@ -12,6 +12,9 @@ from serving.model import Servable
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 
 DEADLINE_S = 30
+NATURAL = "[batching]\nmode = 'window'\n"
+"""A model.toml that lets an idle instance take all that waits, whatever was learnt of the model."""
+
 WARM_UP = [1, 2, 2, 2, 1, 1, 1, 1, 1]
 """The rows of the runs that a batchable servable makes before it is built; loading adds a sweep."""
 
