@@ -15,7 +15,11 @@ SPEED_ROWS = 32
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What became of an entry. `speed` is how many times as fast as the framework's predict the graph is."""
+    """What became of an entry.
+
+    `error` is the smaller of the largest errors of conversion and of precision; `speed` is how many times as fast as the
+    framework's predict the graph is.
+    """
 
     entry: Entry
     error: float = 0.0
@@ -34,7 +38,7 @@ def measure(entries: Iterable[Entry], progress: Callable[[str], None] = lambda _
         except ConfigError as error:
             yield Cell(entry, failure=str(error))
             continue
-        yield Cell(entry, done.report.largest()[0], len(done.graph), speed_of(done))
+        yield Cell(entry, min(done.report.largest()), len(done.graph), speed_of(done))
 
 
 def speed_of(done: Conversion) -> float:

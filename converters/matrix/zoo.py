@@ -197,17 +197,17 @@ def _unsupervised() -> dict[str, list[Any]]:
 def _pipelines() -> dict[str, Any]:
     forest = ensemble.RandomForestClassifier(TREES, random_state=0)
     return {
-        "StandardScaler, LogisticRegression": pipeline.make_pipeline(
+        "StandardScaler + LogisticRegression": pipeline.make_pipeline(
             preprocessing.StandardScaler(), linear_model.LogisticRegression()
         ),
-        "SimpleImputer, StandardScaler, RandomForest": pipeline.make_pipeline(
+        "SimpleImputer + StandardScaler + RandomForest": pipeline.make_pipeline(
             impute.SimpleImputer(), preprocessing.StandardScaler(), forest
         ),
-        "PCA, SVC": pipeline.make_pipeline(preprocessing.StandardScaler(), decomposition.PCA(8), svm.SVC()),
-        "PolynomialFeatures, Ridge": pipeline.make_pipeline(
+        "PCA + SVC": pipeline.make_pipeline(preprocessing.StandardScaler(), decomposition.PCA(8), svm.SVC()),
+        "PolynomialFeatures + Ridge": pipeline.make_pipeline(
             preprocessing.PolynomialFeatures(2), linear_model.Ridge()
         ),
-        "FeatureUnion, LogisticRegression": pipeline.make_pipeline(
+        "FeatureUnion + LogisticRegression": pipeline.make_pipeline(
             pipeline.make_union(preprocessing.StandardScaler(), decomposition.PCA(3)),
             preprocessing.StandardScaler(), linear_model.LogisticRegression(),
         ),

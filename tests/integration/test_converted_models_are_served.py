@@ -15,7 +15,7 @@ from converters.conversion import Conversion, convert
 from converters.matrix import zoo
 from converters.matrix.served import compare_served
 from converters.packaging import Label, write_package
-from converters.parity.gate import Settings
+from converters.parity.report import ParityError
 from tests.support.environments import environment
 from tests.support.servers import server_thread
 
@@ -38,21 +38,22 @@ FAST = [
     "transformers/PCA",
     "pipelines/ColumnTransformer-of-words-and-numbers",
 ]
-WAIVED = {
-    "clusters,-mixtures,-outliers/LocalOutlierFactor": "doubled rows have neighbours at the same distance",
-    "transformers/PowerTransformer": "the graph answers NaN with a number, and callers send none",
+REFUSED = {
+    "clusters,-mixtures,-outliers/LocalOutlierFactor": "sample",  # doubled rows have neighbours at the same distance
+    "transformers/PowerTransformer": "edge-nan",
+    "transformers/KNNImputer": "edge-nan",
 }
+"""What skl2onnx converts to something else, by the check that says so."""
 OTHERS = ["pandas>=2.2,<4", "xgboost>=3,<4", "lightgbm>=4.5,<5", "catboost>=1.2.8,<2", "onnxmltools>=1.14,<2",
           "torch>=2.7,<3", "onnxscript>=0.5,<1", "keras>=3.8,<4"]  # fmt: skip
 
 
-def served(entries, models: Path, settings=lambda _: Settings()):
+def served(entries, models: Path):
     """Write the packages of entries, serve them, and compare every answer over gRPC with the framework's own."""
     done: dict[str, Conversion] = {}
     for number, entry in enumerate(entries):
-        model, rows = entry.make()
         name = f"model_{number}"
-        done[name] = convert(model, rows, settings=settings(entry))
+        done[name] = convert(*entry.make())
         write_package(done[name], Label(name), models / name / "1")
     with server_thread(models) as running:
         for (name, conversion), entry in zip(done.items(), entries, strict=True):
@@ -67,13 +68,16 @@ def test_a_model_of_each_family_answers_over_grpc_as_scikit_learn_does(tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted({entry.family for entry in ENTRIES.values()}))
 def test_every_model_of_a_family_answers_over_grpc_as_scikit_learn_does(family, tmp_path):
-    def settings(entry):
-        names = ("sample", "edge-nan", "edge-zero", "batch-1", "batch-2", "batch-17", "batch-256", "shuffled")
-        reason = WAIVED.get(entry.id)
-        return Settings(waivers=dict.fromkeys(names, reason) if reason else {})
+    entries = [entry for entry in ENTRIES.values() if entry.family == family and entry.id not in REFUSED]
+    assert len(list(served(entries, tmp_path))) == len(entries)
 
-    entries = [entry for entry in ENTRIES.values() if entry.family == family]
-    assert len(list(served(entries, tmp_path, settings))) == len(entries)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_answer_as_scikit_learn_does_is_refused(name):
+    with pytest.raises(ParityError) as refused:
+        convert(*ENTRIES[name].make())
+    assert REFUSED[name] in {check.name for check in refused.value.report.failures}
 
 
 @pytest.mark.slow
