@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.statistics.drift.calibration import PANES_MIN, design_effects
+from serving.config import CALIBRATION_PANES_MIN
+from serving.statistics.drift.calibration import design_effects
 from serving.statistics.drift.detector import Detector, log_sum_exp
 from serving.statistics.drift.evidence import Reference
 from serving.statistics.drift.radius import DELTA, radii
@@ -90,7 +91,7 @@ def false_alarms(
 
     effect = np.ones(len(p))
     if calibrated:
-        effect = design_effects(np.stack([pane() for _ in range(PANES_MIN)]))
+        effect = design_effects(np.stack([pane() for _ in range(CALIBRATION_PANES_MIN)]))
     at_risk = np.ones(world.streams, np.bool_)
     panes_at_risk = alarms = 0
     for _ in range(panes):

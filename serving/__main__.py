@@ -19,6 +19,7 @@ _LAZY = {
     "unpack": ("serving.commands.packages", "unpack_command", "Write the parts of a package as plain files."),
     "inspect": ("serving.commands.packages", "inspect", "Verify a package and show what it holds."),
     "bench": ("bench.commands.group", "group", "Measure a server: load, latency, knee, comparison, tuning."),
+    "drift": ("serving.commands.drift", "group", "See whether what is served still looks like the training data."),
     "kernels": (
         "serving.commands.kernels",
         "command",

@@ -19,6 +19,8 @@ from serving.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "PENSTOCK_"
 CONFIG_BYTES_MAX = 1 << 20
+CALIBRATION_PANES_MIN = 50
+"""Fewer panes say too little about their own variation."""
 
 
 def option(default: Any, help_text: str, **rules: Any) -> Any:
@@ -129,6 +131,13 @@ class ServerConfig:
     drain_timeout_s: float = option(
         30.0, "How long SIGTERM, or unloading a model, waits for requests in flight.", minimum=0, maximum=86_400
     )
+    state_dir: str = option(
+        "", "Folder in which evidence of drift survives a restart; none keeps it in memory only.", metavar="DIR"
+    )
+    drift_webhook: str = option("", "Where to POST an alarm of drift, as JSON: an http or https URL.", metavar="URL")
+    drift_webhook_key: str = option(
+        "", "File of the secret that signs what is posted (HMAC-SHA256), see Drift.", metavar="FILE"
+    )
     log_format: str = option("text", "How log lines on stderr are written.", choices=("text", "json"))
     log_level: str = option(
         "info", "The least severe log line to write.", choices=("debug", "info", "warning", "error")
@@ -140,6 +149,7 @@ class ServerConfig:
             ("tls_key", "tls_cert"),
             ("tls_client_ca", "tls_cert"),
             ("control_plane_clients", "tls_client_ca"),
+            ("drift_webhook_key", "drift_webhook"),
         ]
         for name, needed in needs:
             if getattr(self, name) and not getattr(self, needed):
@@ -207,6 +217,51 @@ class SessionConfig:
     spinning: bool = option(False, "Let idle operator threads spin: faster for one model alone, costly for neighbours.")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftConfig:
+    """`[drift]`: how the rows that are served are compared with the reference profile, or with the first rows."""
+
+    enabled: bool = option(True, "Whether rows are counted at all.")
+    overhead_max: float = option(
+        0.01, "Counting takes at most this share of the time of inference, by sampling rows; 1.0 samples nearly all.",
+        minimum=0.0001, maximum=1.0,
+    )  # fmt: skip
+    reference_rows: int = option(
+        5_000, "Without a profile in the package, so many first rows are the reference.", minimum=100, maximum=1_000_000
+    )
+    pane_s: float = option(
+        60.0, "Evidence is computed at most this often, on boundaries of the wall clock.", minimum=0.1, maximum=86_400
+    )
+    pane_rows_min: int = option(
+        100, "A pane goes on over further boundaries until it has so many sampled rows.", minimum=10, maximum=1 << 24
+    )
+    tolerance: float = option(
+        0.005, "How far rows may be from the reference for ever, in nats per row; 0.005 is a shift of 0.1 sigma.",
+        minimum=0.0, maximum=10.0,
+    )  # fmt: skip
+    alarm_panes: int = option(
+        1_000, "Panes between two false alarms, in the mean and at least.", minimum=10, maximum=1_000_000_000
+    )
+    calibration_panes: int = option(
+        0, "For rows that come in clusters: so many first panes tell how much panes vary by themselves; 0: none.",
+        minimum=0, maximum=100_000,
+    )  # fmt: skip
+
+    feedback_requests_max: int = option(
+        0, "Requests with an id that wait for a label, see Feedback; older ones are forgotten. 0: none.",
+        minimum=0, maximum=10_000_000,
+    )  # fmt: skip
+    feedback_labels_reference: int = option(
+        500, "The errors of so many first labels are the reference for later ones.", minimum=100, maximum=1_000_000
+    )
+
+    def __post_init__(self) -> None:
+        if 0 < self.calibration_panes < CALIBRATION_PANES_MIN:
+            raise ConfigError(
+                f"[drift] calibration_panes = {self.calibration_panes}, expected 0 or at least {CALIBRATION_PANES_MIN}"
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class VersionPolicy:
     """Which versions serve: the newest `latest` ones, or exactly `specific`, or all when both are empty."""
@@ -242,6 +297,7 @@ class ModelConfig:
     batching: BatchingConfig = option(BatchingConfig(), "")
     instances: InstancesConfig = option(InstancesConfig(), "")
     session: SessionConfig = option(SessionConfig(), "")
+    drift: DriftConfig = option(DriftConfig(), "")
 
 
 T = TypeVar("T")

@@ -226,7 +226,19 @@ class InFlight:
         except Exception:  # noqa: BLE001 - a mistake of ours must not keep the permit and the servable for ever
             _log.exception("an answer could not be made")
             answer = InternalError()
+        self._remember(result)
         self.finish(answer)
+
+    def _remember(self, result: list[Array] | ServingError) -> None:
+        """Keep what a request with an id and one row was answered, for the label that may come."""
+        feedback, queued = self._handle.servable.feedback, self._queued
+        if isinstance(result, ServingError) or not (self._request.id and feedback.is_on):
+            return
+        try:
+            if queued is not None and queued.rows == 1:
+                feedback.note(self._request.id, result, 0)
+        except Exception:  # noqa: BLE001 - a mistake of ours in this must not cost the answer
+            _log.exception("a request could not be remembered for its label")
 
     def _expire(self) -> None:
         self._abandon(DeadlineExceeded("the deadline passed before the model had answered"))

@@ -12,6 +12,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +28,10 @@ from serving.execution.graph import Graph
 from serving.execution.instances import InstanceGroup
 from serving.execution.probe import probed, zeros
 from serving.execution.session import Session
+from serving.statistics.drift.counter import Counter
+from serving.statistics.drift.counting import NUMPY, Kernels
+from serving.statistics.drift.watch import DriftWatch
+from serving.statistics.feedback import Feedback
 from serving.statistics.latency import Answered, BatchTimes, ServableStatistics
 from serving.types import Array
 
@@ -41,6 +46,14 @@ class OutputsDoNotFollowRowsError(Exception):
     """A batch's output has another number of rows than the batch: its first dimension does not count rows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """What one executor of batches has for itself: buffers to gather inputs in, and what it counts for drift."""
+
+    staging: Staging
+    counter: Counter
+
+
 class Servable:
     """One loaded version of a model: its session, its queue and the instances that run its batches.
 
@@ -50,7 +63,7 @@ class Servable:
 
     def __init__(
         self, name: str, version: int, session: Session, config: ModelConfig, *,
-        clock: Clock, post: Post, inline: InlineRuns | None = None,
+        clock: Clock, post: Post, inline: InlineRuns | None = None, kernels: Kernels = NUMPY,
     ) -> None:  # fmt: skip
         self.name = name
         self.version = version
@@ -68,17 +81,19 @@ class Servable:
         batchable = self.signature.batchable
         self.batch_rows_max = config.batching.batch_rows_max if batchable else 1
         self.batcher = Batcher(config.batching, clock, instances=config.instances.count, batchable=batchable)
-        self._inline_staging = Staging(self.signature)
+        self.drift = DriftWatch(name, version, self.signature, config.drift, clock=clock, kernels=kernels)
+        self.feedback = Feedback(name, version, self.signature, config.drift, clock=clock)
+        self._inline_workplace = self._workplace()
         self._instances = InstanceGroup(f"{name}/{version}", config.instances.count, self._serve)
 
     @classmethod
     def load(
         cls, name: str, version: int, source: Path | Graph, config: ModelConfig, *,
-        clock: Clock, post: Post, inline: InlineRuns | None = None,
+        clock: Clock, post: Post, inline: InlineRuns | None = None, kernels: Kernels = NUMPY,
     ) -> "Servable":  # fmt: skip
-        """Load a graph, from its file or from memory. Raises LoadError."""
+        """Load a graph, from its file or from memory; `kernels` count its features. Raises LoadError."""
         session = Session(source, config.session, config.instances)
-        return cls(name, version, session, config, clock=clock, post=post, inline=inline)
+        return cls(name, version, session, config, clock=clock, post=post, inline=inline, kernels=kernels)
 
     def submit(self, entry: Entry) -> None:
         """Queue a request, or many. Raises Overloaded or Draining."""
@@ -103,7 +118,7 @@ class Servable:
             return Left.MORE_THAN_FITS
         if (rows or not waiting_rows) and (batch := self.batcher.take_now(max(rows, 1))) is not None:
             if batch.entries:
-                self._compute(batch, self._inline_staging)
+                self._compute(batch, self._inline_workplace)
             self._settle(batch)
             is_too_large = not batch.entries and not self.batcher.is_empty
             if is_too_large and budget_ns < self._inline.budget_ns:
@@ -129,6 +144,8 @@ class Servable:
         """Finish what waits, end the instance threads and free the session. Not for the I/O thread."""
         self.batcher.close()
         self._instances.join()
+        self.drift.end()
+        self.feedback.watch.end()
         self._session.close()
 
     def _is_cheap(self, inline: InlineRuns) -> bool:
@@ -161,18 +178,18 @@ class Servable:
 
     def _serve(self) -> None:
         """Run batches until the batcher is closed and empty. The loop of one instance thread."""
-        staging = Staging(self.signature)
+        workplace = self._workplace()
         while (batch := self.batcher.take()) is not None:
             if batch.entries:
-                self._compute(batch, staging)
+                self._compute(batch, workplace)
             self._post(functools.partial(self._settle, batch))
             del batch  # the last reference to outputs must not wait here for the next batch
 
-    def _compute(self, batch: Batch, staging: Staging) -> None:
+    def _compute(self, batch: Batch, workplace: Workplace) -> None:
         """Execute a batch; a mistake of ours in doing so costs this batch and not the thread."""
         began_ns, cpu_began_ns = self._clock.now_ns(), self._clock.thread_ns()
         try:
-            self._execute(batch, staging)
+            self._execute(batch, workplace)
             self.batcher.observe(batch)
             batch.cpu_ns = self._clock.thread_ns() - cpu_began_ns
             batch.wall_ns = self._clock.now_ns() - began_ns
@@ -182,14 +199,14 @@ class Servable:
                 if entry.outputs is None:
                     entry.outputs = InternalError()
 
-    def _execute(self, batch: Batch, staging: Staging) -> None:
+    def _execute(self, batch: Batch, workplace: Workplace) -> None:
         """Fill in the outputs, or the error, of every entry of the batch."""
         reruns_left = 2 * math.ceil(math.log2(batch.requests)) + 2
         parts: list[Sequence[Entry]] = [batch.entries]
         while parts:
             part = parts.pop()
             try:
-                self._run(part, batch, staging)
+                self._run(part, batch, workplace)
                 continue
             except OutputsDoNotFollowRowsError:
                 _log.warning("%s/%d: outputs do not follow rows; batching is off", self.name, self.version)
@@ -209,9 +226,9 @@ class Servable:
             batch.reruns += len(pieces)
         batch.scattered_ns = self._clock.now_ns()
 
-    def _run(self, entries: Sequence[Entry], batch: Batch, staging: Staging) -> None:
+    def _run(self, entries: Sequence[Entry], batch: Batch, workplace: Workplace) -> None:
         started_ns = self._clock.now_ns()
-        inputs = staging.gather(entries)
+        inputs = workplace.staging.gather(entries)
         gathered_ns = self._clock.now_ns()
         outputs = self._session.run(inputs)
         ran_ns = self._clock.now_ns()
@@ -219,6 +236,21 @@ class Servable:
         batch.input_ns += gathered_ns - started_ns
         batch.infer_ns += ran_ns - gathered_ns
         batch.output_ns += self._clock.now_ns() - ran_ns
+        if self.config.drift.enabled:
+            self._count(entries, inputs, outputs, ran_ns - gathered_ns, workplace)
+
+    def _count(
+        self, entries: Sequence[Entry], inputs: list[Array], outputs: list[Array], infer_ns: int, workplace: Workplace
+    ) -> None:  # fmt: skip
+        """Count rows that have run for drift; a mistake of ours in doing so must not cost anybody an answer."""
+        try:
+            rows = entries[0].rows if len(entries) == 1 else sum(entry.rows for entry in entries)
+            workplace.counter.observe(inputs, outputs, rows=rows, infer_ns=infer_ns)
+        except Exception:  # noqa: BLE001 - logged
+            self._log_failure(entries)
+
+    def _workplace(self) -> Workplace:
+        return Workplace(Staging(self.signature), self.drift.counter())
 
     def _settle(self, batch: Batch) -> None:
         """Give every request of a finished batch its answer. On the I/O thread."""

@@ -23,7 +23,7 @@ import uvloop
 from serving import aliased
 from serving.admission import Admission
 from serving.batching.inline import InlineRuns
-from serving.clock import LoopTimers, MonotonicClock
+from serving.clock import Clock, LoopTimers, MonotonicClock
 from serving.config import ServerConfig, without_effect
 from serving.controlplane import ControlPlane
 from serving.dataplane import DataPlane
@@ -35,16 +35,20 @@ from serving.repository.loading import Loader
 from serving.repository.manager import ModelRepository
 from serving.statistics import KERNEL_MODULES
 from serving.statistics.counters import RequestCounters
+from serving.statistics.drift.counting import NUMPY, Kernels
+from serving.statistics.drift.rounds import DriftRounds
 from serving.statistics.exporter import CONTENT_TYPE, Exporter, ServableView, Snapshot
 from serving.transport.calls import SERVICE, Methods, Transport
 from serving.transport.grpcio import GrpcioTransport
 from serving.transport.health import HEALTH_SERVICE, HealthService
 from serving.transport.http import HttpServer
 from serving.transport.large import LargeMessages
+from serving.transport.monitor import MONITOR_SERVICE, MonitorService
 from serving.transport.native.turn import LoopParts, Turn
 from serving.transport.reflection import ReflectionService
 from serving.transport.services import InferenceService
 from serving.transport.tls import Certificates, TlsFiles
+from serving.transport.webhook import Webhook
 
 if TYPE_CHECKING:
     from serving.registry.follower import AliasFollower
@@ -73,16 +77,15 @@ class Server:
         self._admission = Admission(config.requests_in_flight_max)
         counters = RequestCounters()
         turn = Turn(loop)
-        inline = None
+        inline, kernels = None, NUMPY
         if config.transport == "native":
+            kernels = _drift_kernels()
             inline = InlineRuns(clock, budget_us=config.inline_us_max, wake=turn.wake_for_later_phase)
-        self._repository = ModelRepository(
-            config.models,
-            Loader(partial(Servable.load, clock=clock, post=self._post, inline=inline), _keys(config)),
-            clock,
-            drain_timeout_s=config.drain_timeout_s,
-            changed=lambda: self._post(self._note_change),
-            elsewhere=aliased.models_of(config),
+        self._repository = self._model_repository(clock, inline, kernels)
+        self._webhook = Webhook.of(config)
+        self._drift = DriftRounds(
+            lambda: [watch for s in self._repository.servables() for watch in (s.drift, s.feedback.watch)],
+            self._webhook.send,
         )
         self._aliases = aliased.follower(config, self._repository)
         self._registry = ThreadPoolExecutor(1, thread_name_prefix="registry")  # of its own: it may be slow
@@ -98,9 +101,10 @@ class Server:
             post=self._post,
             why_not_ready=self.why_not_ready,
         )
-        reflection = ReflectionService([SERVICE, HEALTH_SERVICE])
+        monitor = MonitorService(self._repository, self._drift.run_aside, self._post)
+        reflection = ReflectionService([SERVICE, MONITOR_SERVICE, HEALTH_SERVICE])
         methods = Methods(
-            {**inference.unary(), **self._health.unary()},
+            {**inference.unary(), **monitor.unary(), **self._health.unary()},
             {**inference.streaming(), **self._health.streaming(), **reflection.streaming()},
             inference.infer,
         )
@@ -114,6 +118,19 @@ class Server:
         self._following: list[asyncio.Task[None]] = []  # what looks for changes, again and again
         self.grpc_port = 0
         self.http_port = 0
+
+    def _model_repository(self, clock: Clock, inline: InlineRuns | None, kernels: Kernels) -> ModelRepository:
+        """Make what loads models, as the configuration says. Raises ConfigError."""
+        config = self._config
+        load = partial(Servable.load, clock=clock, post=self._post, inline=inline, kernels=kernels)
+        return ModelRepository(
+            config.models,
+            Loader(load, _keys(config), _state(config)),
+            clock,
+            drain_timeout_s=config.drain_timeout_s,
+            changed=lambda: self._post(self._note_change),
+            elsewhere=aliased.models_of(config),
+        )
 
     def _transport(
         self, methods: Methods, data_plane: DataPlane, parts: LoopParts, inline: InlineRuns | None
@@ -151,6 +168,8 @@ class Server:
         for name in self._repository.unready_models():
             _log.warning("model '%s' has no ready version", name)
         _log.info("serving %d model versions", len(list(self._repository.servables())))
+        self._follow(self._drift.run())
+        self._follow(self._webhook.run())
         if config.poll_interval_s:
             self._follow(self._poll(config.poll_interval_s))
 
@@ -170,7 +189,7 @@ class Server:
         await self._grpc.stop(_LAST_WORDS_S)
         await self._on_loader(self._repository.close)
         await self._http.stop()
-        for pool in (self._workers, self._codecs, self._renderer, self._loader, self._registry):
+        for pool in (self._workers, self._codecs, self._renderer, self._loader, self._drift.worker, self._registry):
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
         if self._repository.started:
             _log.info("stopped")
@@ -222,6 +241,7 @@ class Server:
             _log.exception("looking at the registry failed; trying again")
 
     async def _render_metrics(self) -> bytes:
+        drift = await self._drift.views()
         snapshot = Snapshot(
             [_view(servable) for servable in self._repository.servables()],
             self._counters.outcomes.copy(),
@@ -229,6 +249,7 @@ class Server:
             self._grpc.refusals(),
             self._grpc.connections,
             self._grpc.streams,
+            drift,
         )
         return await asyncio.get_running_loop().run_in_executor(self._renderer, self._exporter.render, snapshot)
 
@@ -250,6 +271,18 @@ def _keys(config: ServerConfig) -> Path | None:
     folder = Path(config.package_keys)
     trusted_keys(folder)  # each load reads it again; a mistake should show at the start
     return folder
+
+
+def _state(config: ServerConfig) -> Path | None:
+    return Path(config.state_dir) if config.state_dir else None
+
+
+def _drift_kernels() -> Kernels:
+    """Load the kernels that count for drift, with all others; they bring numba with them, so grpcio does without."""
+    _native_transport()
+    from serving.statistics.drift.kernels import KERNELS  # noqa: PLC0415
+
+    return KERNELS
 
 
 def _view(servable: Servable) -> ServableView:

@@ -25,8 +25,10 @@ NEVER = math.inf
 RETRY_NS = 10e6
 """When to try again while nothing is known about how long batches take."""
 
-_GOOD_ENOUGH = 0.97
-"""A smaller batch is as good as a larger one from this part of its throughput on."""
+_SPARED = 0.1
+"""A smaller batch may cost this part of the time that instances have left."""
+_GOOD_ENOUGH = 0.997
+"""A smaller batch that costs no more than this is as good as a larger one."""
 _WORTH_A_LOSS = 1.1
 """A batch for which rows have to go must be so much better than one that does not."""
 _BUSY = 0.25
@@ -231,11 +233,12 @@ def choose(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Choice:
     """Return the batch with the best rate of rows answered in time, the smallest one of those that are as good."""
     rows_max = min(snapshot.rows, bounds.batch_rows_max)
     best = Choice(0, 0.0, 0.0, 0.0, 0.0)
+    enough = min(_GOOD_ENOUGH, 1.0 - _SPARED * (1.0 - snapshot.used))
     level = len(curve.sizes) - 1
     rows = rows_max
     while True:
         choice = _weigh(bounds, curve, snapshot, rows)
-        if best.rows == 0 or _is_better(bounds, curve, choice, best):
+        if best.rows == 0 or _is_better(bounds, curve, choice, best, enough):
             best = choice
         while level >= 0 and curve.sizes[level] >= rows:
             level -= 1
@@ -247,13 +250,13 @@ def choose(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Choice:
     return Choice(least_rows(curve, rows_max, _GOOD_ENOUGH), 0.0, 0.0, 0.0, 0.0)
 
 
-def _is_better(bounds: Bounds, curve: Curve, choice: Choice, best: Choice) -> bool:
+def _is_better(bounds: Bounds, curve: Curve, choice: Choice, best: Choice, enough: float) -> bool:
     """Compare a smaller batch with the best larger one so far."""
     if choice.useful <= 0.0 or best.useful <= 0.0:
         return choice.useful > best.useful
     if choice.lost < best.lost:
         return choice.rows_per_ns * _WORTH_A_LOSS >= best.rows_per_ns
-    if choice.rows_per_ns >= best.rows_per_ns * _GOOD_ENOUGH and choice.lost <= best.lost:
+    if choice.rows_per_ns >= best.rows_per_ns * enough and choice.lost <= best.lost:
         return choice.rows_per_ns > best.rows_per_ns or _is_sooner(bounds, curve, choice.rows, best.rows)
     return False
 

@@ -17,6 +17,9 @@ from serving.package import Package, Part, read
 from serving.package.folder import check_same_tensors
 from serving.package.signing import trusted_keys
 from serving.repository.scanner import MODEL_FILE
+from serving.statistics.profile import FILE_BYTES_MAX as PROFILE_BYTES_MAX
+
+PROFILE_FILE = "profile.npz"
 
 _log = logging.getLogger(__name__)
 
@@ -30,10 +33,15 @@ class LoadServable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """Loads versions by `load`. `keys` is a folder of public keys, read anew for each load; None asks for none."""
+    """Loads versions by `load`.
+
+    `keys` is a folder of public keys, read anew for each load; None asks for none. `state` is a folder for what must
+    survive a restart.
+    """
 
     load: LoadServable
     keys: Path | None = None
+    state: Path | None = None
 
     def __call__(self, name: str, version: int, path: Path, config: ModelConfig) -> Servable:
         """Load what lies at `path`. Raises LoadError."""
@@ -43,11 +51,14 @@ class Loader:
                     f"{MODEL_FILE} is in no package, and this server loads only signed ones (--package-keys); "
                     "pack it with --sign-key"
                 )
-            return self.load(name, version, path, config)
+            servable = self.load(name, version, path, config)
+            servable.drift.begin(_profile_beside(path), self.state)
+            servable.feedback.begin(self.state)
+            return servable
         try:
             package = read(path)
             signer = trusted_keys(self.keys).check(package) if self.keys is not None else ""
-            graph = _verified_graph(package)
+            graph, profile = _verified_graph(package), package.profile
         except (PackageError, ConfigError) as error:
             raise LoadError(str(error)) from None
         servable = self.load(name, version, graph, config)
@@ -57,9 +68,23 @@ class Loader:
             servable.close()
             raise LoadError(str(error)) from None
         servable.package_digest = package.digest
+        servable.drift.begin(profile, self.state)
+        servable.feedback.begin(self.state)
         signed = f", signed by key {signer[:16]}" if signer else ""
         _log.info("%s/%d: package %s%s", name, version, package.digest, signed)
         return servable
+
+
+def _profile_beside(path: Path) -> bytes | None:
+    """Read the reference profile beside a plain graph, if there is one."""
+    try:  # what cannot be read is no reason not to serve
+        with path.with_name(PROFILE_FILE).open("rb") as file:
+            return file.read(PROFILE_BYTES_MAX + 1)  # what is longer is refused by whoever reads it
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _log.error("%s cannot be read: %s", path.with_name(PROFILE_FILE), error.strerror)
+        return None
 
 
 def _verified_graph(package: Package) -> Graph:

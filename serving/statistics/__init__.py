@@ -1,7 +1,8 @@
 """What happened: `latency` counts per servable, `counters` per outcome, `exporter` writes Prometheus' text.
 
-`profile` is how the features of a model were distributed when it was trained.
+`profile` is how the features of a model were distributed when it was trained, `drift` what is different now, `feedback`
+whether predictions were right.
 """
 
-KERNEL_MODULES = ("serving.statistics.stage_kernel",)
-"""Where the compiled part is."""
+KERNEL_MODULES = ("serving.statistics.stage_kernel", "serving.statistics.drift.kernels.counting")
+"""Where the compiled parts are."""

@@ -14,6 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from serving.statistics.counters import Outcome
+from serving.statistics.drift.view import DriftView, families
 from serving.statistics.latency import Histogram, ServableStatistics, octave_edges_ns
 from serving.statistics.stages import STAGES
 
@@ -74,6 +75,7 @@ class Snapshot:
     refusals: Mapping[str, int] = field(default_factory=dict)
     connections: int | None = None
     streams: int | None = None
+    drift: Sequence[DriftView] = ()
 
 
 class Exporter:
@@ -125,6 +127,7 @@ class _Families(Collector):
         yield _counter("penstock_batch_reruns", "Runs that split a failed batch.", views, lambda view: view.reruns)
         yield _gauge("penstock_queue_rows", "Rows that wait for an instance.", views, lambda view: view.queued_rows)
         yield _gauge("penstock_queue_bytes", "Bytes of input that wait.", views, lambda view: view.queued_bytes)
+        yield from families(self._snapshot.drift)
 
     def _requests(self) -> Metric:
         family = CounterMetricFamily("penstock_requests", "Answers by code.", labels=(*_LABELS, "code", "reason"))

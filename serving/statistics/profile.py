@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.errors import ConfigError
-from serving.statistics import profile_file
+from serving.statistics.array_file import ArrayFile
 
 BINS = 32
 EDGES = BINS - 1
@@ -36,8 +36,17 @@ KEY_CHARACTERS_MAX = 200
 NAME_CHARACTERS_MAX = 200
 SPREAD_MIN = 1e-150
 """A smaller spread has no use as a unit: its inverse, squared, would not be finite."""
+_MARGIN = 1e-6  # of a spread: so far beyond the sample a value still counts as within its range
 DEVIATION_MAX = 1e6
 """A value counts in sums and squares as at most so many spreads from the centre."""
+
+FILE_BYTES_MAX = 4 << 20
+_FILE = ArrayFile(
+    "a reference profile",
+    1,
+    {"edges": np.dtype("<f8"), "counts": np.dtype("<u4"), "moments": np.dtype("<f8")},
+    FILE_BYTES_MAX,
+)
 
 Counts = NDArray[np.int64]
 Values = NDArray[Any]
@@ -160,7 +169,7 @@ class ReferenceProfile:
         }
         numbers = [feature.edges for feature in self.features if feature.kind is Kind.NUMBER]
         moments = [[f.centre, f.spread, f.total, f.squares] for f in self.features]
-        return profile_file.write(
+        return _FILE.write(
             header,
             edges=np.array(numbers, np.float64).reshape(-1, EDGES),
             counts=np.concatenate([feature.counts for feature in self.features]).astype(np.uint32),
@@ -170,7 +179,7 @@ class ReferenceProfile:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Read what `to_bytes` returned; nothing in it is trusted. Raises ConfigError."""
-        header, arrays = profile_file.read(data)
+        header, arrays = _FILE.read(data)
         try:
             return cls(
                 tuple(_read_features(header["features"], arrays)),
@@ -303,30 +312,39 @@ def _known_range(name: str, values: Values) -> tuple[int, ...]:
 def _number_reference(values: Values) -> tuple[NDArray[np.float64], float, float]:
     """Return the edges of the bins, the centre and the spread of a number.
 
-    Edges are values of the sample, from the smallest to just above the largest. Few distinct values get a bin each.
-    Edges that would coincide are one, and the top edge is repeated in their stead: those bins stay empty.
+    Few distinct values get a bin each. Edges that would coincide are one, and the top edge is repeated in their stead:
+    those bins stay empty.
     """
     numbers = np.asarray(values, np.float64)
     finite = np.sort(numbers[np.isfinite(numbers)])
     if not len(finite):
         return np.zeros(EDGES), 0.0, 1.0
-    distinct = np.unique(finite)
-    inner = distinct if len(distinct) < EDGES else np.unique(_quantiles(finite, EDGES - 1))
     with np.errstate(over="ignore", invalid="ignore"):
-        top = min(np.nextafter(finite[-1], np.inf), np.finfo(np.float64).max)
         centre, spread = float(np.mean(finite)), float(np.std(finite))
-    edges = np.full(EDGES, top)
-    edges[: len(inner)] = inner
     if not np.isfinite(centre):
         centre = 0.0
     if not (np.isfinite(spread) and spread >= SPREAD_MIN):
         spread = max(abs(centre), 1.0)
-    return edges, centre, spread
+    distinct = np.unique(finite)
+    begins = np.arange(len(distinct))
+    if len(distinct) >= EDGES:  # else where each of 30 equal parts of the sample begins
+        begins = np.unique(np.searchsorted(distinct, finite[np.arange(EDGES - 1) * len(finite) // (EDGES - 1)]))
+    return _edges(distinct, begins, spread), centre, spread
 
 
-def _quantiles(ordered: NDArray[np.float64], parts: int) -> NDArray[np.float64]:
-    """Return where each of `parts` equal parts of a sorted sample begins."""
-    return ordered[np.arange(parts) * len(ordered) // parts]
+def _edges(distinct: NDArray[np.float64], begins: NDArray[np.intp], spread: float) -> NDArray[np.float64]:
+    """Return edges in the middle between the values that they part, so that rounding moves no value over one."""
+    largest = np.finfo(np.float64).max
+    margin = _MARGIN * spread
+    with np.errstate(over="ignore"):
+        top = min(max(distinct[-1] + margin, np.nextafter(distinct[-1], np.inf)), largest)
+        bottom = max(distinct[0] - margin, -largest)
+    edges = np.full(EDGES, top)
+    edges[0] = bottom
+    values, before = distinct[begins[1:]], distinct[begins[1:] - 1]
+    middle = before / 2 + values / 2
+    edges[1 : len(begins)] = np.where((middle > before) & (middle <= values), middle, values)
+    return edges
 
 
 def _text(value: Any) -> str:

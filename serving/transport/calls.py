@@ -97,6 +97,26 @@ UnaryMethod = Callable[[bytes, Call], None]
 StreamMethod = Callable[[Stream], StreamReceiver]
 
 
+class Answer(Protocol):
+    """A message that can be written."""
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
+        """Return the message's bytes."""
+
+
+def immediate(answer: Callable[[bytes], Answer]) -> UnaryMethod:
+    """Make a method of a function that has its answer, or raises a ServingError, at once."""
+
+    def method(data: bytes, call: Call) -> None:
+        try:
+            result: bytes | ServingError = answer(data).SerializeToString()
+        except ServingError as error:
+            result = error
+        call.settle(result)
+
+    return method
+
+
 @dataclass(frozen=True, slots=True)
 class Methods:
     """Every method that the server offers, by path (`/package.Service/Method`)."""

@@ -76,9 +76,9 @@ class Client:
         """Close the connection."""
         self._channel.close()
 
-    def call(self, method: str, request: Any, answer: type[M]) -> M:
-        """Call a unary method of the inference service. Raises RemoteError."""
-        invoke = self._channel.unary_unary(f"/{SERVICE}/{method}")
+    def call(self, method: str, request: Any, answer: type[M], *, service: str = SERVICE) -> M:
+        """Call a unary method, of the inference service if no other is named. Raises RemoteError."""
+        invoke = self._channel.unary_unary(f"/{service}/{method}")
         try:
             data = invoke(request.SerializeToString(), timeout=self._timeout_s)
         except grpc.RpcError as error:

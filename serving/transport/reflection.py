@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import ReflectionServicer
 
 from serving.errors import ServingError
-from serving.pb import open_inference_pb2
+from serving.pb import open_inference_pb2, penstock_pb2
 from serving.transport.calls import Stream, StreamMethod
 from serving.transport.codec import parse
 
@@ -68,7 +68,7 @@ class ReflectionStream:
 
 def _pool() -> DescriptorPool:
     pool = DescriptorPool()
-    for module in (open_inference_pb2, health_pb2, reflection_pb2):
+    for module in (open_inference_pb2, penstock_pb2, health_pb2, reflection_pb2):
         _add(pool, module.DESCRIPTOR)
     v1alpha = FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(v1alpha)

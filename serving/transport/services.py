@@ -18,7 +18,7 @@ from serving.model import Post, Servable
 from serving.pb import open_inference_pb2 as pb
 from serving.repository.manager import ModelRepository
 from serving.transport import describe
-from serving.transport.calls import SERVICE, STREAM_MESSAGES_MAX, Call, Stream, StreamMethod, UnaryMethod
+from serving.transport.calls import SERVICE, STREAM_MESSAGES_MAX, Call, Stream, StreamMethod, UnaryMethod, immediate
 from serving.transport.codec import M, encode_answer, encode_stream_answer, encode_stream_error, encode_whole, parse
 from serving.transport.large import LargeMessages
 from serving.types import Datatype, InferAnswer, InferRequest
@@ -49,7 +49,7 @@ class InferenceService:
 
     def unary(self) -> dict[str, UnaryMethod]:
         """Return the unary methods by path."""
-        immediate: dict[str, Callable[[bytes], Message]] = {
+        answers: dict[str, Callable[[bytes], Message]] = {
             "ServerLive": _server_live,
             "ServerReady": self._server_ready,
             "ModelReady": self._model_ready,
@@ -59,7 +59,7 @@ class InferenceService:
             "ModelStatistics": self._model_statistics,
             "RepositoryIndex": self._repository_index,
         }
-        methods: dict[str, UnaryMethod] = {name: _immediate(answer) for name, answer in immediate.items()}
+        methods: dict[str, UnaryMethod] = {name: immediate(answer) for name, answer in answers.items()}
         methods["ModelInfer"] = self._infer
         methods["RepositoryModelLoad"] = self._load
         methods["RepositoryModelUnload"] = self._unload
@@ -306,17 +306,6 @@ def _server_live(data: bytes) -> Message:
 def _server_metadata(data: bytes) -> Message:
     parse(pb.ServerMetadataRequest, data)
     return pb.ServerMetadataResponse(name="penstock", version=__version__, extensions=EXTENSIONS)
-
-
-def _immediate(answer: Callable[[bytes], Message]) -> UnaryMethod:
-    def method(data: bytes, call: Call) -> None:
-        try:
-            result: bytes | ServingError = answer(data).SerializeToString()
-        except ServingError as error:
-            result = error
-        call.settle(result)
-
-    return method
 
 
 def _not_offered(_data: bytes, call: Call) -> None:

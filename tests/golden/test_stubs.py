@@ -3,7 +3,7 @@
 To make them anew, in an environment with the requirements of `GENERATOR`, from the root of the checkout:
 
     python -m grpc_tools.protoc -Iserving/pb=protos --python_out=. --pyi_out=. --grpc_python_out=. \\
-        protos/model_config.proto protos/open_inference.proto
+        protos/model_config.proto protos/open_inference.proto protos/penstock.proto
 
 The pin is a generator whose code runs on protobuf 6 and 7 alike.
 """
@@ -18,7 +18,7 @@ from tests.support.environments import environment
 ROOT = Path(__file__).parents[2]
 STUBS = ROOT / "serving" / "pb"
 GENERATOR = ("grpcio-tools==1.76.0", "setuptools<81")
-PROTOS = ("protos/model_config.proto", "protos/open_inference.proto")
+PROTOS = ("protos/model_config.proto", "protos/open_inference.proto", "protos/penstock.proto")
 NAMES = sorted(f"{Path(proto).stem}{suffix}" for proto in PROTOS for suffix in ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py"))
 
 

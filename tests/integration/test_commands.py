@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from serving.statistics import KERNEL_MODULES
 from serving.wire import compiler, kernels
 from tests.support import graphs
 from tests.support.servers import server_thread
@@ -122,7 +123,18 @@ def test_a_server_that_is_not_there_is_named():
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["serve"], ["infer"], ["quickstart"], ["kernels"], ["models"], ["models", "load"]]
+    "command",
+    [
+        [],
+        ["serve"],
+        ["infer"],
+        ["quickstart"],
+        ["kernels"],
+        ["models"],
+        ["models", "load"],
+        ["drift"],
+        ["drift", "report"],
+    ],
 )
 def test_every_command_has_help(command):
     result = penstock(*command, "--help")
@@ -141,9 +153,9 @@ def test_examples_in_help_keep_their_lines(command):
 
 
 def test_kernels_loads_what_this_process_has_compiled_and_says_where_it_is():
-    expected = kernels.load()
+    expected = kernels.load(others=KERNEL_MODULES)
     modules = [kernel.py_func.__module__ for kernel in compiler.KERNELS]
-    ours = [name for name in modules if name.rpartition(".")[0] == "serving.wire"]  # and none of tests or clients
+    ours = [name for name in modules if name.rpartition(".")[0] == "serving.wire" or name in KERNEL_MODULES]
     result = penstock("kernels", "--json", "-")
     facts = json.loads(result.stdout)
     assert facts.pop("cpu_s") > 0

@@ -3,7 +3,7 @@
 import dataclasses
 
 from serving.commands.options import environment_name, shown_default
-from serving.config import BatchingConfig, InstancesConfig, ModelConfig, ServerConfig, SessionConfig
+from serving.config import BatchingConfig, DriftConfig, InstancesConfig, ModelConfig, ServerConfig, SessionConfig
 from serving.release.policy import CHECKS, Policy
 
 
@@ -21,7 +21,7 @@ def model_table() -> str:
     """The keys of `model.toml`."""
     lines = ["| table | key | default | meaning |", "| --- | --- | --- | --- |"]
     tables = [("", ModelConfig), ("[batching]", BatchingConfig), ("[instances]", InstancesConfig)]
-    for table, config in [*tables, ("[session]", SessionConfig)]:
+    for table, config in [*tables, ("[session]", SessionConfig), ("[drift]", DriftConfig)]:
         for item in dataclasses.fields(config):
             if dataclasses.is_dataclass(item.type) and not item.metadata["help"]:
                 continue

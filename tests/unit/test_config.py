@@ -6,6 +6,7 @@ import pytest
 from serving.config import (
     CONFIG_BYTES_MAX,
     BatchingConfig,
+    DriftConfig,
     InstancesConfig,
     ModelConfig,
     ServerConfig,
@@ -19,7 +20,13 @@ from serving.config import (
 )
 from serving.errors import ConfigError
 
-TABLES = {"": ServerConfig, "batching": BatchingConfig, "instances": InstancesConfig, "session": SessionConfig}
+TABLES = {
+    "": ServerConfig,
+    "batching": BatchingConfig,
+    "instances": InstancesConfig,
+    "session": SessionConfig,
+    "drift": DriftConfig,
+}
 OPTIONS = [(table, item) for table, kind in TABLES.items() for item in dataclasses.fields(kind)]
 
 
@@ -109,7 +116,9 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_name():
 
 
 def test_an_unknown_key_that_resembles_none_is_refused_with_all_of_them():
-    with pytest.raises(ConfigError, match="unknown key 'zzz'; known: batching, instances, session, version_policy"):
+    with pytest.raises(
+        ConfigError, match="unknown key 'zzz'; known: batching, drift, instances, session, version_policy"
+    ):
         build(ModelConfig, {"zzz": 4})
     assert nearest("zzz", ["b", "a"]) == "; known: a, b"
 

@@ -8,8 +8,8 @@ is estimated, so its upper bound is used, and it holds for the sampling rate and
 import numpy as np
 from numpy.typing import NDArray
 
-PANES_MIN = 50
-"""Fewer panes say too little about their own variation."""
+from serving.config import CALIBRATION_PANES_MIN
+
 _QUANTILE = 1.645  # 95 % of a normal distribution, one-sided
 _EXPECTED_MIN = 1.0
 
@@ -20,7 +20,7 @@ def design_effects(panes: NDArray[np.int64]) -> NDArray[np.float64]:
     Pearson's dispersion statistic of every pane against all of them together (McCullagh, Nelder 1989, 4.5.2), whose
     spread over panes says how sure its mean is.
     """
-    assert len(panes) >= PANES_MIN, "bug: calibrated on too few panes"
+    assert len(panes) >= CALIBRATION_PANES_MIN, "bug: calibrated on too few panes"
     return np.array([_design_effect(panes[:, feature]) for feature in range(panes.shape[1])])
 
 

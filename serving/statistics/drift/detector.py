@@ -80,8 +80,7 @@ class Detector:
 
 def log_sum_exp(logs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the log of the sum of exp over the first axis."""
-    highest = logs.max(axis=0)
-    total: NDArray[np.float64] = highest + np.log(np.exp(logs - highest).sum(axis=0))
+    total: NDArray[np.float64] = np.logaddexp.reduce(logs, axis=0)
     return total
 
 

@@ -84,6 +84,7 @@ class Answers:
         try:
             if not isinstance(result, ServingError):
                 unsent = self._answer(group, result)
+                _remember(group, result)
         except ServingError as refusal:
             error = refusal
         except Exception:  # noqa: BLE001 - a mistake of ours must not keep permits, rows and the servable for ever
@@ -250,3 +251,21 @@ def answer_of(origin: Origin, columns: list[int], outputs: list[Array], row: int
         ),
         raw=True,
     )
+
+
+def _remember(group: RequestGroup, outputs: list[Array]) -> None:
+    """Keep what the requests with an id and one row were answered, for the labels that may come.
+
+    They are answered already, so a mistake of ours in this must cost nothing else.
+    """
+    origin, row, feedback = group.origin, group.row, group.origin.servable.feedback
+    if not feedback.is_on:
+        return
+    columns = origin.requests[group.first : group.last]
+    try:
+        for request in columns[(columns[:, R_ID_LENGTH] > 0) & (columns[:, R_ROWS] == 1)]:
+            at = int(request[R_ID_AT])
+            request_id = origin.ids[at : at + int(request[R_ID_LENGTH])].tobytes().decode(errors="replace")
+            feedback.note(request_id, outputs, int(request[R_ROW]) - row)
+    except Exception:  # noqa: BLE001 - logged
+        _log.exception("requests could not be remembered for their labels")

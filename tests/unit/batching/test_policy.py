@@ -79,8 +79,9 @@ def test_a_lone_request_on_an_idle_server_never_waits():
         assert (decision.rows, decision.reason) == (1, Reason.IDLE)
 
 
-def test_without_an_objective_all_that_waits_is_taken_while_that_is_the_soonest():
-    assert decide(BOUNDS, AFFINE, CALM._replace(rows=40)).rows == 40
+def test_without_an_objective_a_busy_server_takes_all_that_waits_and_a_calm_one_may_split_it():
+    assert decide(BOUNDS, AFFINE, CALM._replace(rows=40, used=0.9)).rows == 40
+    assert decide(BOUNDS, AFFINE, CALM._replace(rows=40, used=0.1)).rows == 32, "8 rows later is sooner on average"
     assert decide(BOUNDS, AFFINE, CALM._replace(rows=500)) == Decision(64, 1e9, 0.0, Reason.FULL)
 
 

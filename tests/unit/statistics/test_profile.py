@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from serving.errors import ConfigError
-from serving.statistics import profile_file
 from serving.statistics.profile import (
     COLUMNS_PER_TENSOR_MAX,
+    FILE_BYTES_MAX,
     INF_SLOT,
     KEYS_MAX,
     NAN_SLOT,
@@ -57,6 +57,13 @@ def test_every_value_is_counted_once_and_the_reference_never_lies_outside_its_ow
     assert feature.counts[0] == 0
     if np.abs(values[np.isfinite(values)]).max(initial=0) < np.finfo(np.float64).max:
         assert feature.counts[31] == 0
+
+
+def test_rounding_moves_no_value_of_the_reference_over_an_edge():
+    values = RNG.choice(RNG.normal(size=300), 5_000)
+    feature = profile_of(values)
+    nudged = feature.slots_of(values * (1 + 1e-9))
+    np.testing.assert_array_equal(np.bincount(nudged, minlength=feature.slots), feature.counts)
 
 
 def test_few_distinct_values_get_a_bin_each():
@@ -207,7 +214,7 @@ def test_a_truncated_file_is_refused(cut):
 
 def test_a_file_beyond_the_bound_is_refused_before_it_is_opened():
     with pytest.raises(ConfigError, match="at most"):
-        ReferenceProfile.from_bytes(bytes(profile_file.FILE_BYTES_MAX + 1))
+        ReferenceProfile.from_bytes(bytes(FILE_BYTES_MAX + 1))
 
 
 def test_an_object_array_is_never_unpickled():

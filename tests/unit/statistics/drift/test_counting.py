@@ -81,7 +81,8 @@ def test_any_number_of_rows_is_counted_as_in_numpy(rows):
 
 def test_ties_with_edges_fall_where_numpy_puts_them():
     layout = layout_of({"x": reference()})
-    edges = np.stack([feature.edges[:30] for feature in layout.features], axis=1).astype(np.float32)
+    edges = np.stack([feature.edges[:30] for feature in layout.features], axis=1)
+    layout = layout_of({"x": reference().astype(np.float64)})
     block = assert_twins(layout, edges)
     assert (block.counts[:, 1:31] == 1).all()
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bench.drift_simulation import ALARM, World, delays, false_alarms
-from serving.statistics.drift.calibration import PANES_MIN, design_effects
+from serving.config import CALIBRATION_PANES_MIN
+from serving.statistics.drift.calibration import design_effects
 from serving.statistics.drift.detector import Detector, log_sum_exp, mean_evidence, weight_of
 from serving.statistics.drift.evidence import Reference
 from serving.statistics.drift.radius import DELTA, radii
@@ -125,13 +126,13 @@ def test_clusters_of_rows_alarm_falsely_until_the_detector_is_calibrated():
 @pytest.mark.parametrize("cluster", [1, 5])
 def test_the_design_effect_is_the_size_of_the_clusters(cluster):
     rng = np.random.default_rng(12)
-    counted = rng.multinomial(500 // cluster, UNIFORM, size=(PANES_MIN, 4)) * cluster
+    counted = rng.multinomial(500 // cluster, UNIFORM, size=(CALIBRATION_PANES_MIN, 4)) * cluster
     effects = design_effects(counted)
     assert (effects >= cluster).mean() >= 0.75
     assert (effects <= 1.4 * cluster).all()
 
 
 def test_a_feature_that_never_varies_has_no_design_effect():
-    counted = np.zeros((PANES_MIN, 1, 16), np.int64)
+    counted = np.zeros((CALIBRATION_PANES_MIN, 1, 16), np.int64)
     counted[:, 0, 3] = 100
     assert design_effects(counted).tolist() == [1.0]

@@ -1,0 +1,62 @@
+"""How many rows are looked at, so that looking costs no more than a share of what inference costs. Pure.
+
+Of each batch every `step`-th row is sampled, from a random one on, so each row has the same chance whatever order rows
+come in and however they are batched: the counts stay valid.
+"""
+
+import random
+
+FREE_NS = 50_000_000
+"""What may be spent before inference has earned anything, once: so that the first rows are all counted."""
+_STEP_MAX = 1 << 20
+_DECAY = 0.95
+_SURPRISE_MAX = 8.0
+_DEBT_NS = 10_000_000
+
+
+class Governor:
+    """Chooses the step of one executor from what sampled rows have cost and what inference takes. One thread."""
+
+    __slots__ = ("_cost_per_row_ns", "_random", "_share", "infer_ns", "rows", "spent_ns", "step")
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._cost_per_row_ns = 0.0
+        self._random = random.Random(0).random  # noqa: S311 - which rows are looked at is no secret
+        self.step = 1
+        self.rows = 0
+        self.infer_ns = 0
+        self.spent_ns = 0
+
+    @property
+    def credit_ns(self) -> float:
+        """What may still be spent; below 0 what was spent too much."""
+        return FREE_NS + self._share * self.infer_ns - self.spent_ns
+
+    def first_row(self, rows: int, infer_ns: int) -> int:
+        """Note a batch; return its first sampled row, -1 when none is."""
+        self.rows += rows
+        self.infer_ns += infer_ns
+        if self.step == 1:
+            return 0 if rows else -1
+        first = int(self._random() * self.step)
+        return first if first < rows else -1
+
+    def spent(self, cost_ns: int, sampled_rows: int) -> None:
+        """Note what looking at rows has cost, and choose the step anew."""
+        per_row = cost_ns / max(1, sampled_rows)
+        known = self._cost_per_row_ns or per_row
+        # A thread that was held up in the middle has not worked all that time.
+        self._cost_per_row_ns = _DECAY * known + (1 - _DECAY) * min(per_row, _SURPRISE_MAX * known)
+        self.spent_ns += min(cost_ns, round(_SURPRISE_MAX * known * max(1, sampled_rows)))
+        self.step = self._affordable_step()
+
+    def _affordable_step(self) -> int:
+        credit_ns = self.credit_ns
+        if credit_ns > 0:
+            return 1
+        earned_per_row_ns = self._share * self.infer_ns / max(1, self.rows)
+        debt = 1.0 + min(_SURPRISE_MAX, -credit_ns / _DEBT_NS)
+        if earned_per_row_ns * _STEP_MAX <= self._cost_per_row_ns * debt:
+            return _STEP_MAX
+        return max(1, -int(-self._cost_per_row_ns * debt // earned_per_row_ns))
