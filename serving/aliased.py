@@ -26,8 +26,6 @@ def models_of(config: ServerConfig) -> list[str]:
 
 def aliases_of(config: ServerConfig) -> list[Alias]:
     """Read `model`. Raises ConfigError for what is no alias, and for two of one model."""
-    if config.registry and not config.model:
-        raise ConfigError("registry is given without model; name what to serve, such as --model fraud@production")
     try:
         aliases = [parse_alias(text) for text in config.model]
     except RegistryError as error:

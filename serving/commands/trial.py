@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from serving.config import ENVIRONMENT_PREFIX
 from serving.errors import ConfigError
 from serving.package import Package, export
 from serving.release.inference import Estimate
@@ -28,12 +30,16 @@ WARM_UP_S = 0.1
 
 
 class TrialServer:
-    """A `penstock serve` of one package. One thread uses it; close it. Ask it when `wait_until_ready` has returned."""
+    """A `penstock serve` of one package, with the defaults of all options whatever the environment says.
+
+    One thread uses it; close it. Ask it when `wait_until_ready` has returned.
+    """
 
     def __init__(self, folder: str, package: Package) -> None:
         arguments = ["serve", "--models", folder, "--grpc-port", "0", "--http-port", "0", "--log-format", "text"]
+        defaults = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
         self._process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-m", "serving", *arguments], stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "serving", *arguments], stderr=subprocess.PIPE, text=True, env=defaults
         )
         self._datatypes = {spec.name: spec.datatype for spec in package.signature.inputs}
         self._lines: deque[str] = deque(maxlen=_LOG_LINES_MAX)

@@ -89,9 +89,9 @@ class AliasFollower:
         pulled = Pulled(pushed.sequence, pushed.digest, followed.folder / _folder_name(pushed.sequence, pushed.digest))
         if not pulled.path.exists():
             registry.pull(Version(pushed.model, pushed.sequence), pulled.path)
-        if (digest := read(pulled.path).digest) != pushed.digest:
+        if (held := _digest_of(pulled.path)) != pushed.digest:
             shutil.rmtree(pulled.path)
-            raise RegistryDamaged(f"{pulled.path} held package {digest}, expected {pushed.digest}; it is pulled again")
+            raise RegistryDamaged(f"{pulled.path} held {held}, expected package {pushed.digest}; it is pulled again")
         return pulled
 
     def _hand_over(self, followed: _Followed, pulled: Pulled) -> None:
@@ -130,6 +130,14 @@ class AliasFollower:
             if not failures:
                 followed.serving = last
                 _log.info("%s: serving package %d from the cache", followed.alias, last[0].sequence)
+
+
+def _digest_of(path: Path) -> str:
+    """Return the digest that a copy has, or what is wrong with it."""
+    try:
+        return read(path).digest
+    except PackageError as error:
+        return str(error)
 
 
 def _is_damaged(path: Path) -> bool:

@@ -135,7 +135,6 @@ def test_a_models_settings_come_from_its_folder_beside(tmp_path, options):
         ({"model": ("affine",)}, "expected NAME/SEQ"),
         ({"model": ("affine/1",)}, "expected NAME@ALIAS"),
         ({"model": ("affine@a", "affine@b")}, "by two aliases"),
-        ({"model": ()}, "registry is given without model"),
         ({"registry": "s3://x"}, r"registry\.toml"),
     ],
 )

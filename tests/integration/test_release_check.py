@@ -33,7 +33,7 @@ def test_a_package_is_tried_on_real_servers_against_production_and_promoted(tmp_
     assert (refused.returncode, "has not been checked" in refused.stderr) == (1, True)
     page = tmp_path / "report.html"
     checked = penstock("registry", "check", "affine/2", "--held-out", str(held_out), "--html", str(page), "--json", "-",
-                       **where)  # fmt: skip
+                       **where, PENSTOCK_MODELS="/elsewhere")  # fmt: skip
     assert checked.returncode == 0, checked.stderr + checked.stdout
     found = {finding["check"]: finding for finding in json.loads(checked.stdout)["findings"]}
     for name in ("loads and answers", "batch invariance", "quality", "latency mean", "latency p99", "memory"):
@@ -51,7 +51,7 @@ def test_a_package_that_does_not_load_fails_with_the_servers_own_reason(tmp_path
     assert checked.returncode == 1
     found = {finding["check"]: finding for finding in json.loads(checked.stdout)["findings"]}
     assert found["loads and answers"]["verdict"] == "fail"
-    assert "onnxruntime cannot load model.onnx" in found["loads and answers"]["explanation"]
+    assert "onnxruntime cannot load" in found["loads and answers"]["explanation"]
     waived = penstock(
         "registry", "waive", "affine/1", "loads and answers", "--reason", "", PENSTOCK_REGISTRY=str(place)
     )

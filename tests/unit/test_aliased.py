@@ -10,6 +10,7 @@ def test_the_served_name_is_the_models():
     assert aliases_of(config) == [Alias("fraud", "production"), Alias("churn", "canary")]
     assert models_of(config) == ["fraud", "churn"]
     assert models_of(ServerConfig()) == []
+    assert models_of(ServerConfig(registry="/srv/one")) == [], "the variable may be set for `penstock registry` alone"
 
 
 def test_registries_have_caches_of_their_own(monkeypatch):

@@ -18,6 +18,7 @@ NEEDED = {
     "tls_key": ("tls_cert",),
     "tls_client_ca": ("tls_cert", "tls_key"),
     "control_plane_clients": ("tls_cert", "tls_key", "tls_client_ca"),
+    "drift_webhook_key": ("drift_webhook",),
 }
 FIELDS = dataclasses.fields(ServerConfig)
 KUBERNETES = [

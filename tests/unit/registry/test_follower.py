@@ -120,6 +120,17 @@ def test_a_damaged_copy_is_pulled_again(place, follow, server, tmp_path, caplog)
     assert server.seen == [[3], [3]]
 
 
+def test_a_copy_that_is_no_package_any_more_is_pulled_again(follow, server, tmp_path, caplog):
+    follow().look()
+    folder = next((tmp_path / "cache" / str(PRODUCTION)).glob("3-*"))
+    (folder / "index.json").unlink()
+    restarted = follow()
+    restarted.look()
+    assert "it is pulled again" in caplog.text
+    restarted.look()
+    assert server.seen == [[3], [3]]
+
+
 def test_a_registry_that_gives_other_bytes_changes_nothing(place, follow, server, caplog):
     follower = follow()
     follower.look()
