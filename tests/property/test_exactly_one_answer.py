@@ -13,12 +13,13 @@ from serving.admission import Admission
 from serving.batching.batcher import Batcher
 from serving.batching.entries import Progress
 from serving.batching.pace import Pace
-from serving.config import BatchingConfig
+from serving.config import BatchingConfig, DriftConfig
 from serving.dataplane import DataPlane
 from serving.errors import Cancelled, DeadlineExceeded, ModelFailed, Overloaded
 from serving.model import Servable
 from serving.repository.handle import Handle
 from serving.statistics.counters import RequestCounters
+from serving.statistics.feedback import Feedback
 from serving.statistics.latency import ServableStatistics
 from serving.types import InferAnswer, InferRequest, InputTensor
 from tests.support.clocks import FakeClock
@@ -36,6 +37,7 @@ class ThreadlessServable(Servable):
         self.batch_rows_max = CONFIG.batch_rows_max
         self.batcher = Batcher(CONFIG, clock, instances=1, batchable=True)
         self._clock, self._inline, self._pace = clock, None, Pace()
+        self.feedback = Feedback("m", 1, AFFINE, DriftConfig(), clock=clock)
 
 
 class Machine(RuleBasedStateMachine):

@@ -13,7 +13,6 @@ import hpack
 import numpy as np
 
 from serving.admission import Admission
-from serving.batching.arena import Staging
 from serving.batching.batcher import Batcher
 from serving.batching.pace import Pace
 from serving.config import ModelConfig, ServerConfig
@@ -23,6 +22,8 @@ from serving.model import Servable
 from serving.pb import open_inference_pb2 as pb
 from serving.repository.handle import Handle
 from serving.statistics.counters import RequestCounters
+from serving.statistics.drift.watch import DriftWatch
+from serving.statistics.feedback import Feedback
 from serving.statistics.latency import ServableStatistics
 from serving.transport.calls import Methods
 from serving.transport.large import LargeMessages
@@ -74,12 +75,14 @@ class ThreadlessServable(Servable):
         self.batcher = Batcher(config.batching, clock, instances=1, batchable=True)
         self._session, self._clock, self._inline, self._pace = session, clock, None, Pace()
         self._failure_logged_ns = 2**62  # nothing is logged
-        self._staging = Staging(self.signature)
+        self.drift = DriftWatch("m", version, self.signature, config.drift, clock=clock)
+        self.feedback = Feedback("m", version, self.signature, config.drift, clock=clock)
+        self._own_workplace = self._workplace()
 
     def finish(self, batch) -> None:
         """Run and settle a batch that was taken."""
         if batch.entries:
-            self._compute(batch, self._staging)
+            self._compute(batch, self._own_workplace)
         self._settle(batch)
 
     def run_all(self) -> None:
