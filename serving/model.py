@@ -38,7 +38,7 @@ from serving.statistics.drift.counter import Counter
 from serving.statistics.drift.counting import NUMPY, Kernels
 from serving.statistics.drift.watch import DriftWatch
 from serving.statistics.feedback import Feedback
-from serving.statistics.latency import Answered, BatchTimes, ServableStatistics
+from serving.statistics.latency import Answered, BatchTimes, CountBatch, ServableStatistics, count_plainly
 from serving.types import Array
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Shared:
     inline: InlineRuns | None = None
     kernels: Kernels = field(default_factory=lambda: NUMPY)
     calibrations: Calibrations = field(default_factory=lambda: Calibrations(None))
+    count_batch: CountBatch = count_plainly
     allow_user_code: bool = False
 
 
@@ -94,7 +95,7 @@ class Servable:
         shared = shared or Shared()
         self.package_digest = ""  # of the package that it came in, if it did
         self.pipeline = pipeline
-        self.statistics = ServableStatistics()
+        self.statistics = ServableStatistics(shared.count_batch)
         self._session = session
         self._clock = clock
         self._post = post

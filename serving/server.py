@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -36,7 +37,7 @@ from serving.repository.loading import Loader
 from serving.repository.manager import ModelRepository
 from serving.statistics import KERNEL_MODULES
 from serving.statistics.counters import RequestCounters
-from serving.statistics.drift.counting import NUMPY, Kernels
+from serving.statistics.drift.counting import Kernels
 from serving.statistics.drift.rounds import DriftRounds
 from serving.statistics.exporter import CONTENT_TYPE, Exporter, ServableView, Snapshot
 from serving.transport.calls import SERVICE, Methods, Transport
@@ -255,11 +256,13 @@ class Server:
 
 def _shared(config: ServerConfig, turn: Turn, clock: Clock) -> Shared:
     calibrations = Calibrations(Path(config.calibration_dir) if config.calibration_dir else usual_folder())
-    inline, kernels = None, NUMPY
-    if config.transport == "native":
-        kernels = _drift_kernels()
-        inline = InlineRuns(clock, budget_us=config.inline_us_max, wake=turn.wake_for_later_phase)
-    return Shared(inline, kernels, calibrations, allow_user_code=config.user_code == "on")
+    shared = Shared(calibrations=calibrations, allow_user_code=config.user_code == "on")
+    if config.transport != "native":
+        return shared
+    from serving.statistics.stage_kernel import count_batch  # noqa: PLC0415 - brings numba
+
+    inline = InlineRuns(clock, budget_us=config.inline_us_max, wake=turn.wake_for_later_phase)
+    return replace(shared, inline=inline, kernels=_drift_kernels(), count_batch=count_batch)
 
 
 def _native_transport() -> "type[NativeTransport]":

@@ -4,7 +4,7 @@ All updates happen on the I/O thread, one call per batch; readers on that thread
 batches only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -121,12 +121,29 @@ class Answered:
     missed: int = 0
 
 
+CountBatch = Callable[[NDArray[np.int64], NDArray[np.int64], int, int, int, int, int], None]
+"""Counts a batch, see `stage_kernel.count_batch`."""
+
+
+def count_plainly(
+    stages: NDArray[np.int64], arrivals: NDArray[np.int64], taken_ns: int, now_ns: int,
+    input_ns: int, infer_ns: int, output_ns: int,
+) -> None:  # fmt: skip
+    """Do what the kernel does, where there is no numba."""
+    request, queue, *steps = (Histogram(row) for row in stages)
+    requests = 0
+    for arrival_ns, count in arrivals.tolist():
+        request.add(now_ns - arrival_ns, count)
+        queue.add(taken_ns - arrival_ns, count)
+        requests += count
+    for step, duration_ns in zip(steps, (input_ns, infer_ns, output_ns), strict=True):
+        step.add(duration_ns, requests)
+
+
 class ServableStatistics:
-    """What one servable did. Lives on the I/O thread."""
+    """What one servable did. Lives on the I/O thread. `count_batch` counts, in plain Python unless it is the kernel."""
 
-    def __init__(self) -> None:
-        from serving.statistics.stage_kernel import count_batch  # noqa: PLC0415 - brings numba, which `--help` need not
-
+    def __init__(self, count_batch: CountBatch = count_plainly) -> None:
         self._count_batch = count_batch
         self._stages = np.zeros((len(STAGES), COLUMNS), np.int64)
         self.stages = {stage: Histogram(row) for stage, row in zip(STAGES, self._stages, strict=True)}

@@ -15,12 +15,13 @@ from serving.batching.entries import Progress
 from serving.batching.loads import Loads
 from serving.batching.pace import Pace
 from serving.batching.policy import NEVER
-from serving.config import BatchingConfig
+from serving.config import BatchingConfig, DriftConfig
 from serving.dataplane import DataPlane
 from serving.errors import Cancelled, DeadlineExceeded, ModelFailed, Overloaded
 from serving.model import Servable
 from serving.repository.handle import Handle
 from serving.statistics.counters import RequestCounters
+from serving.statistics.feedback import Feedback
 from serving.statistics.latency import ServableStatistics
 from serving.types import InferAnswer, InferRequest, InputTensor
 from tests.support.clocks import FakeClock
@@ -39,6 +40,7 @@ class ThreadlessServable(Servable):
         self.batcher = Batcher(CONFIG, clock, instances=1, batchable=True, target_ns=target_ns)
         self._clock, self._inline, self._pace = clock, None, Pace()
         self._loads, self._target_ns = Loads(), target_ns
+        self.feedback = Feedback("m", 1, AFFINE, DriftConfig(), clock=clock)
 
 
 class Machine(RuleBasedStateMachine):

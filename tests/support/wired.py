@@ -26,6 +26,7 @@ from serving.repository.handle import Handle
 from serving.statistics.counters import RequestCounters
 from serving.statistics.drift.counting import NUMPY
 from serving.statistics.drift.watch import DriftWatch
+from serving.statistics.feedback import Feedback
 from serving.statistics.latency import ServableStatistics
 from serving.transport.calls import Methods
 from serving.transport.large import LargeMessages
@@ -80,6 +81,7 @@ class ThreadlessServable(Servable):
         self._failure_logged_ns = 2**62  # nothing is logged
         self.pipeline = None
         self.drift = DriftWatch("m", version, self.signature, config.drift, clock=clock, kernels=NUMPY)
+        self.feedback = Feedback("m", version, self.signature, config.drift, clock=clock)
         self._inline_workplace = self._workplace()
 
     def finish(self, batch) -> None:

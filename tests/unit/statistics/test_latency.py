@@ -3,7 +3,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.statistics.latency import Answered, BatchTimes, Duration, Histogram, ServableStatistics, octave_edges_ns
+from serving.statistics.latency import (
+    Answered,
+    BatchTimes,
+    Duration,
+    Histogram,
+    ServableStatistics,
+    count_plainly,
+    octave_edges_ns,
+)
+from serving.statistics.stage_kernel import count_batch
 from serving.statistics.stages import BUCKETS, CARRY_BITS, bucket_of
 
 FIRST_NS, LAST_NS = octave_edges_ns()[0], octave_edges_ns()[-1]
@@ -68,16 +77,17 @@ def test_a_sum_beyond_64_bits_is_exact():
     st.lists(st.tuples(st.integers(0, LAST_NS), st.integers(1, 300)), max_size=30),
     st.integers(0, 2 * LAST_NS),
     st.integers(LAST_NS, 3 * LAST_NS),
+    st.sampled_from([count_batch, count_plainly]),
 )
-def test_a_batch_is_counted_as_its_requests_one_by_one(arrivals, infer_ns, taken_ns):
-    statistics, now_ns = ServableStatistics(), taken_ns + infer_ns
+def test_a_batch_is_counted_as_its_requests_one_by_one(arrivals, infer_ns, taken_ns, count):
+    statistics, now_ns = ServableStatistics(count), taken_ns + infer_ns
     twin = {stage: Histogram() for stage in statistics.stages}
-    for arrival_ns, count in arrivals:
-        twin["request"].add(now_ns - arrival_ns, count)
-        twin["queue"].add(taken_ns - arrival_ns, count)
-        twin["compute_input"].add(900, count)
-        twin["compute_infer"].add(infer_ns, count)
-        twin["compute_output"].add(1 << 10, count)
+    for arrival_ns, often in arrivals:
+        twin["request"].add(now_ns - arrival_ns, often)
+        twin["queue"].add(taken_ns - arrival_ns, often)
+        twin["compute_input"].add(900, often)
+        twin["compute_infer"].add(infer_ns, often)
+        twin["compute_output"].add(1 << 10, often)
     times = BatchTimes(rows=1, taken_ns=taken_ns, input_ns=900, infer_ns=infer_ns, output_ns=1 << 10, reruns=0)
     statistics.batch_done(times, Answered(arrivals, rows=1), now_ns=now_ns, wall_ns=0)
     for stage, histogram in statistics.stages.items():
@@ -86,8 +96,9 @@ def test_a_batch_is_counted_as_its_requests_one_by_one(arrivals, infer_ns, taken
         assert np.array_equal(histogram.buckets, twin[stage].buckets)
 
 
-def test_sums_of_batches_carry_beyond_64_bits():
-    statistics, eon_ns = ServableStatistics(), 1 << (CARRY_BITS - 1)
+@pytest.mark.parametrize("count", [count_batch, count_plainly])
+def test_sums_of_batches_carry_beyond_64_bits(count):
+    statistics, eon_ns = ServableStatistics(count), 1 << (CARRY_BITS - 1)
     times = BatchTimes(rows=1, taken_ns=eon_ns, input_ns=0, infer_ns=0, output_ns=0, reruns=0)
     for _ in range(5):
         statistics.batch_done(times, Answered([(0, 1)], rows=1), now_ns=eon_ns, wall_ns=0)
