@@ -70,6 +70,7 @@ class Kept(NamedTuple):
 class Outlook:
     """The learnt state of one servable. Takes no lock: its batcher holds one.
 
+    `predicted_ns` and `actual_ns` add up how long the batches that were learnt from should have taken, and took.
     Bounds: a number per size of the ladder, a kept decision per number of rows up to `batch_rows_max`.
     """
 
@@ -99,7 +100,6 @@ class Outlook:
         self._chosen = 1
         self.predicted_ns = 0.0
         self.actual_ns = 0.0
-        """Of the batches that were learnt from, in all: how long they should have taken, and how long they took."""
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 
