@@ -17,8 +17,8 @@ SPEED_ROWS = 32
 class Cell:
     """What became of an entry.
 
-    `error` is the smaller of the largest errors of conversion and of precision; `speed` is how many times as fast as the
-    framework's predict the graph is.
+    `error` is the smaller of the largest errors of conversion and of precision; `speed` is how many times as fast as
+    the framework's predict the graph is.
     """
 
     entry: Entry
