@@ -13,10 +13,10 @@ import pytest
 
 from converters.conversion import Conversion, convert
 from converters.matrix import zoo
-from converters.matrix.served import compare_served
 from converters.packaging import Label, write_package
 from converters.parity.report import ParityError
 from tests.support.environments import environment
+from tests.support.served_models import compare_served
 from tests.support.servers import server_thread
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def test_models_of_heavy_frameworks_answer_over_grpc_as_their_frameworks_do(tmp_
     """Runs in an environment of its own, or in that of PENSTOCK_CONVERT_PYTHON."""
     python = os.environ.get("PENSTOCK_CONVERT_PYTHON") or environment(f"{ROOT}[convert]", *OTHERS)
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "torch"}
-    command = [str(python), "-m", "converters.matrix.served", str(tmp_path)]
+    command = [str(python), "-m", "tests.support.served_models", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     assert {line.partition("/")[0] for line in result.stdout.splitlines()} == {

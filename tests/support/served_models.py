@@ -1,7 +1,7 @@
 """Asking the real server about a converted model, and holding its answers to the framework's own.
 
-`python -m converters.matrix.served FOLDER` does so for every heavy framework that is installed: it converts, serves in
-a process of its own, compares, and prints a line per model.
+`python -m tests.support.served_models FOLDER` does so for every heavy framework that is installed: it converts, serves
+in a process of its own, compares, and prints a line per model.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ def _server(models: Path) -> Iterator[str]:
         "0",
     ]
     command += ["--transport", "grpcio"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own server
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None, "bug: the server's log is not piped"
         address = ""
         try:
