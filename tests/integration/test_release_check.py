@@ -13,7 +13,7 @@ POLICY = """
 [quality]
 margin = 0.02
 [cost]
-latency_slice_s = 0.05
+latency_slice_s = 0.2
 latency_margin = 50.0
 memory_starts = 2
 memory_margin = 1.0
@@ -34,10 +34,10 @@ def test_a_package_is_tried_on_real_servers_against_production_and_promoted(tmp_
     page = tmp_path / "report.html"
     checked = penstock("registry", "check", "affine/2", "--held-out", str(held_out), "--html", str(page), "--json", "-",
                        **where, PENSTOCK_MODELS="/elsewhere")  # fmt: skip
-    assert checked.returncode == 0, checked.stderr + checked.stdout
     found = {finding["check"]: finding for finding in json.loads(checked.stdout)["findings"]}
     for name in ("loads and answers", "batch invariance", "quality", "latency mean", "latency p99", "memory"):
         assert found[name]["verdict"] == "pass", found[name]
+    assert checked.returncode == 0
     assert 0 < found["latency mean"]["low"] < found["latency mean"]["number"] < found["latency mean"]["high"]
     assert "affine/2 may be promoted" in page.read_text()
     assert penstock("registry", "promote", "affine/2", "--to", "production", **where).returncode == 0
