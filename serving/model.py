@@ -383,11 +383,11 @@ class Servable:
             self._give(entry, error)
 
     def _learn(self, batch: Batch, answered: Sequence[Entry]) -> None:
-        """Count a batch, and how long it took."""
+        """Count a batch, and how long it took, which is as long for those that nobody waits for any more."""
+        if batch.entries and not batch.reruns:
+            self._pace.observe(batch.rows, self._pace.cost_ns(batch.cpu_ns, batch.wall_ns))
         if not answered:
             return
-        if not batch.reruns:
-            self._pace.observe(batch.rows, self._pace.cost_ns(batch.cpu_ns, batch.wall_ns))
         times = BatchTimes(
             rows=batch.rows,
             taken_ns=batch.taken_ns,

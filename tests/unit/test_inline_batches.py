@@ -1,5 +1,7 @@
 """Batches that a servable runs on the I/O thread."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -112,6 +114,28 @@ def test_a_request_that_expires_while_it_runs_on_the_io_thread_is_told_so():
     one.close()
     assert [type(answer) for answer in answers] == [DeadlineExceeded]
     assert one.statistics.stages["request"].count == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_takes_long_leaves_the_io_thread_also_when_nobody_gets_outputs(fails):
+    session = FakeSession()
+    one, inline = inline_servable(session)
+    threads = []
+
+    def slow(x):
+        threads.append(threading.current_thread())
+        one._clock.advance(5_000_000)
+        if fails:
+            raise ValueError("not these rows")
+        return [x]
+
+    session._function = slow
+    one.submit(queued(1, settle=[], deadline_ns=one._clock.now_ns() + 2_000_000))
+    run_all(inline)
+    one.submit(queued(1, settle=[]))
+    run_all(inline)
+    one.close()
+    assert [thread is threading.current_thread() for thread in threads] == [True, False]
 
 
 def test_a_graph_that_others_compute_never_runs_on_the_io_thread():
