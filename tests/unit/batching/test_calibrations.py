@@ -4,7 +4,7 @@ import os
 import pytest
 
 from serving.batching import calibrations
-from serving.batching.calibrations import Calibrations, key_of
+from serving.batching.calibrations import Calibrations, files_of, key_of
 
 SAMPLES = [(1, 1000.0), (2, 1500.0)]
 
@@ -56,10 +56,10 @@ def test_the_files_used_last_are_kept(tmp_path, monkeypatch):
 
 
 def test_a_key_follows_the_files_and_the_facts(version):
-    key = key_of(version, "two threads")
-    assert key == key_of(version, "two threads")
-    assert key != key_of(version, "one thread")
+    key = key_of(files_of(version), "two threads")
+    assert key == key_of(files_of(version), "two threads")
+    assert key != key_of(files_of(version), "one thread")
     (version / "weights").write_bytes(b"w")
-    assert key != (with_weights := key_of(version, "two threads"))
+    assert key != (with_weights := key_of(files_of(version), "two threads"))
     (version / "weights").write_bytes(b"x")
-    assert key_of(version, "two threads") != with_weights
+    assert key_of(files_of(version), "two threads") != with_weights
