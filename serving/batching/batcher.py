@@ -279,7 +279,7 @@ class Batcher:
             return []
         due = due_ns(entry, self._queue.target_ns)
         rows, queued_rows = entry.rows // max(1, entry.requests), self.queued_rows
-        retry_ns = self.outlook.retry_after_ns(rows, due, queued_rows=queued_rows, now_ns=now_ns)
+        retry_ns = self.outlook.retry_after_ns(rows, due, entry.lane, queued_rows=queued_rows, now_ns=now_ns)
         if retry_ns <= 0.0:
             return []
         slack_ns = due - entry.arrival_ns
@@ -302,7 +302,7 @@ class Batcher:
             lane, is_overdue = self._lane(now_ns)
             may_wait = not (is_inline or is_overdue or self._closed or self._hurries)
             decision, more_rows = self._decision(lane, now_ns, may_wait=may_wait)
-            if decision.late_before_ns > 0.0 and (over := self._let_go(decision.late_before_ns)) is not None:
+            if decision.late_before_ns > 0.0 and (over := self._let_go(decision.late_before_ns, lane)) is not None:
                 batch.over += over
                 continue
             if not decision.rows and decision.at_ns > now_ns:
@@ -381,17 +381,25 @@ class Batcher:
         if head.is_stale(now_ns):
             over += self._sift(head, now_ns)
             head = self._queue.head
-        if head is not None and (head.deadline_ns is not None or self._has_target):
-            before_ns = self.outlook.hopeless_before_ns(now_ns)
-            if due_ns(head, self._queue.target_ns) < before_ns:
-                over += self._let_go(before_ns) or []
+        while head is not None and (head.deadline_ns is not None or self._has_target):
+            before_ns = self.outlook.hopeless_before_ns(now_ns, head.lane)
+            gone = self._let_go(before_ns, self._queue.lanes[head.lane])
+            if gone is None:
+                break
+            over += gone
+            head = self._queue.head
         return over
 
-    def _let_go(self, before_ns: float) -> list[Over] | None:
-        """Let go of what is due before a moment; None when that is nothing, and the caller goes on without."""
+    def _let_go(self, before_ns: float, lane: LaneQueue) -> list[Over] | None:
+        """Let go of what is first of all and due before a moment, as long as that is of one lane.
+
+        None when that is nothing, and the caller goes on without.
+        """
         over: list[Over] = []
         has_gone = False
-        while (head := self._queue.head) is not None and due_ns(head, self._queue.target_ns) < before_ns:
+        while lane.places and (head := lane.head) is self._queue.head:
+            if due_ns(head, self._queue.target_ns) >= before_ns:
+                break
             parts = head.part_due(before_ns)
             if parts:
                 self._queue.shrink(head, parts)

@@ -20,7 +20,8 @@ from serving.batching.demand import (
     rows_per_ns,
     utilisation,
 )
-from serving.batching.entries import Batch
+from serving.batching.entries import Batch, Lane
+from serving.batching.lanes import LaneTimes
 from serving.batching.policy import (
     NEVER,
     Bounds,
@@ -32,6 +33,7 @@ from serving.batching.policy import (
     hopeless_before_ns,
     retry_after_ns,
     riders,
+    run_ns,
 )
 from serving.batching.queue import LaneQueue, due_ns
 from serving.batching.service_time import ServiceTimes, ladder, nearest
@@ -77,6 +79,7 @@ class Outlook:
     def __init__(self, batch_rows_max: int, queue_rows_max: int, *, instances: int, target_ns: float) -> None:
         self.times = ServiceTimes(ladder(batch_rows_max))
         self.demand = [0.0] * NUMBERS
+        self._lanes = LaneTimes()
         self.target_ns = target_ns
         self.overhead_ns = 0.0
         self.idle_since_ns = 0.0
@@ -130,6 +133,9 @@ class Outlook:
             self._note_work(batch.rows, duration_ns, now_ns)
         self.idle_since_ns = float(now_ns)
         self._busy_ns += duration_ns
+        if batch.is_clean and batch.entries and batch.rows and not batch.reruns:
+            share = self.times.curve.fitted_ns[0] / max(self.times.mean_ns(batch.rows), 1.0)
+            self._lanes.note(batch.entries[0].lane, duration_ns * share)
         if now_ns - self.demand[DONE] >= BATCHES_NS or self._instances > 1:
             note_batch(self.demand, self._busy_ns, now_ns)
             self._busy_ns = 0
@@ -180,10 +186,11 @@ class Outlook:
         """How many instances run nothing."""
         return max(0, self._instances - len(self._running))
 
-    def retry_after_ns(self, rows: int, due_ns: float, *, queued_rows: int, now_ns: int) -> float:
+    def retry_after_ns(self, rows: int, due_ns: float, lane: Lane, *, queued_rows: int, now_ns: int) -> float:
         """Return 0 to admit a newcomer, or after how long it may try again. Whoever finds all idle is admitted."""
         if due_ns >= NEVER or (not queued_rows and not self._running):
             return 0.0
+        due_ns += (1.0 - self._share(lane)) * run_ns(self._bounds, self.times.curve, rows)
         newcomer = Newcomer(rows, due_ns, queued_rows, self._free_ns(now_ns))
         retry_ns = retry_after_ns(self._bounds, self.times.curve, newcomer)
         if retry_ns > 0.0 or not queued_rows or self.target_ns >= NEVER:
@@ -228,12 +235,13 @@ class Outlook:
         self._worked += (rate - self._worked) / _WORK_BATCHES if is_recent else rate - self._worked
         self._worked_at_ns = now_ns
 
-    def hopeless_before_ns(self, now_ns: int) -> float:
-        """Return the moment before which no deadline can be made any more."""
+    def hopeless_before_ns(self, now_ns: int, lane: Lane) -> float:
+        """Return the moment before which no deadline can be made any more by a row of a lane."""
         done_ns = self.demand[DONE]
         if self.idle and now_ns - done_ns > max(PROBE_NS, PROBE_RUNS * self.times.curve.fitted_ns[0]):
             return 0.0
-        return hopeless_before_ns(self._bounds, self.times.curve, self._free_ns(now_ns))
+        before_ns = hopeless_before_ns(self._bounds, self.times.curve, self._free_ns(now_ns))
+        return before_ns - (1.0 - self._share(lane)) * self.times.curve.fitted_ns[0]
 
     def chosen_rows(self, now_ns: int) -> int:
         """Return how many of many rows are taken while nobody is near the moment at which they are due."""
@@ -248,6 +256,9 @@ class Outlook:
         decision = decide(self._bounds, self.times.curve, snapshot)
         if decision.reason is Reason.WAITING and not may_wait:
             decision = self._decide_at_once(snapshot)
+        if decision.late_before_ns > 0.0 and self._share(lane.head.lane) < 1.0:  # it may take less than is thought
+            before_ns = min(decision.late_before_ns, self.hopeless_before_ns(now_ns, lane.head.lane))
+            decision = decision._replace(late_before_ns=before_ns)
         more_rows = 0
         if decision.rows and lane.aside:
             more_rows = riders(self._bounds, self.times.curve, snapshot, decision, lane.aside_rows)
@@ -269,6 +280,10 @@ class Outlook:
         return self._bounds
 
     # ---- how -------------------------------------------------------------------------------------------------------
+
+    def _share(self, lane: Lane) -> float:
+        """Return which part of the time that rows usually take one of this lane takes."""
+        return self._lanes.share(lane, self.times.curve.fitted_ns[0])
 
     def _is_scarce(self, now_ns: int) -> bool:
         """Say whether waiting for more rows might pay; most of the time it is clear that it does not."""

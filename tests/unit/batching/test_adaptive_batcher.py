@@ -43,8 +43,8 @@ def make(clock):
     return make
 
 
-def ask(batcher, clock, rows=1, *, slack_ms=None, priority=100):
-    entry = queued(rows, arrival_ns=clock.now_ns())
+def ask(batcher, clock, rows=1, *, slack_ms=None, priority=100, lane=((4,),)):
+    entry = queued(rows, arrival_ns=clock.now_ns(), lane=lane)
     entry.priority = priority
     if slack_ms is not None:
         entry.deadline_ns = clock.now_ns() + int(slack_ms * MS)
@@ -209,6 +209,40 @@ def test_who_cannot_make_the_deadline_even_alone_is_told_so_before_it_has_passed
     assert batch.entries == []
     ((_, error),) = batch.over
     assert isinstance(error, DeadlineOutOfReach)
+
+
+def test_short_rows_are_let_in_and_run_however_long_rows_of_other_lanes_take(make, clock):
+    batcher = make(linear, target_ms=None)
+
+    def run(length, service_ns, *, slack_ms=None):
+        entry, _ = ask(batcher, clock, slack_ms=slack_ms, lane=((length,),))
+        batch = batcher.take()
+        clock.advance(service_ns)
+        batcher.done(batch, service_ns)
+        return entry in batch.entries
+
+    run(4, MS)
+    for _ in range(50):
+        clock.advance(20 * MS)  # so that each is learnt from
+        run(4096, 400 * MS)
+    assert batcher.outlook.times.mean_ns(1) > 100 * MS
+    assert [run(4, MS, slack_ms=50) for _ in range(10)] == [True] * 10
+    assert run(7, MS, slack_ms=50), "who knows how long these take?"
+    assert not run(4096, MS, slack_ms=50)
+
+
+def test_short_rows_are_let_in_behind_others_that_are_short(make, clock):
+    batcher = make(linear)
+    for length, service_ns in ((4, MS), *[(4096, 400 * MS)] * 50):
+        clock.advance(20 * MS)
+        ask(batcher, clock, lane=((length,),))
+        batch = batcher.take()
+        clock.advance(service_ns)
+        batcher.done(batch, service_ns)
+    ask(batcher, clock, lane=((4,),))
+    batcher.take()
+    _, over = ask(batcher, clock, slack_ms=500, lane=((4,),))
+    assert over == []
 
 
 def test_an_estimate_that_keeps_everybody_out_is_put_to_the_test(make, clock):
