@@ -115,7 +115,8 @@ def _fade(curve: Curve, now_ns: float) -> None:
     kept_recent = 0.5 ** (1.0 / _RECENT_BATCHES)
     curve.last[SEEN] = now_ns
     for level in range(len(curve.sizes)):
-        curve.weights[level] *= kept
+        if curve.weights[level] > 0.0:  # what was seen stays seen, also after a night without a request
+            curve.weights[level] = max(curve.weights[level] * kept, _LEAST_WEIGHT)
         curve.recent[level] *= kept_recent
 
 

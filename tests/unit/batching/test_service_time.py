@@ -114,3 +114,11 @@ def test_the_knee_is_where_throughput_stops_growing():
     assert flat_until_8.best_rows_per_s == pytest.approx(8_000)
     batching_does_not_pay = learnt([(rows, 1e6 * rows * (1 + rows / 64), 0) for rows in SIZES])
     assert batching_does_not_pay.knee_rows == 1
+
+
+def test_what_was_learnt_outlasts_days_without_a_request():
+    times = ServiceTimes(ladder(64))
+    for rows in times.curve.sizes:
+        times.observe(rows, 1_000_000, 0)
+    times.observe(1, 1_000_000, 48 * 3600 * 10**9)
+    assert times.mean_ns(64) == pytest.approx(1_000_000)
