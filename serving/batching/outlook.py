@@ -6,7 +6,7 @@ nobody is near the moment at which they are due and what was learnt stays about 
 each other quickly only some are learnt from.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from serving.batching.demand import (
@@ -37,6 +37,7 @@ from serving.batching.policy import (
 )
 from serving.batching.queue import LaneQueue, due_ns
 from serving.batching.service_time import ServiceTimes, ladder, nearest
+from serving.batching.sweep import Sample, ended_by_time
 
 LEARNING_INTERVAL_NS = 16_000_000
 """Batches that end sooner after one that was learnt from teach only sizes that are not known yet."""
@@ -100,6 +101,8 @@ class Outlook:
         self._kept_for: list[float] = []  # the estimates that they were made for
         self._kept_used = 0.0
         self._kept_until_ns = 0
+        self._may_grow = True
+        self._known_rows = self._untried_rows = 0  # the largest size that has run, and the next one; 0: none
         self._chosen = 1
         self.predicted_ns = 0.0
         self.actual_ns = 0.0
@@ -169,11 +172,16 @@ class Outlook:
         level = (rows - 1).bit_length()
         if self.times.curve.weights[min(level, len(self.times.curve.sizes) - 1)] >= _SIZE_KNOWN_WEIGHT:
             self._known.add(level)
+        if self._untried_rows or not self._known_rows:
+            self._find_untried()
         if now_ns >= self._kept_until_ns and self._has_moved(now_ns):
             self._decide_anew(now_ns)
 
-    def seed(self, samples: Iterable[tuple[int, float]], now_ns: int) -> None:
+    def seed(self, samples: Sequence[Sample], now_ns: int) -> None:
         """Take over what a sweep has found: rows, and how long they take."""
+        sizes = self.times.curve.sizes
+        if samples and samples[-1][0] < sizes[-1]:
+            self._may_grow = ended_by_time(samples, sizes[nearest(sizes, samples[-1][0] + 1)])
         for rows, duration_ns in samples:
             for _ in range(_SEED_WEIGHT):
                 self.learn(rows, duration_ns, now_ns)
@@ -251,7 +259,10 @@ class Outlook:
         """Say what an idle instance should do with the rows of a lane, and how many set aside ride along."""
         rows = max(1, lane.rows)
         if not lane.aside and self._is_relaxed(lane, rows, now_ns) and not (may_wait and self._is_scarce(now_ns)):
-            return self._kept_decision(rows, now_ns), 0
+            decision = self._kept_decision(rows, now_ns)
+            if decision.rows == self._known_rows and self._has_time_to_try(lane, rows, now_ns):
+                decision = decision._replace(rows=self._untried_rows)
+            return decision, 0
         snapshot = self._snapshot(lane, rows, now_ns)
         decision = decide(self._bounds, self.times.curve, snapshot)
         if decision.reason is Reason.WAITING and not may_wait:
@@ -260,6 +271,8 @@ class Outlook:
             before_ns = min(decision.late_before_ns, self.hopeless_before_ns(now_ns, lane.head.lane))
             decision = decision._replace(late_before_ns=before_ns)
         more_rows = 0
+        if decision.rows == self._known_rows and self._has_time_to_try(lane, rows, now_ns):
+            return decision._replace(rows=self._untried_rows), 0
         if decision.rows and lane.aside:
             more_rows = riders(self._bounds, self.times.curve, snapshot, decision, lane.aside_rows)
         return decision, more_rows
@@ -280,6 +293,23 @@ class Outlook:
         return self._bounds
 
     # ---- how -------------------------------------------------------------------------------------------------------
+
+    def _has_time_to_try(self, lane: LaneQueue, rows: int, now_ns: int) -> bool:
+        """Say whether to run the next size above those that are known, since nothing else tells how long it takes.
+
+        So it is when the largest one known is the best, and nobody is late even if the next one is no better.
+        """
+        if not 0 < self._untried_rows <= rows:
+            return False
+        done_ns = now_ns + self.times.mean_ns(self._untried_rows) + self._bounds.overhead_ns
+        return due_ns(lane.head, self.target_ns) > done_ns
+
+    def _find_untried(self) -> None:
+        curve = self.times.curve
+        seen = [level for level in range(len(curve.sizes)) if curve.weights[level] > 0.0]
+        self._known_rows = curve.sizes[seen[-1]] if seen else 0
+        is_last = not seen or seen[-1] == len(curve.sizes) - 1
+        self._untried_rows = 0 if is_last or not self._may_grow else curve.sizes[seen[-1] + 1]
 
     def _share(self, lane: Lane) -> float:
         """Return which part of the time that rows usually take one of this lane takes."""

@@ -45,6 +45,12 @@ def sweep(probe: Probe, sizes: Sequence[int]) -> list[Sample]:
     return samples
 
 
+def ended_by_time(samples: Sequence[Sample], next_rows: int) -> bool:
+    """Say whether a sweep that found these samples ended for want of time and not of memory, roughly."""
+    rows, last_ns = samples[-1]
+    return RUNS * (sum(ns for _, ns in samples) + last_ns * next_rows / rows) > SWEEP_NS_MAX / 2
+
+
 def _shortest_ns(probe: Probe, rows: int) -> float:
     """Return how long a batch takes undisturbed: the shortest of its runs but the first."""
     times_ns: list[int] = []

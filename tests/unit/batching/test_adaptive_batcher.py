@@ -76,6 +76,50 @@ def test_rows_run_alone_where_batches_do_not_pay(make, clock):
     assert (batch.rows, batch.reason) == (1, Reason.EFFICIENCY)
 
 
+@pytest.mark.parametrize("samples", [[], [(1, 400.0 * MS)], [(1, 400.0 * MS), (2, 400.0 * MS)]])
+def test_sizes_that_no_sweep_has_reached_are_tried_while_they_pay(clock, samples):
+    batcher = Batcher(BatchingConfig(batch_rows_max=ROWS_MAX), clock, instances=1, batchable=True)
+    batcher.seed(samples)
+    for _ in range(3):  # lone requests
+        ask(batcher, clock)
+        finish(batcher, clock, batcher.take(), lambda _: 400 * MS)
+    for _ in range(20):
+        while batcher.queued_rows < 64:
+            ask(batcher, clock)
+        batch = batcher.take()
+        finish(batcher, clock, batch, lambda _: 400 * MS)
+    assert batch.rows == ROWS_MAX
+
+
+def test_sizes_that_no_sweep_has_reached_are_left_alone_where_batches_do_not_pay(clock):
+    batcher = Batcher(BatchingConfig(batch_rows_max=ROWS_MAX), clock, instances=1, batchable=True)
+    batcher.seed([(1, 400.0 * MS)])
+    taken = []
+    for _ in range(20):
+        while batcher.queued_rows < 64:
+            ask(batcher, clock)
+        taken.append(batcher.take())
+        finish(batcher, clock, taken[-1], lambda rows: rows * 400 * MS)
+    assert [batch.rows for batch in taken] == [2, 2, *[1] * 18]
+
+
+def test_sizes_for_which_a_sweep_found_no_memory_are_not_tried(clock):
+    batcher = Batcher(BatchingConfig(batch_rows_max=ROWS_MAX), clock, instances=1, batchable=True)
+    batcher.seed([(1, 1.0 * MS), (2, 1.0 * MS)])
+    for _ in range(16):
+        ask(batcher, clock)
+    assert batcher.take().rows == 2
+
+
+def test_a_size_is_not_tried_for_which_the_first_row_leaves_no_time(clock):
+    batcher = Batcher(BatchingConfig(batch_rows_max=ROWS_MAX), clock, instances=1, batchable=True)
+    batcher.seed([(1, 400.0 * MS)])
+    ask(batcher, clock, slack_ms=500)
+    for _ in range(15):
+        ask(batcher, clock)
+    assert batcher.take().rows == 1
+
+
 def test_a_full_batch_is_called_so(make, clock):
     batcher = make()
     for _ in range(20):
