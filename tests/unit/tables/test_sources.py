@@ -98,6 +98,7 @@ def test_a_polars_frame_is_taken():
         (["NA", "1e3"], np.array([np.nan, 1000])),
         (["true", "False"], np.array([True, False])),
         (["1", "x"], np.array(["1", "x"], np.object_)),
+        (["18_25", "26_35"], np.array(["18_25", "26_35"], np.object_)),
         (["9223372036854775808", "1"], np.array([2.0**63, 1])),
     ],
     ids=str,
