@@ -7,11 +7,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncoder, StandardScaler
-from sklearn.svm import LinearSVC
+from sklearn.svm import SVC, LinearSVC
+from sklearn.tree import DecisionTreeRegressor
 
 from converters.adapters import scikit_learn, scikit_learn_workarounds
 from converters.conversion import convert
 from converters.graph import load
+from converters.packaging import Label, contents_of
 from converters.runner import Runner
 from converters.sample import Sample
 from converters.target import OLDEST
@@ -37,6 +39,16 @@ def test_a_classifier_takes_features_and_gives_label_and_probabilities_as_tensor
         ("probabilities", Datatype.FP32, (-1, 3)),
     ]
     assert done.signature.batchable
+
+
+def test_an_output_is_declared_with_the_shape_that_it_has():
+    """skl2onnx declares one value per row for trees of several targets, and a score per class for pairs of classes."""
+    rows = np.random.default_rng(0).normal(size=(60, 4))
+    several = convert(DecisionTreeRegressor(max_depth=3, random_state=0).fit(rows, rows[:, :3]), rows)
+    assert several.signature.outputs[0].shape == (-1, 3)
+    pairs = convert(SVC(decision_function_shape="ovo").fit(rows, np.arange(60) % 4), rows)
+    assert pairs.signature.outputs[1].shape == (-1, 6)
+    assert not contents_of(pairs, Label("pairs")).labels
 
 
 def test_columns_of_words_and_numbers_become_a_tensor_each():
