@@ -136,6 +136,17 @@ def test_a_csv_that_is_broken_says_where(tmp_path, case):
         read_whole(tmp_path / "t.csv", rows_max=10)
 
 
+def test_integers_of_a_parquet_keep_their_digits_beside_a_null(tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="needs pyarrow")
+    from pyarrow import parquet
+
+    table = pa.table({"id": pa.array([2**53 + 1, None], pa.int64()), "x": pa.array([1.5, None])})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    (chunk,) = open_source(tmp_path / "t.parquet").chunks(10)
+    assert chunk.columns["id"].tolist() == [2**53 + 1, None]
+    assert chunk.columns["x"].dtype == np.float64
+
+
 @pytest.mark.parametrize("name", ["t.csv", "t.npz", "t.npy", "t.parquet"])
 @pytest.mark.parametrize("data", [b"\xff\xfe\x00bad\xff", b"PK\x03\x04", b"\x93NUMPY\x01\x00\xff\xff", b"PAR1"])
 def test_noise_is_refused_with_the_files_name(tmp_path, name, data):
