@@ -93,7 +93,7 @@ def write_json(path: Path | None, value: Any) -> None:
     if path is None:
         return
     try:
-        with click.open_file(str(path), "w", encoding="utf-8") as stream:
+        with click.open_file(str(path), "w", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise ConfigError(f"--json {path} cannot be written: {error.strerror}") from None

@@ -84,6 +84,14 @@ def test_pack_makes_the_same_package_twice_and_unpack_undoes_it(penstock, world,
     assert json.loads(again.stdout) == {"digest": digest, "path": str(tmp_path / "again")}
 
 
+def test_a_package_may_lie_where_the_path_is_no_utf_8(penstock, package, tmp_path):
+    copy = tmp_path / "copy\udcff.tar"
+    result = penstock("pack", str(package[0]), "--out", str(copy), "--json", "-")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["path"] == str(copy)
+    assert "copy\\udcff.tar" in penstock("pack", str(package[0]), "--out", str(copy)).stdout
+
+
 def test_a_copy_of_a_package_keeps_digest_and_signature(penstock, package, tmp_path):
     path, digest, public = package
     assert penstock("pack", str(path), "--out", str(tmp_path / "copy")).stdout.splitlines()[0] == digest
