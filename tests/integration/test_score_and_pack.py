@@ -5,6 +5,7 @@ What does not need a process of its own runs `main` in this one.
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,25 @@ def test_a_file_that_is_no_part_is_named(penstock, world, tmp_path):
     assert result.returncode == 0
     assert "notes.md is no part of a package and is left out" in result.stderr
     assert verify(tmp_path / "p").name == "forest"
+
+
+@pytest.mark.parametrize("file", ["profile.npz", "golden.npz"])
+def test_a_file_of_arrays_that_nobody_can_read_is_not_packed(penstock, world, tmp_path, file):
+    root, _ = world
+    shutil.copytree(root / "plain", tmp_path / "plain")
+    (tmp_path / "plain" / file).write_bytes(b"PK no arrays")
+    result = penstock("pack", str(tmp_path / "plain"), "--out", str(tmp_path / "p.tar"))
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert f"{tmp_path / 'plain' / file}: " in result.stderr
+    assert not (tmp_path / "p.tar").exists()
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_place_without_a_name_is_refused_in_one_line(penstock, package, path):
+    for command in ("pack", "unpack"):
+        result = penstock(command, str(package[0]), "--out", path)
+        assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+        assert "names no file or folder to write" in result.stderr
 
 
 # ---- score ---------------------------------------------------------------------------------------------------------
