@@ -64,6 +64,24 @@ def test_columns_of_words_and_numbers_become_a_tensor_each():
     assert check.verdict == "passed"
 
 
+@pytest.mark.parametrize(
+    ("learned", "given", "message"),
+    [
+        (["02139", "10001"], [2139, 10001], "learned words in column 'zip', such as 02139, and .* numbers .* 2139;"),
+        ([2139, 10001], ["02139", "10001"], "learned numbers in column 'zip', such as 2139, and .* words .* 02139;"),
+    ],
+)
+def test_words_for_numbers_and_numbers_for_words_are_refused(learned, given, message):
+    """An encoder that ignores what it does not know would answer, and wrongly; a .csv reads zip codes as numbers."""
+    import pandas as pd
+
+    frame = pd.DataFrame({"age": np.arange(20.0), "zip": learned * 10})
+    columns = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["zip"]), remainder="passthrough")
+    model = make_pipeline(columns, LogisticRegression()).fit(frame, np.arange(20) % 2)
+    with pytest.raises(ConfigError, match=message):
+        convert(model, frame.assign(zip=given * 10))
+
+
 def test_scaling_before_trees_is_done_as_exactly_as_scikit_learn_does_it():
     done = convert(*buying_pipeline(RandomForestClassifier(20, random_state=0)))
     assert done.report.largest()[0] < 1e-6
