@@ -236,6 +236,15 @@ def test_a_version_with_steps_beside_its_graph_is_left_to_a_server(penstock, tmp
                     str(tmp_path / "y.npy")).returncode == 0  # fmt: skip
 
 
+def test_the_input_is_never_replaced_by_its_answers(penstock, world, package, tmp_path):
+    rows = tmp_path / "rows.csv"
+    shutil.copy(world[0] / "rows.csv", rows)
+    result = penstock("score", str(package[0]), "--input", str(rows), "--out", str(rows), "--overwrite")
+    assert result.returncode == 1
+    assert "is the input" in result.stderr
+    assert rows.read_bytes() == (world[0] / "rows.csv").read_bytes()
+
+
 def test_a_bad_cell_is_one_line_with_its_row_and_column(penstock, world, package, tmp_path):
     root, _ = world
     lines = (root / "rows.csv").read_text().splitlines()

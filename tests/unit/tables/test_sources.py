@@ -1,4 +1,5 @@
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -108,6 +109,13 @@ def test_a_column_of_text_is_what_it_looks_like(tmp_path, cells, expected):
     column = read_whole(tmp_path / "t.csv", rows_max=10)["a"]
     assert column.dtype == expected.dtype
     np.testing.assert_array_equal(column, expected)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.npz", "t.npy", "t.parquet"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ConfigError, match="is no plain file"):
+        open_source(tmp_path / name)
 
 
 def test_quotes_line_ends_and_a_byte_order_mark_are_understood(tmp_path):
