@@ -144,8 +144,11 @@ def test_an_option_that_cannot_be_read_is_told_with_the_usage(forest, options, t
     assert told in result.output
 
 
-def test_a_place_without_a_version_is_refused(forest):
-    result = convert(forest, out="models/iris")
+@pytest.mark.parametrize(
+    "out", ["models/iris", "models/iris/01", "models/iris/9223372036854775808", "models/iris/1\u0663"]
+)
+def test_a_place_without_a_version_that_a_server_loads_is_refused(forest, out):
+    result = convert(forest, out=out)
     assert result.exit_code == 2
     assert "does not end in NAME/VERSION" in result.output
 
