@@ -13,6 +13,7 @@ from converters.draft import Kind
 from serving.errors import ConfigError
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+VERSION_MAX = 2**63 - 1
 _EXTRA = "converting needs {name}, which is not installed: pip install 'penstock[convert]'"
 
 
@@ -29,7 +30,8 @@ class Place:
 
 
 def _place(_: click.Context, __: click.Parameter, value: Path) -> Place:
-    if not re.fullmatch(r"[1-9]\d*", value.name) or not value.absolute().parent.name:
+    version = re.fullmatch(r"0|[1-9][0-9]{0,18}", value.name)  # as a server reads them
+    if not version or int(value.name) > VERSION_MAX or not value.absolute().parent.name:
         raise click.BadParameter(
             f"{value} does not end in NAME/VERSION, where VERSION is an integer, as in models/fraud/1"
         )
@@ -93,7 +95,7 @@ def write_json(path: Path | None, value: Any) -> None:
     if path is None:
         return
     try:
-        with click.open_file(str(path), "w", encoding="utf-8") as stream:
+        with click.open_file(str(path), "w", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise ConfigError(f"--json {path} cannot be written: {error.strerror}") from None

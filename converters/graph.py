@@ -128,6 +128,17 @@ def set_metadata(model: Any, facts: Mapping[str, str]) -> None:
         del node.metadata_props[:]
 
 
+def correct_shapes(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Declare the shapes that outputs were seen to have, where the graph declares rows of another one."""
+    for value in model.graph.output:
+        dims, seen = _dims(value), shapes.get(value.name, ())[1:]
+        declared = [item.dim_value if item.HasField("dim_value") else None for item in dims][1:]
+        if seen and (
+            len(declared) != len(seen) or any(a not in {None, b} for a, b in zip(declared, seen, strict=True))
+        ):
+            value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, [ROWS, *seen]))
+
+
 def squeeze_label(model: Any, name: str) -> None:
     """Make an output that holds one value per row one-dimensional, whatever shape it had."""
     values = {value.name: value for value in model.graph.output}

@@ -1,6 +1,7 @@
 """The command line of the distribution."""
 
 import importlib
+import io
 import os
 import sys
 
@@ -73,6 +74,8 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; every expected failure is one line on stderr and a non-zero exit status."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc's core would print lines of its own beside that one
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: a path may hold what is no text
     try:
         sys.exit(cli(standalone_mode=False))  # the status of a command that exits early, None otherwise
     except click.Abort:

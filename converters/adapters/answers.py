@@ -33,6 +33,7 @@ class Answer:
 def fitted(converted: Any, answers: Sequence[Answer], exact: Tensors, native: Callable[[Tensors], Any]) -> list[Answer]:
     """Name the outputs of a graph, make labels one-dimensional, and give the answers the shapes of the outputs.
 
+    Where a graph declares another shape than it gives, as exporters do for trees of several targets, it is corrected.
     Outputs beyond the answers are left out, and so are those that hold something else than the framework's answer.
     Raises ConfigError when none is left or the model cannot be run on the sample.
     """
@@ -47,6 +48,7 @@ def fitted(converted: Any, answers: Sequence[Answer], exact: Tensors, native: Ca
         shapes = ", ".join(f"{name} {item.shape}, expected {np.shape(right[name])}" for name, item in got.items())
         raise ConfigError(f"the converted graph gives outputs of other shapes than the framework: {shapes}")
     graph.keep_outputs(converted, [answer.name for answer in kept])
+    graph.correct_shapes(converted, {answer.name: got[answer.name].shape for answer in kept if answer.role != "label"})
     return kept
 
 

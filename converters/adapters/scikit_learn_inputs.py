@@ -28,6 +28,7 @@ def inputs_of(model: Any, sample: Sample) -> Inputs:
     if sample.is_table and (_tells_columns_apart(model, bool(names)) or _has_words(sample)):
         exact = {name: item[:, None] for name, item in sample.arrays.items()}
         _check_width(model, len(exact))
+        _check_categories(model, sample)
         return Inputs(exact, tuple(exact), _frame if names else _object_rows)
     matrix = sample.matrix()
     matrix = matrix[:, None] if matrix.ndim == 1 and not names else matrix
@@ -49,6 +50,21 @@ def _check_width(model: Any, width: int) -> None:
     expected = getattr(model, "n_features_in_", width)
     if expected != width:
         raise ConfigError(f"the sample has {width} features, and the model was trained with {expected}")
+
+
+def _check_categories(model: Any, sample: Sample) -> None:
+    """Refuse words where an encoder learned numbers, and numbers where it learned words: it would know none of them."""
+    for part in parts(model):
+        names = map(str, getattr(part, "feature_names_in_", ()))
+        for name, known in zip(names, getattr(part, "categories_", ()), strict=False):
+            learned_words = any(isinstance(item, str) for item in known)
+            if len(known) and name in sample.arrays and learned_words != (sample.arrays[name].dtype == object):
+                learned, given = ("words", "numbers") if learned_words else ("numbers", "words")
+                raise ConfigError(
+                    f"the model learned {learned} in column '{name}', such as {known[0]!s}, and the sample has {given} "
+                    f"there, such as {sample.arrays[name][0]!s}; give a sample with {learned} there (a .csv does not "
+                    "say which a column of digits is, a .parquet does)"
+                )
 
 
 def _frame(tensors: Tensors) -> Any:

@@ -76,11 +76,19 @@ class _Judge:
     def _ask_sample(self) -> _Answers:
         with quiet():
             try:
-                return self._ask(self._sample, self._cast)
+                answers = self._ask(self._sample, self._cast)
             except Exception as error:
                 raise ConfigError(
                     f"{self._draft.framework} refuses the sample: {one_line(error)}; give rows that it answers"
                 ) from None
+        for name, item in answers.exact.items():
+            if np.shape(item)[:1] != (self._rows,):
+                raise ConfigError(
+                    f"'{name}' has shape {list(np.shape(item))} for {self._rows} rows, expected a row for each; a "
+                    "server that batches could not tell whose answer is whose, so give the output a first dimension "
+                    "of rows"
+                )
+        return answers
 
     def _edges(self) -> list[RowSet]:
         sets = list(row_sets.edges(self._sample, thresholds.only_trees(self._draft.model), self._settings.seed))

@@ -25,6 +25,6 @@ def check_place(path: Path) -> None:
 def write(path: Path, facts: summary.Facts) -> None:
     """Write the page. Raises ConfigError when it cannot be written."""
     try:
-        path.write_text(render(facts), encoding="utf-8")
+        path.write_text(render(facts), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ConfigError(f"--html {path} cannot be written: {error.strerror}") from None

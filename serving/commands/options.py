@@ -90,7 +90,7 @@ def show(text: str, value: Any, json_file: Path | None) -> None:
         click.echo(text)
     if json_file is not None:
         try:
-            with click.open_file(str(json_file), "w") as stream:
+            with click.open_file(str(json_file), "w", encoding="utf-8", errors="backslashreplace") as stream:
                 stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
         except OSError as error:
             raise ConfigError(f"--json {json_file} cannot be written: {error.strerror}") from None

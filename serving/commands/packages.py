@@ -1,21 +1,22 @@
 """`penstock pack`, `penstock unpack` and `penstock inspect`: packages and plain folders, one made of the other."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from serving.commands.options import json_option, show
-from serving.errors import ConfigError, printable
-from serving.package import Package, Part, export, read, verify, write
-from serving.package.contents import Contents
+from serving.errors import ConfigError, PackageError, printable
+from serving.package import Golden, Package, Part, export, read, verify, write
+from serving.package.contents import Contents, Source
 from serving.package.folder import Folder, unpack
 from serving.package.manifest import Config
 from serving.package.signing import read_signatures, signer, trusted_key
 from serving.repository.scanner import is_version
 from serving.scoring.opened import is_package, open_model
+from serving.statistics.profile import ReferenceProfile
 from serving.types import TensorSpec
 
 _PATH = click.Path(path_type=Path)
@@ -93,7 +94,22 @@ def _contents(source: Path, name: str) -> Contents:
         )
     elif name and name != folder.config.name:
         raise ConfigError(f"{source}: {Part.CONFIG.title} calls the model '{folder.config.name}', --name says '{name}'")
-    return folder.contents(model.signature)
+    contents = folder.contents(model.signature)
+    _check_arrays(contents.profile, ReferenceProfile.from_bytes)
+    _check_arrays(contents.golden, Golden.from_bytes)
+    return contents
+
+
+def _check_arrays(file: Source | None, read_arrays: Callable[[bytes], object]) -> None:
+    """Refuse a file that no server can read: it would serve without, and a package does not change any more."""
+    if not isinstance(file, Path):
+        return
+    try:
+        read_arrays(file.read_bytes())
+    except (ConfigError, PackageError) as error:
+        raise ConfigError(f"{file}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
 
 
 def _name(source: Path) -> str:

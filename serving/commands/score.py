@@ -52,6 +52,8 @@ def command(
     """
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} is there already; name another file, or give --overwrite")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise ConfigError(f"{out} is the input, whose rows the answers would replace; name another file")
     check_graph_alone(model)
     opened, rows = open_model(model), open_source(source)
     shown = _Progress()

@@ -17,6 +17,7 @@ from serving.package.contents import Contents, Source
 from serving.package.manifest import Config, parse_config, parse_json
 from serving.package.parts import JSON_BYTES_MAX, Part
 from serving.package.reading import Package
+from serving.package.writing import check_place
 from serving.types import Signature
 
 LICENCES = (Part.LICENCE.title, "LICENCE", "LICENSE", "LICENSE.txt")
@@ -114,6 +115,7 @@ def named_in(graph: bytes, names: list[str]) -> list[str]:
 
 def unpack(package: Package, folder: Path) -> None:
     """Write the parts of a package as files into a new folder, verified, whole or not at all. Raises PackageError."""
+    check_place(folder)
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
     try:
         if os.path.lexists(folder):

@@ -211,6 +211,7 @@ class _Draft:
 @contextlib.contextmanager
 def _draft(path: Path) -> Iterator[_Draft]:
     """Make a hidden folder beside `path`, and remove what is left of it."""
+    check_place(path)
     folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -221,6 +222,12 @@ def _draft(path: Path) -> Iterator[_Draft]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         folder.with_name(f"{folder.name}.tar").unlink(missing_ok=True)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a path that names nothing, such as an empty one. Raises PackageError."""
+    if not path.name:
+        raise PackageError(f"{str(path)!r} names no file or folder to write; name one")
 
 
 def _check_is_same(made: Path, path: Path, digest: str) -> None:

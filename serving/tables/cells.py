@@ -5,6 +5,7 @@ datatype cannot hold, a fraction for an integer, a missing value where there is 
 shorter float is what models are fed with, and allowed.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -42,8 +43,8 @@ def guess(values: Array) -> Array:
     if words <= {"true", "false"} and words:
         return np.array([cell.strip().lower() == "true" for cell in values], np.bool_)
     try:
-        numbers = np.array([float("nan") if _is_missing(cell) else float(cell) for cell in values], np.float64)
-    except ValueError:
+        numbers = np.array([float("nan") if _is_missing(cell) else _plain(cell) for cell in values], np.float64)
+    except (ValueError, OverflowError):
         return values
     if any(_is_missing(cell) for cell in values):
         return numbers
@@ -57,10 +58,12 @@ def _numbers(values: Array, datatype: Datatype, column: str, start: int) -> Arra
     """Read text, or objects such as None, as numbers; 64-bit integers keep all their digits."""
     if datatype.dtype.kind in "iu" and datatype is not Datatype.BF16:  # whose bits lie in integers
         return _each(values, _integer, column, start)
-    try:
-        return np.fromiter(map(float, values.reshape(-1)), np.float64, values.size).reshape(values.shape)
-    except (ValueError, TypeError, OverflowError):  # a missing cell, or a word
-        return _each(values, _float, column, start)
+    flat = values.reshape(-1)
+    with contextlib.suppress(ValueError, TypeError, OverflowError):  # a missing cell, or a word
+        numbers = np.fromiter(map(float, flat), np.float64, values.size).reshape(values.shape)
+        if "_" not in "".join(flat) and not np.isinf(numbers).any():
+            return numbers
+    return _each(values, _float, column, start)
 
 
 def _each(values: Array, read: Callable[[Any], Any], column: str, start: int) -> Array:
@@ -83,12 +86,28 @@ def _float(cell: Any) -> float:
         return float("nan")
     if isinstance(cell, str) and cell.strip().lower() in {"true", "false"}:
         return float(cell.strip().lower() == "true")
-    return float(cell)
+    return _plain(cell)
+
+
+def _plain(cell: Any) -> float:
+    """Read a number as files write it. Raises ValueError for 18_25, which Python takes for 1825, and OverflowError."""
+    if not isinstance(cell, str):
+        return float(cell)
+    number = float(_without_underscore(cell))
+    if np.isinf(number) and "inf" not in cell.lower():
+        raise OverflowError(f"{_shown(cell)} does not fit FP64")
+    return number
+
+
+def _without_underscore(cell: str) -> str:
+    if "_" in cell:
+        raise ValueError(cell)
+    return cell
 
 
 def _integer(cell: Any) -> int:
     if isinstance(cell, str):
-        text = cell.strip()
+        text = _without_underscore(cell.strip())
         if text.lower() in {"true", "false"}:
             return int(text.lower() == "true")
         try:

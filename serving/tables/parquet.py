@@ -8,10 +8,11 @@ import numpy as np
 
 from serving.errors import ConfigError
 from serving.tables.rows import Chunk, Columns, reading
+from serving.types import Array
 
 
 class ParquetSource:
-    """A .parquet file, read by pyarrow. Columns are as stored; a null is NaN among numbers and None among others."""
+    """A .parquet file, read by pyarrow. Columns are as stored; a null is NaN among floats and None among others."""
 
     is_table = True
     is_text = False
@@ -52,8 +53,15 @@ class ParquetSource:
 
 def _arrays_of(batch: Any) -> Columns:
     """Return the columns of an Arrow batch as arrays."""
-    return {name: np.asarray(column.to_numpy(zero_copy_only=False)) for name, column in
-            zip(batch.schema.names, batch.columns, strict=True)}  # fmt: skip
+    return {name: _array_of(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+
+
+def _array_of(column: Any) -> Array:
+    """Return a column; integers with a null stay integers, since as floats 64-bit ones would lose digits."""
+    array: Array = np.asarray(column.to_numpy(zero_copy_only=False))
+    if column.null_count and array.dtype.kind == "f" and str(column.type).lstrip("u").startswith("int"):
+        return np.array(column.to_pylist(), np.object_)
+    return array
 
 
 def _rechunked(parts: Iterator[Columns], rows: int, *, skip: int, start: int) -> Iterator[Chunk]:

@@ -1,5 +1,6 @@
 """Opens where rows come from: a file by the end of its name, or an object in memory."""
 
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ def open_source(source: Any) -> Source:
     if kind is None:
         raise ConfigError(f"{path}: kind '{path.suffix}' is not known, expected {', '.join(KINDS)}")
     with reading(str(path)):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"{path} is no plain file, and rows are read more than once; write them to one")
         return kind(path)
 
 

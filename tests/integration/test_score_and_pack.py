@@ -5,6 +5,7 @@ What does not need a process of its own runs `main` in this one.
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,14 @@ def test_pack_makes_the_same_package_twice_and_unpack_undoes_it(penstock, world,
     assert json.loads(again.stdout) == {"digest": digest, "path": str(tmp_path / "again")}
 
 
+def test_a_package_may_lie_where_the_path_is_no_utf_8(penstock, package, tmp_path):
+    copy = tmp_path / "copy\udcff.tar"
+    result = penstock("pack", str(package[0]), "--out", str(copy), "--json", "-")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["path"] == str(copy)
+    assert "copy\\udcff.tar" in penstock("pack", str(package[0]), "--out", str(copy)).stdout
+
+
 def test_a_copy_of_a_package_keeps_digest_and_signature(penstock, package, tmp_path):
     path, digest, public = package
     assert penstock("pack", str(path), "--out", str(tmp_path / "copy")).stdout.splitlines()[0] == digest
@@ -128,6 +137,25 @@ def test_a_file_that_is_no_part_is_named(penstock, world, tmp_path):
     assert result.returncode == 0
     assert "notes.md is no part of a package and is left out" in result.stderr
     assert verify(tmp_path / "p").name == "forest"
+
+
+@pytest.mark.parametrize("file", ["profile.npz", "golden.npz"])
+def test_a_file_of_arrays_that_nobody_can_read_is_not_packed(penstock, world, tmp_path, file):
+    root, _ = world
+    shutil.copytree(root / "plain", tmp_path / "plain")
+    (tmp_path / "plain" / file).write_bytes(b"PK no arrays")
+    result = penstock("pack", str(tmp_path / "plain"), "--out", str(tmp_path / "p.tar"))
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert f"{tmp_path / 'plain' / file}: " in result.stderr
+    assert not (tmp_path / "p.tar").exists()
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_place_without_a_name_is_refused_in_one_line(penstock, package, path):
+    for command in ("pack", "unpack"):
+        result = penstock(command, str(package[0]), "--out", path)
+        assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+        assert "names no file or folder to write" in result.stderr
 
 
 # ---- score ---------------------------------------------------------------------------------------------------------
@@ -206,6 +234,15 @@ def test_a_version_with_steps_beside_its_graph_is_left_to_a_server(penstock, tmp
     (tmp_path / "m/model.toml").unlink()
     assert penstock("score", str(tmp_path / name), "--input", str(tmp_path / "x.npy"), "--out",
                     str(tmp_path / "y.npy")).returncode == 0  # fmt: skip
+
+
+def test_the_input_is_never_replaced_by_its_answers(penstock, world, package, tmp_path):
+    rows = tmp_path / "rows.csv"
+    shutil.copy(world[0] / "rows.csv", rows)
+    result = penstock("score", str(package[0]), "--input", str(rows), "--out", str(rows), "--overwrite")
+    assert result.returncode == 1
+    assert "is the input" in result.stderr
+    assert rows.read_bytes() == (world[0] / "rows.csv").read_bytes()
 
 
 def test_a_bad_cell_is_one_line_with_its_row_and_column(penstock, world, package, tmp_path):

@@ -11,6 +11,7 @@ from serving.errors import ConfigError
 from serving.package import Golden, read
 from serving.statistics.profile import ReferenceProfile
 from tests.support import trained
+from tests.support.command_line import run
 
 
 @pytest.fixture
@@ -58,6 +59,17 @@ def test_the_same_inputs_give_the_same_package_on_two_runs(forest):
     first, second = (read(forest / "models" / "iris" / str(version)).digest for version in (1, 2))
     assert first == second
     assert convert(forest).exit_code == 0  # and what is there already is left alone
+
+
+def test_a_report_names_a_sample_whose_name_is_no_utf_8(forest, capsys):
+    sample = "rows\udcff.npy"
+    (forest / "rows.npy").rename(forest / sample)
+    page, data = forest / "report.html", forest / "report.json"
+    arguments = (str(forest / "forest.joblib"), "--sample", str(forest / sample), "--out", str(forest / "iris/1"))
+    assert run("convert", *arguments, "--html", str(page), "--json", str(data)) == 0
+    assert "rows\\udcff.npy" in capsys.readouterr().out
+    assert sample in json.loads(data.read_text())["facts"]["sample"]
+    assert "rows\\udcff.npy" in page.read_text()
 
 
 def test_the_report_is_written_as_a_page_and_as_json(forest):
@@ -132,8 +144,11 @@ def test_an_option_that_cannot_be_read_is_told_with_the_usage(forest, options, t
     assert told in result.output
 
 
-def test_a_place_without_a_version_is_refused(forest):
-    result = convert(forest, out="models/iris")
+@pytest.mark.parametrize(
+    "out", ["models/iris", "models/iris/01", "models/iris/9223372036854775808", "models/iris/1\u0663"]
+)
+def test_a_place_without_a_version_that_a_server_loads_is_refused(forest, out):
+    result = convert(forest, out=out)
     assert result.exit_code == 2
     assert "does not end in NAME/VERSION" in result.output
 

@@ -45,6 +45,9 @@ def test_what_fits_is_converted(values, datatype, expected):
     [
         (text("1", "x"), Datatype.FP32, "row 11, column 'age': 'x', expected a number"),
         (text("1", "x" * 99), Datatype.FP32, "row 11, column 'age': 'xxx.*[.]{3}, expected a number"),
+        (text("1", "18_25"), Datatype.FP32, "row 11, column 'age': '18_25', expected a number"),
+        (text("1", "18_25"), Datatype.INT64, "row 11, column 'age': '18_25', expected a whole number"),
+        (text("1", "1e400"), Datatype.FP64, "row 11, column 'age': '1e400' does not fit FP64"),
         (text("1", "1e300"), Datatype.FP32, "row 11, column 'age': 1e[+]300 does not fit FP32"),
         (text("1", "1.5"), Datatype.INT64, "row 11, column 'age': '1.5', expected a whole number"),
         (text("1", ""), Datatype.INT64, "row 11, column 'age': '', expected a whole number"),

@@ -1,4 +1,5 @@
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -98,6 +99,7 @@ def test_a_polars_frame_is_taken():
         (["NA", "1e3"], np.array([np.nan, 1000])),
         (["true", "False"], np.array([True, False])),
         (["1", "x"], np.array(["1", "x"], np.object_)),
+        (["18_25", "26_35"], np.array(["18_25", "26_35"], np.object_)),
         (["9223372036854775808", "1"], np.array([2.0**63, 1])),
     ],
     ids=str,
@@ -107,6 +109,13 @@ def test_a_column_of_text_is_what_it_looks_like(tmp_path, cells, expected):
     column = read_whole(tmp_path / "t.csv", rows_max=10)["a"]
     assert column.dtype == expected.dtype
     np.testing.assert_array_equal(column, expected)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.npz", "t.npy", "t.parquet"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ConfigError, match="is no plain file"):
+        open_source(tmp_path / name)
 
 
 def test_quotes_line_ends_and_a_byte_order_mark_are_understood(tmp_path):
@@ -133,6 +142,17 @@ def test_a_csv_that_is_broken_says_where(tmp_path, case):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_whole(tmp_path / "t.csv", rows_max=10)
+
+
+def test_integers_of_a_parquet_keep_their_digits_beside_a_null(tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="needs pyarrow")
+    from pyarrow import parquet
+
+    table = pa.table({"id": pa.array([2**53 + 1, None], pa.int64()), "x": pa.array([1.5, None])})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    (chunk,) = open_source(tmp_path / "t.parquet").chunks(10)
+    assert chunk.columns["id"].tolist() == [2**53 + 1, None]
+    assert chunk.columns["x"].dtype == np.float64
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.npz", "t.npy", "t.parquet"])

@@ -7,11 +7,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncoder, StandardScaler
-from sklearn.svm import LinearSVC
+from sklearn.svm import SVC, LinearSVC
+from sklearn.tree import DecisionTreeRegressor
 
 from converters.adapters import scikit_learn, scikit_learn_workarounds
 from converters.conversion import convert
 from converters.graph import load
+from converters.packaging import Label, contents_of
 from converters.runner import Runner
 from converters.sample import Sample
 from converters.target import OLDEST
@@ -39,6 +41,16 @@ def test_a_classifier_takes_features_and_gives_label_and_probabilities_as_tensor
     assert done.signature.batchable
 
 
+def test_an_output_is_declared_with_the_shape_that_it_has():
+    """skl2onnx declares one value per row for trees of several targets, and a score per class for pairs of classes."""
+    rows = np.random.default_rng(0).normal(size=(60, 4))
+    several = convert(DecisionTreeRegressor(max_depth=3, random_state=0).fit(rows, rows[:, :3]), rows)
+    assert several.signature.outputs[0].shape == (-1, 3)
+    pairs = convert(SVC(decision_function_shape="ovo").fit(rows, np.arange(60) % 4), rows)
+    assert pairs.signature.outputs[1].shape == (-1, 6)
+    assert not contents_of(pairs, Label("pairs")).labels
+
+
 def test_columns_of_words_and_numbers_become_a_tensor_each():
     done = convert(*buying_pipeline(LogisticRegression()))
     assert [(spec.name, spec.datatype, spec.shape) for spec in done.signature.inputs] == [
@@ -50,6 +62,24 @@ def test_columns_of_words_and_numbers_become_a_tensor_each():
     assert done.draft.labels == ("buys", "leaves")
     check = next(check for check in done.report.checks if check.name == "edge-unseen")
     assert check.verdict == "passed"
+
+
+@pytest.mark.parametrize(
+    ("learned", "given", "message"),
+    [
+        (["02139", "10001"], [2139, 10001], "learned words in column 'zip', such as 02139, and .* numbers .* 2139;"),
+        ([2139, 10001], ["02139", "10001"], "learned numbers in column 'zip', such as 2139, and .* words .* 02139;"),
+    ],
+)
+def test_words_for_numbers_and_numbers_for_words_are_refused(learned, given, message):
+    """An encoder that ignores what it does not know would answer, and wrongly; a .csv reads zip codes as numbers."""
+    import pandas as pd
+
+    frame = pd.DataFrame({"age": np.arange(20.0), "zip": learned * 10})
+    columns = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["zip"]), remainder="passthrough")
+    model = make_pipeline(columns, LogisticRegression()).fit(frame, np.arange(20) % 2)
+    with pytest.raises(ConfigError, match=message):
+        convert(model, frame.assign(zip=given * 10))
 
 
 def test_scaling_before_trees_is_done_as_exactly_as_scikit_learn_does_it():

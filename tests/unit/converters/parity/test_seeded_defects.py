@@ -98,6 +98,20 @@ def test_answers_that_depend_on_the_batch_are_caught_by_the_sizes_of_batches():
     assert {"batch-1", "batch-17", "invariance"} <= failed
 
 
+@pytest.mark.parametrize(
+    ("node", "shape"),
+    [
+        (helper.make_node("Transpose", ["x"], ["y"]), (4, "rows")),
+        (helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0), ()),
+    ],
+    ids=["transposed", "summed up"],
+)
+def test_an_output_without_a_row_for_each_row_is_refused(node, shape):
+    made = onnx.load_from_string(graphs.build([node], [("x", "FP32", ("rows", 4))], [("y", "FP32", shape)]))
+    with pytest.raises(ConfigError, match=r"'y' has shape \[.*\] for 20 rows, expected a row for each"):
+        convert(made, np.random.default_rng(0).random((20, 4), np.float32))
+
+
 def graphs_identity():
     nodes = [helper.make_node("Identity", ["x"], ["y"])]
     return onnx.load_from_string(graphs.build(nodes, [("x", "FP32", ("rows", 4))], [("y", "FP32", ("rows", 4))]))
