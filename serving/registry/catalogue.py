@@ -5,6 +5,8 @@ aliases name are views of that table, so they cannot disagree with the history. 
 """
 
 import contextlib
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -179,9 +181,23 @@ class Catalogue:
         return f"'{model}' has: {', '.join(sequences)}" if sequences else f"there is no model '{model}'"
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep others out of this block, for as long as a statement takes."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
 def _prepare(connection: sqlite3.Connection, folder: Path) -> None:
     """Make the file's tables, or check that they are ours."""
-    connection.execute(f"PRAGMA journal_mode = {'WAL' if is_local(folder) else 'DELETE'}")
+    mode = "wal" if is_local(folder) else "delete"
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != mode:
+        with _alone(folder):  # SQLite gives up at once where two change the mode of a new file, whatever its timeout
+            connection.execute(f"PRAGMA journal_mode = {mode}")
     connection.execute("PRAGMA synchronous = FULL")
     if _identity(connection) == (0, 0):
         connection.execute("BEGIN IMMEDIATE")

@@ -13,6 +13,7 @@ import pytest
 
 from serving.errors import RemoteError
 from serving.transport.client import Client, ClientTls
+from serving.transport.tls import Certificates
 from serving.types import Datatype
 from tests.support import graphs
 from tests.support.certificates import Authority, TlsFolder, answers, client_context, tls_connection
@@ -56,6 +57,10 @@ def world(repository, transport, tmp_path):
             )  # fmt: skip
 
         yield start
+
+
+def tasks_of(world):
+    return [task.get_coro().__qualname__ for task in world.server.server._following]
 
 
 def is_answered(client):
@@ -130,6 +135,7 @@ def test_half_written_files_keep_the_old_certificate_until_they_are_whole(world,
 
 def test_a_server_looks_for_changes_by_itself(world):
     world = world(tls_reload_interval_s=0.001)
+    assert Certificates.follow.__qualname__ in tasks_of(world)
     certificates = world.server.server._certificates
     before = certificates.current
     world.files.write(NEW.issue())
@@ -139,4 +145,4 @@ def test_a_server_looks_for_changes_by_itself(world):
 
 def test_a_server_with_an_interval_of_0_never_looks(world):
     world = world(tls_reload_interval_s=0)
-    assert world.server.server._following == []
+    assert Certificates.follow.__qualname__ not in tasks_of(world)

@@ -190,7 +190,7 @@ def test_quickstart_trains_serves_checks_and_measures(tmp_path):
     assert (tmp_path / "models" / "breast_cancer" / "1" / "oci-layout").exists()
 
 
-@pytest.mark.parametrize("kind", ["image", "text"])
+@pytest.mark.parametrize("kind", [pytest.param("image", marks=pytest.mark.slow), "text"])
 def test_quickstart_of_raw_input_holds_the_served_answers_to_a_reference(tmp_path, kind):
     pytest.importorskip({"image": "PIL", "text": "tokenizers"}[kind], reason=f"needs 'penstock[{kind}]'")
     models = tmp_path / "models"

@@ -26,6 +26,7 @@ output = "is_high"
 outputs = ["is_high", "y"]
 
 [batching]
+mode = "window"
 queue_delay_us_max = 2_000
 """
 REQUESTS = 60

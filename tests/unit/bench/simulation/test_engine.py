@@ -26,6 +26,7 @@ def affine(rows):
     return MS + 0.1 * MS * rows
 
 
+@pytest.mark.slow
 def test_single_rows_on_one_instance_wait_as_pollaczek_and_khinchine_say():
     latency_ns, _ = engine.simulate(world(lambda rows: MS * rows, load=0.7), SINGLE)
     assert latency_ns.mean() == pytest.approx(MS * (1 + 0.7 / (2 * 0.3)), rel=0.05)
