@@ -404,7 +404,7 @@ def test_an_answer_that_cannot_be_made_is_an_error_and_nothing_is_held(wired, ca
     asked = peer.ask(message(), message())
     wired.loop.run()
     batch = wired.servable.batcher.take_now(4)
-    wired.servable._compute(batch, wired.servable._own_workplace)
+    wired.servable._compute(batch, wired.servable._inline_workplace)
     batch.entries[0].outputs = [None]
     wired.servable._settle(batch)
     wired.loop.run()
