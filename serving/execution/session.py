@@ -114,7 +114,7 @@ def _providers(config: SessionConfig, instances: InstancesConfig) -> list[str]:
 
 def _open(source: Path | Graph, config: SessionConfig, instances: InstancesConfig, providers: Sequence[str]) -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = config.intra_op_threads or max(1, (os.cpu_count() or 1) // instances.count)
+    options.intra_op_num_threads = config.intra_op_threads or max(1, len(os.sched_getaffinity(0)) // instances.count)
     options.inter_op_num_threads = config.inter_op_threads
     options.execution_mode = (
         ort.ExecutionMode.ORT_PARALLEL if config.inter_op_threads > 1 else ort.ExecutionMode.ORT_SEQUENTIAL
