@@ -135,10 +135,12 @@ class _Text:
         text = "\n".join([head, *self._lines, ""])
         integers = writable(np.dtype(np.int64), 1)
         kinds = [readable(array.dtype, array.ndim) for array in self._arguments]
+        is_ours = all(function.__module__ != USER_MODULE for function in self._names)
         try:
             call = compiled(
-                text, "run", {**self._parts, **_CASTS}, [integers, integers, integers, *self._types, *kinds]
-            )
+                text, "run", {**self._parts, **_CASTS}, [integers, integers, integers, *self._types, *kinds],
+                is_kept=is_ours,
+            )  # fmt: skip
         except Exception as error:
             raise LoadError(f"[pipeline] does not compile: {' '.join(str(error).split())[:300]}") from error
         return Function(call, tuple(self.operands), tuple(self._arguments), text)

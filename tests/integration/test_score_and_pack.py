@@ -259,7 +259,8 @@ def test_a_bad_cell_is_one_line_with_its_row_and_column(penstock, world, package
 
 
 HELD = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
 from serving.__main__ import main
 from serving.commands.score import _Progress
 

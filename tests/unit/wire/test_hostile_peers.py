@@ -193,10 +193,14 @@ def test_an_idle_connection_costs_at_most_16_kib():
 
 
 def test_connections_take_no_memory_before_they_are_opened():
+    assert min(grown_by_connections() for _ in range(3)) < 4 << 20  # other threads of this process may grow meanwhile
+
+
+def grown_by_connections() -> int:
     before = resident_bytes()
     state = layout.State(layout.Limits(connections=10_000, streams=1, blocks=0))
     assert sum(getattr(state, name).nbytes for name in ("connections", "pool")) > 50 << 20
-    assert resident_bytes() - before < 4 << 20
+    return resident_bytes() - before
 
 
 def resident_bytes() -> int:
