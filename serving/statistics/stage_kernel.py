@@ -7,6 +7,7 @@ from serving.statistics.stages import (
     BUCKETS,
     CARRY,
     CARRY_BITS,
+    COLUMNS,
     COUNT,
     FIRST_OCTAVE,
     OCTAVES,
@@ -57,6 +58,9 @@ def count_batch(
     arrivals[:, 0] is when some came, in monotonic ns, and arrivals[:, 1] how many of them. The batch was taken and is
     answered at the given times, and its steps took so long, which each of its requests has waited for.
     """
+    assert stages.shape[0] == _OUTPUT + 1, "bug: there is a histogram per stage"
+    assert stages.shape[1] == COLUMNS, "bug: these are no histograms"
+    assert arrivals.shape[1] == 2, "bug: these are no arrivals"
     requests = 0
     for k in range(arrivals.shape[0]):
         arrival_ns, count = arrivals[k, 0], arrivals[k, 1]

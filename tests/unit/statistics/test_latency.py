@@ -13,7 +13,7 @@ from serving.statistics.latency import (
     octave_edges_ns,
 )
 from serving.statistics.stage_kernel import count_batch
-from serving.statistics.stages import BUCKETS, CARRY_BITS, bucket_of
+from serving.statistics.stages import BUCKETS, CARRY_BITS, COLUMNS, bucket_of
 
 FIRST_NS, LAST_NS = octave_edges_ns()[0], octave_edges_ns()[-1]
 
@@ -103,6 +103,12 @@ def test_sums_of_batches_carry_beyond_64_bits(count):
     for _ in range(5):
         statistics.batch_done(times, Answered([(0, 1)], rows=1), now_ns=eon_ns, wall_ns=0)
     assert statistics.stages["request"].total_ns == 5 << (CARRY_BITS - 1)
+
+
+@pytest.mark.parametrize(("stages", "columns", "facts"), [(4, COLUMNS, 2), (5, COLUMNS - 1, 2), (5, COLUMNS, 1)])
+def test_the_kernel_writes_to_nothing_but_histograms(stages, columns, facts):
+    with pytest.raises(AssertionError, match="bug: "):
+        count_batch(np.zeros((stages, columns), np.int64), np.zeros((1, facts), np.int64), 1, 2, 3, 4, 5)
 
 
 def test_a_duration_counts_and_sums():

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.statistics.drift.layout import CENTRE, COLUMN, FIRST_KEY, INVERSE, KNOWN
-from serving.statistics.profile import DEVIATION_MAX, INF_SLOT
+from serving.statistics.profile import DEVIATION_MAX, EDGES, INF_SLOT, KEYS_MAX, SLOTS_MAX
 from serving.wire.compiler import inlined, int64, kernel, unsigned
 
 _SIGNATURE = "void({dtype}[:, ::1], int64, int64, int64[:, ::1], float64[:, ::1], int64[:, ::1], float64[:, ::1])"
@@ -69,8 +69,17 @@ def _count(
     reals: NDArray[np.float64], counts: NDArray[np.int64], sums: NDArray[np.float64],
 ) -> None:  # fmt: skip
     """Add rows `start`, `start + step`, ... of x [rows, elements] to counts [features, 64] and sums [features, 2]."""
-    for feature in range(table.shape[0]):
+    assert min(start, step - 1) >= 0, "bug: these are no rows"
+    features = table.shape[0]
+    assert features <= min(reals.shape[0], counts.shape[0], sums.shape[0]), "bug: more features than counters"
+    assert counts.shape[1] == SLOTS_MAX, "bug: these are no counters"
+    assert sums.shape[1] == 2, "bug: these are no sums"
+    assert table.shape[1] > max(COLUMN, FIRST_KEY, KNOWN), "bug: this is no table"
+    assert reals.shape[1] > max(CENTRE, INVERSE, EDGES - 1), "bug: not every edge is there"
+    for feature in range(features):
         column, known = table[feature, COLUMN], table[feature, KNOWN]
+        assert 0 <= column < x.shape[1], "bug: no such column"
+        assert 0 <= known <= KEYS_MAX, "bug: too many keys"
         if known:
             _count_keys(x, start, step, column, table[feature, FIRST_KEY], known, counts[feature])
         else:

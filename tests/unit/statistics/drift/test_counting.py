@@ -187,6 +187,26 @@ def test_a_profile_of_another_model_is_refused(name, width):
         Layout(profile, signature)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda table, reals, counts, sums: (table + np.array([2, 0, 0]), reals, counts, sums),
+        lambda table, reals, counts, sums: (table + np.array([-1, 0, 0]), reals, counts, sums),
+        lambda table, reals, counts, sums: (np.concatenate([table, table]), reals, counts, sums),
+        lambda table, reals, counts, sums: (table, np.ascontiguousarray(reals[:, :20]), counts, sums),
+        lambda table, reals, counts, sums: (table, reals, np.ascontiguousarray(counts[:, :63]), sums),
+        lambda table, reals, counts, sums: (table, reals, counts, np.ascontiguousarray(sums[:, :1])),
+    ],
+    ids=["column behind", "column before", "features", "edges", "slots", "sums"],
+)
+def test_the_kernel_reads_and_writes_nothing_outside_of_its_arrays(damage):
+    x = reference(rows=4).reshape(-1, 1)[:2].copy()
+    (table,) = layout_of({"x": x}).tables
+    arrays = damage(table.table, table.reals, np.zeros((1, 64), np.int64), np.zeros((1, 2)))
+    with pytest.raises(AssertionError, match="bug: "):
+        KERNELS[np.dtype("float32")](x, 0, 1, *arrays)
+
+
 def test_open_dimensions_are_not_watched():
     profile = ReferenceProfile.of_tensors({"x": reference()}, {})
     signature = Signature((TensorSpec("x", DATATYPES["FP32"], (DYNAMIC, DYNAMIC)),), (), batchable=True)
