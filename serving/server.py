@@ -37,7 +37,6 @@ from serving.repository.loading import Loader
 from serving.repository.manager import ModelRepository
 from serving.statistics import KERNEL_MODULES
 from serving.statistics.counters import RequestCounters
-from serving.statistics.drift.counting import Kernels
 from serving.statistics.drift.rounds import DriftRounds
 from serving.statistics.exporter import CONTENT_TYPE, Exporter, ServableView, Snapshot
 from serving.transport.calls import SERVICE, Methods, Transport
@@ -259,10 +258,12 @@ def _shared(config: ServerConfig, turn: Turn, clock: Clock) -> Shared:
     shared = Shared(calibrations=calibrations, allow_user_code=config.user_code == "on")
     if config.transport != "native":
         return shared
-    from serving.statistics.stage_kernel import count_batch  # noqa: PLC0415 - brings numba
+    _native_transport()  # all kernels at once; they bring numba with them, so grpcio does without
+    from serving.statistics.drift.kernels import KERNELS  # noqa: PLC0415
+    from serving.statistics.stage_kernel import count_batch  # noqa: PLC0415
 
     inline = InlineRuns(clock, budget_us=config.inline_us_max, wake=turn.wake_for_later_phase)
-    return replace(shared, inline=inline, kernels=_drift_kernels(), count_batch=count_batch)
+    return replace(shared, inline=inline, kernels=KERNELS, count_batch=count_batch)
 
 
 def _native_transport() -> "type[NativeTransport]":
@@ -286,14 +287,6 @@ def _keys(config: ServerConfig) -> Path | None:
 
 def _state(config: ServerConfig) -> Path | None:
     return Path(config.state_dir) if config.state_dir else None
-
-
-def _drift_kernels() -> Kernels:
-    """Load the kernels that count for drift, with all others; they bring numba with them, so grpcio does without."""
-    _native_transport()
-    from serving.statistics.drift.kernels import KERNELS  # noqa: PLC0415
-
-    return KERNELS
 
 
 def _view(servable: Servable) -> ServableView:
