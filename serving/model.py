@@ -117,7 +117,7 @@ class Servable:
         watched = self.signature if pipeline is None else session.signature
         self.drift = DriftWatch(name, version, watched, config.drift, clock=clock, kernels=shared.kernels)
         self.feedback = Feedback(name, version, self.signature, config.drift, clock=clock)
-        self._inline_workplace = self._workplace()
+        self._inline_workplace = Workplace(self._rehearsal.staging, self.drift.counter())
         self._instances = InstanceGroup(f"{name}/{version}", config.instances.count, self._serve)
 
     @classmethod
@@ -230,7 +230,7 @@ class Servable:
 
     def _serve(self) -> None:
         """Run batches until the batcher is closed and empty. The loop of one instance thread."""
-        workplace = self._workplace()
+        workplace = Workplace(Staging(self.signature), self.drift.counter())
         while (batch := self.batcher.take()) is not None:
             if batch.entries:
                 self._compute(batch, workplace)
@@ -307,6 +307,7 @@ class Servable:
 
     def _run(self, entries: Sequence[Entry], batch: Batch, workplace: Workplace) -> None:
         pipeline, staging = self.pipeline, workplace.staging
+        rows = sum(entry.rows for entry in entries)
         started_ns = self._clock.now_ns()
         inputs = staging.gather(entries)
         if pipeline is not None:
@@ -316,27 +317,24 @@ class Servable:
         ran_ns = self._clock.now_ns()
         answers = outputs
         if pipeline is not None:
-            _check_rows(entries, outputs)
+            _check_rows(entries, rows, outputs)
             answers = pipeline.postprocess(outputs, staging)
-        _scatter(entries, answers)
+        _scatter(entries, rows, answers)
         batch.input_ns += gathered_ns - started_ns
         batch.infer_ns += ran_ns - gathered_ns
         batch.output_ns += self._clock.now_ns() - ran_ns
         if self.config.drift.enabled:
-            self._count(entries, inputs, outputs, ran_ns - gathered_ns, workplace)
+            self._count(entries, rows, inputs, outputs, ran_ns - gathered_ns, workplace)
 
     def _count(
-        self, entries: Sequence[Entry], inputs: list[Array], outputs: list[Array], infer_ns: int, workplace: Workplace
+        self, entries: Sequence[Entry], rows: int, inputs: list[Array], outputs: list[Array], infer_ns: int,
+        workplace: Workplace,
     ) -> None:  # fmt: skip
         """Count rows that have run for drift; a mistake of ours in doing so must not cost anybody an answer."""
         try:
-            rows = entries[0].rows if len(entries) == 1 else sum(entry.rows for entry in entries)
             workplace.counter.observe(inputs, outputs, rows=rows, infer_ns=infer_ns)
         except Exception:  # noqa: BLE001 - logged
             self._log_failure(entries)
-
-    def _workplace(self) -> Workplace:
-        return Workplace(Staging(self.signature), self.drift.counter())
 
     def _settle(self, batch: Batch, *, is_inline: bool = False) -> None:
         """Give every request of a finished batch its answer. On the I/O thread.
@@ -421,13 +419,12 @@ class Servable:
             _log.exception("%s/%d: a batch of %d requests failed", self.name, self.version, requests)
 
 
-def _scatter(entries: Sequence[Entry], outputs: list[Array]) -> None:
-    """Give each entry its rows of the outputs, as views."""
+def _scatter(entries: Sequence[Entry], rows: int, outputs: list[Array]) -> None:
+    """Give each entry its rows of the outputs of `rows` rows, as views."""
     if len(entries) == 1 and entries[0].requests == 1:
         entries[0].outputs = outputs
         return
-    rows = sum(entry.rows for entry in entries)
-    _check_rows(entries, outputs)
+    _check_rows(entries, rows, outputs)
     start = 0
     for entry in entries:
         stop = start + entry.rows
@@ -435,11 +432,10 @@ def _scatter(entries: Sequence[Entry], outputs: list[Array]) -> None:
         start = stop
 
 
-def _check_rows(entries: Sequence[Entry], outputs: Sequence[Array]) -> None:
+def _check_rows(entries: Sequence[Entry], rows: int, outputs: Sequence[Array]) -> None:
     """Check that outputs can be told apart by rows, which nobody needs of a single request's."""
     if len(entries) == 1 and entries[0].requests == 1:
         return
-    rows = sum(entry.rows for entry in entries)
     if any(output.ndim == 0 or len(output) != rows for output in outputs):
         raise OutputsDoNotFollowRowsError
 

@@ -29,11 +29,13 @@ _log = logging.getLogger(__name__)
 class Rehearsal:
     """Runs a model without requests. Lives on the thread that loads it; `name` is for the log.
 
-    `signature` is what clients see: as declared at first, and corrected by what `warm_up` finds out.
+    `signature` is what clients see: as declared at first, and corrected by what `warm_up` finds out. A pipeline keeps
+    buffers for each staging that it was run with, so all runs share one, `staging`, which is the I/O thread's later on.
     """
 
     def __init__(self, session: Session, pipeline: "Pipeline | None", clock: Clock, *, name: str) -> None:
         self.signature = session.signature if pipeline is None else pipeline.signature
+        self.staging = Staging(self.signature)
         self._session = session
         self._pipeline = pipeline
         self._clock = clock
@@ -44,9 +46,8 @@ class Rehearsal:
         """Run on inputs that preprocessing need not take. Raises what the graph raises."""
         if self._pipeline is None:
             return self._session.run(inputs)
-        staging = Staging(self.signature)
-        prepared = self._pipeline.preprocess(inputs, staging, is_strict=False)
-        return self._pipeline.postprocess(self._session.run(prepared), staging)
+        prepared = self._pipeline.preprocess(inputs, self.staging, is_strict=False)
+        return self._pipeline.postprocess(self._session.run(prepared), self.staging)
 
     def warm_up(self, pace: Pace) -> None:
         """Run a few times: the first run of a graph is slow, and its outputs tell the truth. Teaches `pace`."""

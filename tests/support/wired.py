@@ -13,6 +13,7 @@ import hpack
 import numpy as np
 
 from serving.admission import Admission
+from serving.batching.arena import Staging
 from serving.batching.batcher import Batcher
 from serving.batching.loads import Loads
 from serving.batching.pace import Pace
@@ -20,7 +21,7 @@ from serving.batching.policy import NEVER
 from serving.config import ModelConfig, ServerConfig
 from serving.dataplane import DataPlane
 from serving.errors import UnknownModel
-from serving.model import Servable
+from serving.model import Servable, Workplace
 from serving.pb import open_inference_pb2 as pb
 from serving.repository.handle import Handle
 from serving.statistics.counters import RequestCounters
@@ -82,7 +83,7 @@ class ThreadlessServable(Servable):
         self.pipeline = None
         self.drift = DriftWatch("m", version, self.signature, config.drift, clock=clock, kernels=NUMPY)
         self.feedback = Feedback("m", version, self.signature, config.drift, clock=clock)
-        self._inline_workplace = self._workplace()
+        self._inline_workplace = Workplace(Staging(self.signature), self.drift.counter())
 
     def finish(self, batch) -> None:
         """Run and settle a batch that was taken."""

@@ -28,6 +28,15 @@ def served():
     one.close()
 
 
+def test_what_rehearsed_the_model_leaves_no_buffers_of_its_own(served):
+    one, session, _ = served
+    assert len(session.runs) > 2
+    assert len(one.pipeline._buffers) == 1
+    (settled,) = run_together(served, [[1.0]])
+    assert not isinstance(settled, Exception)
+    assert len(one.pipeline._buffers) == 2  # the instance's beside those of the I/O thread
+
+
 def run_together(served, values):
     """Run one request for each list of row values as one batch; return the answers."""
     one, session, posts = served
