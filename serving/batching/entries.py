@@ -196,8 +196,7 @@ class Batch:
     """Entries that run together, and how long each step took in all its runs. Owned by whoever took it.
 
     `over` left the queue with them and is not run. `reason` says why it was taken then. `cpu_ns` is what the thread
-    that ran it has worked, `wall_ns` what passed meanwhile. `is_clean` says that the time it took tells about its rows,
-    `leaves_rows` that others waited on when it was taken.
+    that ran it has worked, `wall_ns` what passed meanwhile. `is_clean` says that the time it took tells about its rows.
     """
 
     entries: list[Entry]
@@ -209,7 +208,6 @@ class Batch:
     reruns: int = 0
     reason: Reason = Reason.IDLE
     is_clean: bool = True
-    leaves_rows: bool = False
     cpu_ns: int = 0
     wall_ns: int = 0
     over: list[Over] = field(default_factory=list)

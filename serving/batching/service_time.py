@@ -28,6 +28,7 @@ SEEN, BEST = 0, 1
 _TRUSTED_WEIGHT = 2.0  # below it a size is too little known for its estimate to clip anything
 _LEAST_WEIGHT = 1e-9
 _RECENT_BATCHES = 32.0  # half of what makes a size one that runs is gone after so many batches of other sizes
+_RECENT_AT_FIRST = 0.5  # the machine may have been busy then, or batches pay otherwise than with random rows
 _SPREAD_STEP = 0.02
 _SPREAD_AT_FIRST = 1.1
 
@@ -72,6 +73,25 @@ def upper_ns(curve: Curve, rows: float) -> float:
     """Return a time within which `rows` rows are likely to be done, never less than the mean."""
     level = nearest(curve.sizes, rows)
     return interpolated(curve.sizes, curve.fitted_ns, rows) * curve.upper[level]
+
+
+def rows_within(curve: Curve, time_ns: float, rows_max: int, *, runs: float = 1.0) -> int:
+    """Return how many rows, at most `rows_max`, are likely to be done within a time; 0 if not even one is.
+
+    With `runs` above 1 that many batches of so many rows are.
+    """
+    below, below_ns = 0, 0.0
+    for level in range(len(curve.sizes)):
+        rows, factor = curve.sizes[level], curve.upper[level] * runs
+        if curve.fitted_ns[level] * factor > time_ns:
+            if below == 0:
+                return 0
+            share = (time_ns / factor - below_ns) / max(curve.fitted_ns[level] - below_ns, 1.0)
+            return min(below + int(max(0.0, share) * (rows - below)), rows_max)
+        below, below_ns = rows, curve.fitted_ns[level]
+        if rows >= rows_max:
+            break
+    return min(below, rows_max)
 
 
 def nearest(sizes: Sequence[int], rows: float) -> int:
@@ -140,6 +160,12 @@ def _follow(curve: Curve, moved: tuple[int, int], step: float, ratio: float) -> 
         if curve.weights[level] > 0.0 and level not in moved:
             factor = 1.0 + step * (ratio - 1.0) * (1.0 - curve.recent[level])
             curve.means_ns[level] = max(1.0, factor * curve.means_ns[level])
+
+
+def seeded(curve: Curve) -> None:
+    """Note that all that is known was measured at one moment: when sizes that run differ from it, others do in part."""
+    for level in range(len(curve.sizes)):
+        curve.recent[level] = _RECENT_AT_FIRST
 
 
 def fit(curve: Curve) -> None:

@@ -206,7 +206,7 @@ def test_room_is_left_for_as_many_rows_as_can_be_answered_in_time(make, clock):
     batcher = make(linear, target_ms=20)
     assert batcher.room_rows(4) == 4096
     batcher.reserve(1, 4)
-    assert batcher.room_rows(4) == 17
+    assert batcher.room_rows(4) == 18
     assert batcher.refusal(1, 4).reason == "objective"
 
 
