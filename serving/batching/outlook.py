@@ -58,6 +58,7 @@ _STEP_BITS = 3
 """Of numbers of rows beyond some, those that share all but so many bits share a decision."""
 ARRIVALS_NS = BATCHES_NS = 1_000_000
 """Rows that come, and batches that run, on the I/O thread are counted together as often as this."""
+_STRETCH_MAX = 4.0
 _FULL = 0.9
 """From this utilisation on what is let in leaves no time to those that come after."""
 _SIZE_KNOWN_WEIGHT = 4.0
@@ -135,8 +136,8 @@ class Outlook:
         """Learn from a batch that occupied an instance, or the I/O thread, for so long."""
         if self._running:
             self._running.pop(id(batch), None)
-        if self.target_ns < NEVER and batch.entries and batch.entries[0].arrival_ns <= self.idle_since_ns:
-            self._note_work(duration_ns, now_ns)
+        if self.target_ns < NEVER and batch.rows and batch.entries[0].arrival_ns <= self.idle_since_ns:
+            self._note_work(batch.rows, duration_ns, now_ns)
         self.idle_since_ns = float(now_ns)
         self._busy_ns += duration_ns
         if batch.is_clean and batch.entries and batch.rows and not batch.reruns:
@@ -240,12 +241,12 @@ class Outlook:
     def _stretch_now(self, now_ns: int) -> float:
         return self._stretch if now_ns - self._stretched_at_ns < WORK_NS else 1.0
 
-    def _note_work(self, duration_ns: int, now_ns: int) -> None:
-        """Learn how much longer than its run a batch takes that follows another: what passes between them counts."""
+    def _note_work(self, rows: int, duration_ns: int, now_ns: int) -> None:
+        """Learn how much longer than expected a batch takes that follows another: what passes between them counts."""
         period_ns = float(duration_ns)
         if self._instances == 1:
             period_ns = min(max(period_ns, now_ns - self.idle_since_ns), 2 * period_ns)
-        stretch = period_ns / max(duration_ns, 1)
+        stretch = min(max(1.0, period_ns / max(self.times.mean_ns(rows), 1.0)), _STRETCH_MAX)
         is_recent = now_ns - self._stretched_at_ns < WORK_NS
         self._stretch += (stretch - self._stretch) / _WORK_BATCHES if is_recent else stretch - self._stretch
         self._stretched_at_ns = now_ns

@@ -109,7 +109,8 @@ def learn(curve: Curve, rows: int, duration_ns: float, now_ns: float) -> None:
     below = above - 1 if above > 0 and rows < curve.sizes[above] else above
     share = 1.0
     if below < above:
-        share = (rows - curve.sizes[below]) / (curve.sizes[above] - curve.sizes[below])
+        place = (rows - curve.sizes[below]) / (curve.sizes[above] - curve.sizes[below])
+        share = min(max(2.0 * place - 0.5, 0.0), 1.0)  # 17 rows tell nothing of 32: what they take may be a step
     expected_ns = interpolated(curve.sizes, curve.means_ns, rows)
     if expected_ns <= 0.0:  # the first one of all
         curve.means_ns[above] = max(1.0, duration_ns * curve.sizes[above] / max(rows, 1))
