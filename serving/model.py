@@ -28,9 +28,10 @@ from serving.batching.policy import NEVER, RELEASES
 from serving.clock import Clock
 from serving.config import ModelConfig
 from serving.errors import BatchFailed, Cancelled, DeadlineExceeded, InternalError, InvalidRequest, ModelFailed
+from serving.execution.core_gate import CoreGate
 from serving.execution.graph import Graph
 from serving.execution.instances import InstanceGroup
-from serving.execution.session import BUILD, Session
+from serving.execution.session import BUILD, Session, threads_of
 from serving.pipeline.flaws import RefusedRowsError
 from serving.rehearsal import Rehearsal, pipeline_of
 from serving.statistics.batching import BatchingView, ServiceTime
@@ -65,7 +66,7 @@ class Workplace:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the servables of one server share: the I/O thread's turns, what counts features, what was measured.
+    """What the servables of one server share: the I/O thread's turns, what counts features, what was measured, cores.
 
     `allow_user_code`: whether steps of pipelines may be Python that lies beside a model.
     """
@@ -74,6 +75,7 @@ class Shared:
     kernels: Kernels = field(default_factory=lambda: NUMPY)
     calibrations: Calibrations = field(default_factory=lambda: Calibrations(None))
     count_batch: CountBatch = count_plainly
+    cores: CoreGate = field(default_factory=CoreGate)
     allow_user_code: bool = False
 
 
@@ -101,6 +103,10 @@ class Servable:
         self._post = post
         self._inline = shared.inline
         self._loads = shared.calibrations.loads
+        self._gate = shared.cores
+        runs_here = session.runs_on_caller and config.instances.kind == "cpu"  # other devices have threads of their own
+        threads = threads_of(config.session, config.instances)
+        self._cores = self._gate.share(threads, config.instances.count) if runs_here else 0
         self._pace = Pace()
         self._failure_logged_ns = -_FAILURE_LOG_INTERVAL_NS
         self._rehearsal = Rehearsal(session, pipeline, clock, name=f"{name}/{version}")
@@ -233,7 +239,8 @@ class Servable:
         workplace = Workplace(Staging(self.signature), self.drift.counter())
         while (batch := self.batcher.take()) is not None:
             if batch.entries:
-                self._compute(batch, workplace)
+                with self._gate.use(self._cores, self.batcher.outlook.times.mean_ns(batch.rows)):
+                    self._compute(batch, workplace)
                 self._end(batch, batch.wall_ns)
             self._post(functools.partial(self._settle, batch))
             del batch  # the last reference to outputs must not wait here for the next batch

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from serving.batching.loads import Loads
 from serving.batching.sweep import Sample
+from serving.cores import usable_cores
 
 Part = tuple[str, int, Iterable[bytes]]
 """A file of a model: its name, its length, its bytes in chunks."""
@@ -116,4 +117,4 @@ def _machine() -> tuple[str, str, int]:
         cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     except OSError:
         cpu = ""
-    return platform.machine(), cpu, len(os.sched_getaffinity(0))
+    return platform.machine(), cpu, usable_cores()

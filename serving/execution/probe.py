@@ -31,12 +31,12 @@ def depends_on_batchmates(signature: Signature, run: Run) -> bool:
     rows = [[_random(spec, random) for spec in signature.inputs] for _ in range(2)]
     both = [np.concatenate(pair) for pair in zip(*rows, strict=True)]
     try:
-        together, again, alone = run(both), run(both), [run(row) for row in rows]
+        together, alone = run(both), [run(row) for row in rows]
+        if _agree(together, [np.concatenate(pair) for pair in zip(*alone, strict=True)]):
+            return False
+        return _agree(together, run(both))
     except Exception:  # noqa: BLE001 - random numbers may be nothing that this model can take
         return False
-    if not _agree(together, again):
-        return False
-    return not _agree(together, [np.concatenate(pair) for pair in zip(*alone, strict=True)])
 
 
 def _with_ranks(signature: Signature, runs: Sequence[Sequence[Array]]) -> Signature:
