@@ -24,6 +24,7 @@ from bench.generator.handle import Generator
 from bench.load import Target as Server
 from bench.load import penstock
 from bench.networks import write_network
+from bench.outcome import Outcome
 from bench.prober import Prober, Refusals
 from bench.session import OnInterval
 from bench.slices import ClosedLoop, Interval, OpenLoop, Recording, Slice, Target
@@ -73,7 +74,7 @@ class Bench:
     def round(self, trace: Path, message: bytes, *, seconds: float, seed: int) -> Round:
         """Measure once; arrivals are written to `trace`."""
         closed = [self._run(ClosedLoop(concurrency=count, duration_s=CLOSED_S)) for count in IN_FLIGHT]
-        capacity = max(recording.total.in_slo for recording in closed) / CLOSED_S
+        capacity = max(Outcome.of(recording, 1).goodput_rps for recording in closed)
         np.save(trace, step_times(((OVERLOAD * capacity, WARM_UP_S + seconds), (AFTERWARDS * capacity, AFTER_S)), seed))
         resident, longest_queue = self._server.process.memory_info().rss, 0
         with Prober(self._server.port, message) as prober:
