@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 
 from serving.batching.arena import Staging
 from serving.batching.batcher import Batcher
-from serving.batching.calibrations import Calibrations, files_of
+from serving.batching.calibrations import Calibrations, differ, files_of
 from serving.batching.demand import MISSED, burst_factor, rows_per_ns, utilisation
 from serving.batching.entries import Batch, Entry, Over, Progress, Result
 from serving.batching.inline import InlineRuns, Left
 from serving.batching.pace import Pace
 from serving.batching.policy import NEVER, RELEASES
+from serving.batching.sweep import Sample
 from serving.clock import Clock
 from serving.config import ModelConfig
 from serving.errors import BatchFailed, Cancelled, DeadlineExceeded, InternalError, InvalidRequest, ModelFailed
@@ -102,6 +103,8 @@ class Servable:
         self._clock = clock
         self._post = post
         self._inline = shared.inline
+        self._calibrations = shared.calibrations
+        self._calibration: tuple[str, list[Sample]] | None = None  # its key, and what was found at load
         self._loads = shared.calibrations.loads
         self._gate = shared.cores
         runs_here = session.runs_on_caller and config.instances.kind == "cpu"  # other devices have threads of their own
@@ -147,6 +150,7 @@ class Servable:
             samples = calibrations.read(key) or one._rehearsal.sweep(one.batcher.outlook.times.curve.sizes)
             one.batcher.seed(samples)
             calibrations.write(key, samples)
+            one._calibration = key, samples
         return one
 
     def submit(self, entry: Entry) -> None:
@@ -222,9 +226,19 @@ class Servable:
         """Finish what waits, end the instance threads and free the session. Not for the I/O thread."""
         self.batcher.close()
         self._instances.join()
+        self._keep_learnt()
         self.drift.end()
         self.feedback.watch.end()
         self._session.close()
+
+    def _keep_learnt(self) -> None:
+        """Leave to the next load what batches have taught since this one, if that differs from what it began with."""
+        if self._calibration is None or not self.batcher.outlook.actual_ns:
+            return
+        key, samples = self._calibration
+        learnt = self.batcher.outlook.times.known()
+        if differ(samples, learnt):
+            self._calibrations.write(key, learnt)
 
     def _is_cheap(self, inline: InlineRuns) -> bool:
         """Say whether batches should run on the I/O thread: none that should wait for more rows do."""

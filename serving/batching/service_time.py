@@ -254,6 +254,12 @@ class ServiceTimes:
         """Return a time within which so many rows are likely to be done."""
         return upper_ns(self.curve, rows)
 
+    def known(self) -> list[tuple[int, float]]:
+        """Return the sizes of which something is known, in order, and how long each takes in ns."""
+        curve = self.curve
+        levels = [level for level in range(len(curve.sizes)) if curve.weights[level] > 0.0]
+        return [(curve.sizes[level], curve.fitted_ns[level]) for level in levels]
+
     @property
     def knee_rows(self) -> int:
         """The batch beyond which throughput hardly grows."""
