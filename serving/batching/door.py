@@ -1,10 +1,10 @@
 """Who can be let in with a target behind so many rows that wait already. Pure.
 
-Under full load a row waits for one batch to end and runs in the next, so both together may take
-what it has: that bounds how large batches can be then (`steady_rows`). Where batches could pay beyond that bound, no
-more rows wait than one such batch holds: a larger one would turn away, or make late, those that come while it runs.
-Where they are bound by what pays, rows may wait for as many batches as leave the last one in time. Who is let in for a
-target is never dropped again, so the batch that a newcomer gets into counts at its upper quantile.
+Under full load a row waits for one batch to end and runs in the next, so both together may take what it has: that
+bounds how large batches can be then (`steady_rows`). Where batches could pay beyond that bound, no more rows wait than
+one such batch holds: a larger one would turn away, or make late, those that come while it runs. Where they are bound by
+what pays, rows may wait for as many batches as leave the last one in time. Who is let in for a target is never dropped
+again, so the batch that a newcomer gets into counts at its upper quantile.
 """
 
 from typing import NamedTuple

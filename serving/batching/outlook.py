@@ -59,6 +59,7 @@ _STEP_BITS = 3
 ARRIVALS_NS = BATCHES_NS = 1_000_000
 """Rows that come, and batches that run, on the I/O thread are counted together as often as this."""
 _STRETCH_MAX = 4.0
+"""Batches take at most so many times what is expected of them; more is a disturbance."""
 _FULL = 0.9
 """From this utilisation on what is let in leaves no time to those that come after."""
 _SIZE_KNOWN_WEIGHT = 4.0

@@ -125,7 +125,7 @@ def learn(curve: Curve, rows: int, duration_ns: float, now_ns: float) -> None:
     if below < above:
         step = max(step, _move(curve, below, 1.0 - share, ratio))
     if was_seen:
-        _follow(curve, (below, above), step, ratio)
+        _follow(curve, (below if share < 1.0 else above, above if share > 0.0 else below), step, ratio)
     fit(curve)
 
 
