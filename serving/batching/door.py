@@ -4,7 +4,7 @@ Under full load a row waits for one batch to end and runs in the next, so both t
 bounds how large batches can be then (`steady_rows`). Where batches could pay beyond that bound, no more rows wait than
 one such batch holds: a larger one would turn away, or make late, those that come while it runs. Where they are bound by
 what pays, rows may wait for as many batches as leave the last one in time. Who is let in for a target is never dropped
-again, so the batch that a newcomer gets into counts at its upper quantile.
+again, so batches count at their upper quantile.
 """
 
 from typing import NamedTuple
@@ -44,7 +44,7 @@ def wait_ns(curve: Curve, door: Door, rows: int) -> float:
         return max(door.busy_ns, mean_ns(curve, steady))
     else:
         batches_before = 1 + (rows - first - 1) // steady
-        run_ns = batches_before * mean_ns(curve, steady) / door.instances + upper_ns(curve, steady)
+        run_ns = (batches_before / door.instances + 1.0) * upper_ns(curve, steady)
     return max(0.0, door.busy_ns + run_ns * door.stretch + door.overhead_ns - door.slack_ns)
 
 
@@ -54,7 +54,7 @@ def rows_in_time(curve: Curve, door: Door) -> int:
     first = _first_rows(curve, door, steady)
     left_ns = (door.slack_ns - door.busy_ns - door.overhead_ns) / door.stretch
     if steady == door.rows_max:
-        batches_before = int((left_ns - upper_ns(curve, steady)) * door.instances / max(mean_ns(curve, steady), 1.0))
+        batches_before = int((left_ns / max(upper_ns(curve, steady), 1.0) - 1.0) * door.instances)
         if batches_before >= 1:
             return first + batches_before * steady
     return rows_within(curve, left_ns, first)
