@@ -43,6 +43,7 @@ FRAMEWORKS = (
     Framework("CatBoost", ("catboost",), f"{_ADAPTERS}.catboost", "convert-catboost"),
     Framework("Keras", ("keras",), f"{_ADAPTERS}.keras", "convert-keras"),
     Framework("PyTorch", ("torch",), f"{_ADAPTERS}.torch", "convert-torch"),
+    Framework("TensorFlow", ("tensorflow",), f"{_ADAPTERS}.tensorflow", "convert-tensorflow"),
     Framework("scikit-learn", ("sklearn", "imblearn"), f"{_ADAPTERS}.scikit_learn", "convert"),
     Framework("ONNX", ("onnx",), f"{_ADAPTERS}.onnx_file", "convert"),
 )

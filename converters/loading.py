@@ -127,10 +127,12 @@ def _read_exported_program(path: Path) -> Any:
 
 
 def _read_saved_model(path: Path) -> Any:
-    raise ConfigError(
-        f"{path} is a folder; a TensorFlow SavedModel is not read here: load it in Keras 3 "
-        "(keras.layers.TFSMLayer) or convert it with `python -m tf2onnx.convert --saved-model` and give the .onnx"
-    )
+    if not (path / "saved_model.pb").is_file():
+        raise ConfigError(f"{path} is a folder without saved_model.pb, so no SavedModel of TensorFlow; name a file")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what it logs at import is about the machine
+    import tensorflow  # noqa: PLC0415 - behind its extra
+
+    return tensorflow.saved_model.load(str(path))
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {
@@ -152,6 +154,7 @@ _EXTRAS = {
     "lightgbm": "convert-lightgbm",
     "catboost": "convert-catboost",
     "keras": "convert-keras",
+    "tensorflow": "convert-tensorflow",
     "torch": "convert-torch",
 }
 

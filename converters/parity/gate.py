@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from converters.draft import Draft
 from converters.parity import rows as row_sets
@@ -186,8 +187,7 @@ class _Judge:
         flipped = np.logical_and.reduce([comparison.flipped for comparison in comparisons])
         margin_max = 0.0
         if flipped.any():
-            margins = self._draft.margin(margin_of) if self._draft.margin else np.full(rows, np.inf)
-            margin_max = float(np.max(margins[flipped]))
+            margin_max = float(np.max(self._margins(margin_of)[flipped]))
         conversion, *others = comparisons
         passed = int(beyond.sum()) <= self._tolerance.rows_share_max * rows and margin_max <= self._tolerance.margin_max
         return self._check(
@@ -195,6 +195,17 @@ class _Judge:
             precision=others[0].errors if others else (), beyond=int(beyond.sum()), flips=int(flipped.sum()),
             flip_margin_max=margin_max,
         )  # fmt: skip
+
+    def _margins(self, answers: Tensors) -> NDArray[np.float64]:
+        """Return how far each row's label is from another one; a label that was read from NaN could be any."""
+        numbers = [np.asarray(answers[output.name], np.float64) for output in self._draft.outputs
+                   if output.role != "label"]  # fmt: skip
+        rows = len(next(iter(answers.values())))
+        margins = self._draft.margin(answers) if self._draft.margin else np.full(rows, np.inf)
+        undefined = np.isnan(margins)
+        for item in numbers:
+            undefined |= np.isnan(item.reshape(rows, -1)).any(axis=1)
+        return np.where(undefined, 0.0, margins)
 
     def _check(self, name: str, about: str, rows: int, **found: Any) -> Check:
         found.setdefault("passed", not found.get("failure"))

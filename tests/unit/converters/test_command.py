@@ -175,6 +175,11 @@ def test_a_model_that_does_not_exist_is_told_in_a_line(forest):
     assert "does not exist; name a file, or MODULE:OBJECT" in failure(convert(forest, model="none.joblib"))
 
 
+def test_a_folder_that_is_no_saved_model_is_told_in_a_line(forest):
+    (forest / "folder").mkdir()
+    assert "is a folder without saved_model.pb" in failure(convert(forest, model="folder"))
+
+
 def test_a_model_that_code_makes_is_named_by_module_and_object(forest, monkeypatch):
     (forest / "made_here.py").write_text(
         "from sklearn.datasets import load_iris\nfrom sklearn.tree import DecisionTreeClassifier\n"

@@ -42,11 +42,11 @@ def test_a_base_score_that_the_graph_lost_is_caught(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_converter_that_does_not_read_the_base_score_is_refused(name, monkeypatch):
     """It does not know the list that XGBoost 3 writes, and takes what older ones had as a default."""
-    from onnxmltools.convert.xgboost.operator_converters import XGBoost as released
+    from onnxmltools.convert.xgboost.operator_converters import XGBoost
 
-    read = released.get_xgb_params
-    monkeypatch.setattr(released, "get_xgb_params", lambda model: {**read(model), "base_score": [0.5]})
-    with pytest.raises(ParityError, match="sample: .* rows beyond tolerance"):
+    read = XGBoost.get_xgb_params
+    monkeypatch.setattr(XGBoost, "get_xgb_params", lambda model: {**read(model), "base_score": [0.5]})
+    with pytest.raises(ParityError, match=r"sample: .* rows beyond tolerance"):
         convert(*fitted(name))
 
 
