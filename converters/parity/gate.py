@@ -189,7 +189,10 @@ class _Judge:
         if flipped.any():
             margin_max = float(np.max(self._margins(margin_of)[flipped]))
         conversion, *others = comparisons
-        passed = int(beyond.sum()) <= self._tolerance.rows_share_max * rows and margin_max <= self._tolerance.margin_max
+        held_to = self._tolerance
+        passed = int(beyond.sum()) <= held_to.rows_share_max * rows and margin_max <= held_to.margin_max
+        if not name.startswith("edge-") and name != "thresholds":
+            passed = passed and int(flipped.sum()) <= max(held_to.flips_share_max * rows, rows / self._rows, 1)
         return self._check(
             name, about, rows, passed=passed, conversion=conversion.errors,
             precision=others[0].errors if others else (), beyond=int(beyond.sum()), flips=int(flipped.sum()),
