@@ -15,6 +15,7 @@ from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
 from converters.adapters import scikit_learn_boosters
 from converters.adapters.answers import asking, fitted, margin_of, outputs_of
 from converters.adapters.scikit_learn_answers import answers_of
+from converters.adapters.scikit_learn_categories import known_categories
 from converters.adapters.scikit_learn_inputs import Inputs, inputs_of
 from converters.adapters.scikit_learn_labels import NOTE as LABEL_NOTE
 from converters.adapters.scikit_learn_labels import read_from_decision
@@ -60,6 +61,7 @@ def draft(model: Any, sample: Sample, target: Target) -> Draft:
         feature_names=inputs.feature_names,
         parameters={"estimator": type(final).__name__, **plain_parameters(final)},
         thresholds=native_thresholds(model),
+        categories=known_categories(model, inputs.exact),
         notes=tuple(notes),
     )
 

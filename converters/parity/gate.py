@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.draft import Draft
+from converters.parity import precision, thresholds
 from converters.parity import rows as row_sets
-from converters.parity import thresholds
+from converters.parity.categories import categories
 from converters.parity.errors import Comparison, Flags, compare
 from converters.parity.report import Check, ParityReport
 from converters.parity.rows import RowSet
@@ -68,6 +69,7 @@ class _Judge:
         """Make all checks, in the order in which a reader wants them."""
         with quiet():
             checks = [self._judge_rows(RowSet("sample", "the sample as it came", self._sample))]
+            checks += self._judge_precision()
             checks += [self._judge_rows(rows) for rows in self._edges()]
             checks += [self._judge_batches(count) for count in (*BATCH_ROWS, self._settings.batch_rows_max)]
             checks += [self._judge_shuffled(), self._judge_company()]
@@ -95,7 +97,10 @@ class _Judge:
         sets = list(row_sets.edges(self._sample, thresholds.only_trees(self._draft.model), self._settings.seed))
         found = self._draft.thresholds or thresholds.of_graph(self._draft.model)
         splits = row_sets.thresholds(self._sample, found, self._settings.seed)
-        return [*sets, splits] if splits else sets
+        return [*sets, *(rows for rows in (splits, self._categories()) if rows)]
+
+    def _categories(self) -> RowSet | None:
+        return categories(self._sample, self._draft.categories, self._settings.seed)
 
     def _notes(self) -> list[str]:
         if thresholds.has_trees(self._draft.model) and not (
@@ -117,6 +122,36 @@ class _Judge:
         except Exception as error:  # it takes the rows, and not what rounding made of them, such as infinities
             return self._check(rows.name, rows.about, rows.rows, refused_rows=rows.rows, refusal=one_line(error, 160))
         return self._compared(rows.name, rows.about, answers, cast, refused_rows=refused, refusal=refusal)
+
+    def _judge_precision(self) -> list[Check]:
+        """Hold the graph to the framework's answers to the sample as it came; nothing when rounding changes nothing."""
+        known = self._categories()
+        exact = joined(self._sample, known.tensors) if known else self._sample
+        cast = self._runner.cast(exact)
+        expected, held_to = self._draft.answer(exact), self._tolerance
+        if self._is_same(exact, cast):
+            return []
+        found = self._compare(expected, self._runner.run(cast))
+        flipped = found.flipped & (self._margins(expected) > held_to.margin_max)
+        wrong = found.beyond | flipped
+        whole = int((wrong & precision.whole_changed(exact, cast)).sum())
+        passed = wrong.sum() <= precision.SHARE_MAX * len(wrong) and whole <= held_to.rows_share_max * len(wrong)
+        margin_max = float(np.max(self._margins(expected)[flipped], initial=0.0))
+        check = self._check(
+            "precision", precision.CHANGE, len(wrong), passed=bool(passed), precision=found.errors,
+            beyond=int(found.beyond.sum()), flips=int(flipped.sum()), flip_margin_max=margin_max,
+        )  # fmt: skip
+        return [check if passed else replace(check, cause=self._cause(exact, wrong))]
+
+    def _cause(self, exact: Tensors, wrong: Flags) -> str:
+        few = precision.affected(exact, wrong)
+        before = self._draft.answer(few)
+
+        def differs(tensors: Tensors) -> Flags:
+            found = self._compare(before, self._draft.answer(tensors))
+            return found.beyond | found.flipped
+
+        return precision.cause(few, self._runner.cast(few), names=self._draft.feature_names, differs=differs)
 
     def _accepted(self, tensors: Tensors) -> tuple[Flags, str]:
         """Return which rows the framework takes, and why it does not take the others."""
@@ -216,8 +251,11 @@ class _Judge:
 
     def _ask(self, exact: Tensors, cast: Tensors) -> _Answers:
         answers = self._draft.answer(exact)
-        same = all(np.array_equal(item, cast[name], equal_nan=item.dtype.kind == "f") for name, item in exact.items())
-        return _Answers(answers, answers if same else self._draft.answer(cast))
+        return _Answers(answers, answers if self._is_same(exact, cast) else self._draft.answer(cast))
+
+    @staticmethod
+    def _is_same(exact: Tensors, cast: Tensors) -> bool:
+        return all(np.array_equal(item, cast[name], equal_nan=item.dtype.kind == "f") for name, item in exact.items())
 
     def _compare(self, expected: Tensors, got: Mapping[str, Array]) -> Comparison:
         return compare(expected, got, outputs=self._draft.outputs, tolerance=self._tolerance, scales=self._scales)
