@@ -5,6 +5,7 @@ what a package holds is a graph.
 """
 
 import importlib
+import itertools
 import os
 import sys
 import warnings
@@ -16,6 +17,10 @@ from typing import Any
 from converters.lineage import digest_of_file
 from converters.runner import one_line
 from serving.errors import ConfigError
+
+MODEL_BYTES_MAX = 1 << 36
+FILES_MAX = 10_000
+"""Of a folder that holds a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ def load_model(name: str) -> Loaded:
         if ":" in name and not name.startswith((".", "/")):
             return _import(name)
         raise ConfigError(f"{name} does not exist; name a file, or MODULE:OBJECT for a model that code makes")
+    check_plain(path, "MODEL")
     reader = _read_saved_model if path.is_dir() else _READERS.get(path.suffix.lower())
     if reader is None:
         raise ConfigError(f"{name}: files of this kind are not known; known are {', '.join(_READERS)}")
@@ -51,6 +57,22 @@ def load_model(name: str) -> Loaded:
     notes = tuple(dict.fromkeys(one_line(item.message, 200) for item in caught
                                 if "Version" in item.category.__name__))  # fmt: skip
     return Loaded(model, digest_of_file(path), path.absolute().parent, notes)
+
+
+def check_plain(path: Path, what: str) -> None:
+    """Refuse what could be read for ever, such as a device or a pipe, and files too large for any model."""
+    try:
+        files = [path] if not path.is_dir() else list(itertools.islice(path.rglob("*"), FILES_MAX + 1))
+        total = sum(file.stat().st_size for file in files)
+        strange = [file.name for file in files if not file.is_file() and not file.is_dir()]
+    except OSError as error:
+        raise ConfigError(f"{what} {path} cannot be read: {error.strerror}") from None
+    if len(files) > FILES_MAX:
+        raise ConfigError(f"{what} {path} holds more than {FILES_MAX} files; name the folder of one model")
+    if strange:
+        raise ConfigError(f"{what} {path}: {strange[0]} is no plain file, and could be read for ever; name a file")
+    if total > MODEL_BYTES_MAX:
+        raise ConfigError(f"{what} {path} has {total} bytes, expected at most {MODEL_BYTES_MAX}")
 
 
 def _import(name: str) -> Loaded:

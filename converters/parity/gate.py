@@ -135,7 +135,9 @@ class _Judge:
         flipped = found.flipped & (self._margins(expected) > held_to.margin_max)
         wrong = found.beyond | flipped
         whole = int((wrong & precision.whole_changed(exact, cast)).sum())
-        passed = wrong.sum() <= precision.SHARE_MAX * len(wrong) and whole <= held_to.rows_share_max * len(wrong)
+        passed = wrong.sum() <= precision.SHARE_MAX[self._draft.kind] * len(
+            wrong
+        ) and whole <= held_to.rows_share_max * len(wrong)
         margin_max = float(np.max(self._margins(expected)[flipped], initial=0.0))
         check = self._check(
             "precision", precision.CHANGE, len(wrong), passed=bool(passed), precision=found.errors,

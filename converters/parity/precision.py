@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from converters.draft import Kind
 from converters.parity.errors import Flags
 from converters.runner import rows_of
 from converters.sample import MATRIX, Tensors
 
-SHARE_MAX = 1e-2
-"""Rows of the sample that may be answered otherwise because a measurement was rounded across a threshold."""
+SHARE_MAX: dict[Kind, float] = {"numeric": 1e-2, "trees": 2e-1, "embedding": 1e-2}
+"""Rows that may be answered otherwise because a measurement was rounded. Trees split half-way between values, and where
+data lie on a grid (2.2, 2.3, 2.4) that is a value too: 6 of 150 rows in a forest on scikit-learn's iris data."""
 CHANGE = "the framework's answers to the sample as it came, against the graph's to what a client can send of it"
 REMEDY = (
     "give identifiers and categories as whole numbers (int64) or words, which keep all digits, in a column of their "

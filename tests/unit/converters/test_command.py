@@ -175,6 +175,22 @@ def test_a_model_that_does_not_exist_is_told_in_a_line(forest):
     assert "does not exist; name a file, or MODULE:OBJECT" in failure(convert(forest, model="none.joblib"))
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.joblib", "rows.npy", "LICENSE"])
+def test_a_file_that_never_ends_is_refused_before_it_is_read(forest, name):
+    (forest / name).unlink(missing_ok=True)
+    (forest / name).symlink_to("/dev/zero")
+    model, options = (name, []) if name.startswith("model") else ("forest.joblib", [])
+    if name == "LICENSE":
+        options = ["--licence", str(forest / name)]
+    assert "is no plain file" in failure(convert(forest, *options, model=model))
+
+
+def test_a_licence_of_any_length_is_not_read_whole(forest):
+    with (forest / "LICENSE").open("wb") as file:
+        file.truncate(1 << 40)
+    assert "expected at most" in failure(convert(forest, "--licence", str(forest / "LICENSE")))
+
+
 def test_a_folder_that_is_no_saved_model_is_told_in_a_line(forest):
     (forest / "folder").mkdir()
     assert "is a folder without saved_model.pb" in failure(convert(forest, model="folder"))
