@@ -157,6 +157,15 @@ def test_several_labels_per_row_are_refused():
         convert(MultiOutputClassifier(LogisticRegression(max_iter=1000)).fit(rows, both), rows)
 
 
+def test_a_matrix_of_words_is_taken_by_a_model_of_words_and_refused_for_one_of_numbers():
+    words = np.array([["red", "small"], ["blue", "large"], ["red", "large"]] * 10)
+    model = make_pipeline(OneHotEncoder(), LogisticRegression()).fit(words, words[:, 0] == "red")
+    assert [spec.datatype for spec in convert(model, words).signature.inputs] == [Datatype.BYTES]
+    numbers, labels = trained.iris()
+    with pytest.raises(ConfigError, match=r"input features with a wrong type .*StringTensorType"):
+        convert(LogisticRegression(max_iter=1000).fit(numbers, labels), np.array([list("abcd")] * 3))
+
+
 def test_a_sample_of_another_width_is_refused():
     model, rows = trained.forest()
     with pytest.raises(ConfigError, match="the sample has 3 features, and the model was trained with 4"):
