@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converters.frameworks import is_known
 from converters.lineage import digest_of_file
 from converters.runner import one_line
 from serving.errors import ConfigError
@@ -91,10 +92,8 @@ def _import(name: str) -> Loaded:
         if not hasattr(model, part):
             raise ConfigError(f"{name}: {module_name} has no {attribute}")
         model = getattr(model, part)
-    if isinstance(model, type) or not callable(model) or hasattr(model, "predict") or hasattr(model, "forward"):
-        made = model
-    else:
-        made = _call(name, model)
+    is_made = isinstance(model, type) or not callable(model) or is_known(model)
+    made = model if is_made else _call(name, model)
     file = Path(getattr(module, "__file__", None) or os.devnull)
     return Loaded(made, digest_of_file(file) if file.is_file() else "", file.absolute().parent)
 

@@ -69,7 +69,8 @@ def _signature(model: Any) -> Any:
         return next(iter(found.values()))
     raise ConfigError(
         f"the SavedModel has signatures {', '.join(sorted(found))} and none called {DEFAULT_SIGNATURE}; choose one in "
-        "a module of yours, model = tf.saved_model.load(FOLDER).signatures[NAME], and give MODULE:model"
+        "a module of yours, loaded = tf.saved_model.load(FOLDER) and model = loaded.signatures[NAME], which needs what "
+        "was loaded, and give MODULE:model"
     )
 
 
