@@ -128,16 +128,20 @@ class _Judge:
         known = self._categories()
         exact = joined(self._sample, known.tensors) if known else self._sample
         cast = self._runner.cast(exact)
-        expected, held_to = self._draft.answer(exact), self._tolerance
+        held_to = self._tolerance
         if self._is_same(exact, cast):
             return []
-        found = self._compare(expected, self._runner.run(cast))
+        try:
+            expected = self._draft.answer(exact)
+            found = self._compare(expected, self._runner.run(cast))
+        except Exception as error:
+            told = f"the graph gives no answer: {one_line(error)}; {precision.whole_column(exact, cast)}"
+            return [self._check("precision", precision.CHANGE, len(next(iter(exact.values()))), failure=told)]
         flipped = found.flipped & (self._margins(expected) > held_to.margin_max)
         wrong = found.beyond | flipped
         whole = int((wrong & precision.whole_changed(exact, cast)).sum())
-        passed = wrong.sum() <= precision.SHARE_MAX[self._draft.kind] * len(
-            wrong
-        ) and whole <= held_to.rows_share_max * len(wrong)
+        share_max = precision.SHARE_MAX[self._draft.kind]
+        passed = wrong.sum() <= share_max * len(wrong) and whole <= held_to.rows_share_max * len(wrong)
         margin_max = float(np.max(self._margins(expected)[flipped], initial=0.0))
         check = self._check(
             "precision", precision.CHANGE, len(wrong), passed=bool(passed), precision=found.errors,

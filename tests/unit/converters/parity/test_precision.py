@@ -46,6 +46,12 @@ def test_a_category_that_only_rounding_makes_unknown_is_told_as_such():
         convert(*shops(np.float64, handle_unknown="error"))
 
 
+def test_a_category_that_the_graph_refuses_and_the_sample_lacks_is_told_in_a_line():
+    model, frame = shops(np.float64, handle_unknown="error")
+    with pytest.raises(ParityError, match=r"precision: the graph gives no answer: .*Unknown Category.*column 'shop'"):
+        convert(model, frame[frame["shop"] == 5])
+
+
 def test_the_same_categories_as_whole_numbers_keep_their_digits():
     done = convert(*shops(np.int64))
     assert {spec.name: spec.datatype for spec in done.signature.inputs} == {
