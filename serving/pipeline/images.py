@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.pipeline import elements, kernels, pixels
+from serving.pipeline import elements, image_files, kernels, pixels
 from serving.pipeline.parameters import Parameters
 from serving.pipeline.step import Dims, Draft, Element, Flow, Kernel, PerRow, as_it_is
 from serving.pipeline.tabular import NUMBERS, columns
@@ -25,6 +25,8 @@ LENGTH_MAX = 16_384
 """The longest side of an image: resizing needs memory for each pixel of it."""
 FORMATS = ("JPEG", "PNG")
 _CHANNELS = {"RGB": 3, "L": 1}
+_WIDE_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+"""What Pillow calls grey levels of 16 bits, which its own conversion would cut off at 255."""
 
 
 def decode_image(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
@@ -149,11 +151,13 @@ class _Decoder:
         octets = octets.encode() if isinstance(octets, str) else octets
         if len(octets) > self.bytes_max:
             raise ValueError(f"{len(octets)} bytes came, expected at most bytes_max = {self.bytes_max}")
+        if flaw := image_files.flaw(octets):
+            raise ValueError(flaw)
         try:
             with self.pillow.open(io.BytesIO(octets), formats=FORMATS) as image:  # reads the head alone
                 problem = self._problem(image)
                 if not problem:
-                    array = np.asarray(image if image.mode == self.mode else image.convert(self.mode))
+                    array = np.asarray(self._converted(image))
                     return array if array.ndim == 3 else array[:, :, None]
         except self.pillow.UnidentifiedImageError:
             problem = f"{len(octets)} bytes came that are no image, expected JPEG or PNG"
@@ -163,6 +167,14 @@ class _Decoder:
             reason = " ".join(str(error).split())[:100] or type(error).__name__
             problem = f"an image came that cannot be decoded ({reason}), expected a whole JPEG or PNG"
         raise ValueError(problem)
+
+    def _converted(self, image: Any) -> Any:
+        """Bring an image to the mode; of 16 bits the upper 8 are kept, as where a library reads 16-bit RGB."""
+        if image.mode == self.mode:
+            return image
+        if image.mode in _WIDE_MODES:
+            image = self.pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return image if image.mode == self.mode else image.convert(self.mode)
 
     def _problem(self, image: Any) -> str:
         """Say what is wrong with an image of which the head is known."""

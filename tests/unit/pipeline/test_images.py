@@ -193,6 +193,10 @@ BAD = {
     ),
     "a grey picture": (encoded(GOOD, "JPEG", mode="L"), "mode L came"),
     "an inked picture": (encoded(GOOD, "JPEG", mode="CMYK"), "mode CMYK came"),
+    "a JPEG of many segments": (
+        encoded(GOOD, "JPEG").replace(b"\xff\xd8", b"\xff\xd8" + b"\xff\xfe\x00\x02" * 10_001, 1),
+        "of more than 10000 segments came",
+    ),
     "too long": (encoded(GOOD) + bytes(50_000), "bytes came, expected at most bytes_max = 50000"),
 }
 
@@ -216,6 +220,16 @@ def test_pictures_of_other_modes_are_converted_where_that_is_wanted():
         assert (
             decoded([octets], {**RESIZE, "height": 20, "width": 20}, wanted=(20, 20, 3), convert=True) == expected
         ).all()
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_grey_levels_of_16_bits_are_converted_to_their_upper_8(mode, channels):
+    levels = np.linspace(0, 65_535, 400).astype(np.uint16).reshape(20, 20)
+    file = io.BytesIO()
+    PIL_Image.fromarray(levels).save(file, "PNG")
+    size = {**RESIZE, "height": 20, "width": 20}
+    found = decoded([file.getvalue()], size, wanted=(20, 20, channels), mode=mode, convert=True)
+    assert (found[0] == (levels // 256)[:, :, None]).all()
 
 
 def test_a_picture_smaller_than_the_crop_is_refused():
