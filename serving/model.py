@@ -31,6 +31,7 @@ from serving.errors import BatchFailed, Cancelled, DeadlineExceeded, InternalErr
 from serving.execution.graph import Graph
 from serving.execution.instances import InstanceGroup
 from serving.execution.session import BUILD, Session
+from serving.pipeline.files import FolderFiles, PackedFiles
 from serving.pipeline.flaws import RefusedRowsError
 from serving.rehearsal import Rehearsal, pipeline_of
 from serving.statistics.batching import BatchingView, ServiceTime
@@ -130,10 +131,11 @@ class Servable:
         Raises LoadError.
         """
         shared = shared or Shared()
-        calibrations, folder = shared.calibrations, source.parent if isinstance(source, Path) else None
+        calibrations = shared.calibrations
+        files = FolderFiles(source.parent) if isinstance(source, Path) else PackedFiles(source.files)
         with calibrations.loads.one():
             session = Session(source, config.session, config.instances)
-            pipeline = pipeline_of(config.pipeline, session, folder, allow_user_code=shared.allow_user_code)
+            pipeline = pipeline_of(config.pipeline, session, files, allow_user_code=shared.allow_user_code)
             one = cls(name, version, session, config, clock=clock, post=post, shared=shared, pipeline=pipeline)
             parts = files_of(source.parent) if isinstance(source, Path) else source.parts
             facts = (BUILD, config.session, config.instances, config.pipeline, one.batch_rows_max)

@@ -7,7 +7,6 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.batching.arena import Staging
@@ -18,6 +17,7 @@ from serving.config import PipelineConfig
 from serving.execution.memory import available_bytes, resident_bytes
 from serving.execution.probe import probed, random_rows, zeros
 from serving.execution.session import Session
+from serving.pipeline.files import Files
 from serving.types import Array
 
 if TYPE_CHECKING:
@@ -88,12 +88,10 @@ class Rehearsal:
             pace.observe(1, shortest_ns)
 
 
-def pipeline_of(
-    config: PipelineConfig, session: Session, folder: Path | None, *, allow_user_code: bool
-) -> "Pipeline | None":
+def pipeline_of(config: PipelineConfig, session: Session, files: Files, *, allow_user_code: bool) -> "Pipeline | None":
     """Compose and compile a model's pipeline, None where nothing is declared. Raises LoadError.
 
-    `folder` is that of the version, None when it came in a package.
+    `files` are those that steps may name.
     """
     if config.is_empty:
         return None
@@ -102,4 +100,4 @@ def pipeline_of(
 
     with contextlib.suppress(Exception):  # a graph that does not take zeros is composed as it declares itself
         session.signature = probed(session.signature, session.run)
-    return Pipeline(config, session.signature, Surroundings(folder, allow_user_code))
+    return Pipeline(config, session.signature, Surroundings(files, allow_user_code))

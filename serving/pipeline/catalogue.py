@@ -52,6 +52,9 @@ NATURAL: Mapping[str, TensorSpec] = {
 }
 """What a step reads when nobody has declared it."""
 
+OF_SEVERAL = frozenset({"boxes", "concat", "user"})
+"""Steps that read more than one tensor."""
+
 FURTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "boxes": ("scores", "classes"),
     "tokenise": ("attention_mask",),

@@ -6,18 +6,21 @@ runs here, and nothing is compiled.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from serving.config import PipelineConfig, Table, nearest
 from serving.errors import LoadError
-from serving.pipeline.catalogue import FURTHER_NAMES, NATURAL, POSTPROCESS, PREPROCESS, Builder
+from serving.pipeline.catalogue import FURTHER_NAMES, NATURAL, OF_SEVERAL, POSTPROCESS, PREPROCESS, Builder
+from serving.pipeline.files import Files
 from serving.pipeline.parameters import Parameters, declared
 from serving.pipeline.step import Draft, Flow, Half, Step
 from serving.types import DYNAMIC, Signature, TensorSpec
 
 STEPS_MAX = 256
+ROW_BYTES_MAX = 1 << 30
+"""The most bytes that a row of a tensor of known shape may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +34,9 @@ class Composition:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What steps may know besides their tensors: the version's folder, if any, and whether its Python may run."""
+    """What steps may know besides their tensors: the files beside the graph, and whether Python of them may run."""
 
-    folder: Path | None
+    files: Files
     allow_user_code: bool = False
 
 
@@ -106,6 +109,7 @@ class _Flows:
 
     def give(self, spec: TensorSpec) -> None:
         """Begin with a tensor."""
+        _check_row(spec, f"[pipeline] '{spec.name}'")
         flow = self.named[spec.name] = Flow(spec, next(self._numbers))
         self.given.append(flow)
         self.unread.add(spec.name)
@@ -125,13 +129,15 @@ class _Flows:
         names = _names_read(table)
         where = f"{place} {step} of {', '.join(map(repr, names)) or 'nothing'}"
         parameters = Parameters(
-            table, where, self._surroundings.folder, allow_user_code=self._surroundings.allow_user_code
+            table, where, self._surroundings.files, allow_user_code=self._surroundings.allow_user_code
         )
         for key in ("step", "input", "inputs", "output", "outputs"):
             parameters.has(key)
         reads = [self._find(name, parameters) for name in names]
         if not reads:
             raise parameters.error("input is missing, expected the name of a tensor")
+        if len(reads) > 1 and step not in OF_SEVERAL:
+            raise parameters.error(f"{len(reads)} inputs are named, expected one")
         draft = self._catalogue[step](parameters, reads)
         parameters.finish()
         self._append(step, draft, reads, parameters)
@@ -154,6 +160,8 @@ class _Flows:
         while link is not None:
             dims = link.follow([flow.dims for flow in taken])
             specs = [TensorSpec("", kind, (DYNAMIC, *each)) for kind, each in zip(link.datatypes, dims, strict=True)]
+            for spec in specs:
+                _check_row(spec, parameters.where)
             writes = tuple(
                 Flow(replace(spec, name=reads[0].spec.name), next(self._numbers), link.is_ragged) for spec in specs
             )
@@ -181,8 +189,9 @@ def _names_read(table: Table) -> list[str]:
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise LoadError(f"[pipeline] input = {names!r}, expected the name of a tensor")
-    if "input" in table and "inputs" in table:
-        raise LoadError("[pipeline] a step has both input and inputs, expected one of them")
+    for one, several in (("input", "inputs"), ("output", "outputs")):
+        if one in table and several in table:
+            raise LoadError(f"[pipeline] a step has both {one} and {several}, expected one of them")
     return names
 
 
@@ -195,6 +204,13 @@ def _names_written(step: str, parameters: Parameters, reads: Sequence[Flow], cou
     if len(names) != count or len(set(names)) != count or not all(names):
         raise parameters.error(f"outputs = {names}, expected {count} names that differ")
     return names
+
+
+def _check_row(spec: TensorSpec, where: str) -> None:
+    """Refuse rows that no server has memory for, before one is made."""
+    row_bytes = math.prod(length for length in spec.shape[1:] if length != DYNAMIC) * spec.datatype.item_bytes
+    if row_bytes > ROW_BYTES_MAX:
+        raise LoadError(f"{where}: a row takes {row_bytes} bytes, expected at most {ROW_BYTES_MAX}")
 
 
 def _check_fits(flow: Flow, spec: TensorSpec) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from serving.config import PipelineConfig
 from serving.pipeline.composition import Surroundings, compose
 from serving.pipeline.program import Program, Workspace
-from serving.pipeline.step import Flow, Host, PerRow
+from serving.pipeline.step import Flow, Host, Kernel, PerRow, Work
 from serving.types import Array, Signature
 
 
@@ -38,10 +38,7 @@ class Pipeline:
         self._after = Program(composed.after, outlive=True)
         self._buffers: dict[object, Buffers] = {}
         steps = (*composed.before.steps, *composed.after.steps)
-        self.is_quick = all(
-            not isinstance(step.work, PerRow) and (not isinstance(step.work, Host) or step.work.is_quick)
-            for step in steps
-        )
+        self.is_quick = all(_is_quick(step.work) for step in steps)
 
     def preprocess(self, inputs: Sequence[Array], runner: object, *, is_strict: bool = True) -> list[Array]:
         """Turn what clients sent, in the order of `signature`, into what the model takes. Raises RefusedRowsError."""
@@ -80,6 +77,13 @@ class Pipeline:
                     }
                 )
         return lines
+
+
+def _is_quick(work: Work) -> bool:
+    """Say whether work may run on the I/O thread."""
+    if isinstance(work, Kernel):
+        return work.is_trusted
+    return not isinstance(work, PerRow) and (not isinstance(work, Host) or work.is_quick)
 
 
 def _described(flow: Flow) -> str:

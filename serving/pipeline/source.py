@@ -28,9 +28,6 @@ from serving.types import DYNAMIC, Array, Datatype
 PERIOD_MAX = 512
 """Arguments that differ by column are repeated to about so many, so that rows of few columns have long inner loops."""
 
-USER_MODULE = "penstock_user_steps"
-"""The name of modules that are not of this package."""
-
 _MONOTONIC = 1
 _clock_gettime: Any = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.voidptr))
 
@@ -86,6 +83,7 @@ class _Text:
         self._parts: dict[str, Any] = {"nanoseconds": part(nanoseconds)}
         self._lines: list[str] = ["    began = nanoseconds(clock)"]
         self._counter = itertools.count()
+        self._is_ours = True
 
     def begin_pass(self, each: Pass) -> None:
         """Say what follows."""
@@ -119,13 +117,20 @@ class _Text:
         return f"a{len(self._arguments) - 1}"
 
     def function(self, function: Callable[..., Any]) -> str:
-        """Name a function that is called."""
+        """Name a function of this package that is called."""
         if function not in self._names:
             name = f"{function.__name__.strip('_')}_{len(self._names)}"
             self._names[function] = name
             self._parts[name] = part(function)
             self.line(1, f"# {name}: {function.__module__}.{function.__qualname__}")
         return self._names[function]
+
+    def foreign(self, function: Callable[..., Any]) -> str:
+        """Name a function that is not of this package, of whose own names nothing gets into the text."""
+        self._is_ours = False
+        name = self._names[function] = f"foreign_{len(self._names)}"
+        self._parts[name] = part(function, checks_bounds=True)
+        return name
 
     def compiled(self) -> Function:
         """Compile what was written."""
@@ -135,21 +140,21 @@ class _Text:
         text = "\n".join([head, *self._lines, ""])
         integers = writable(np.dtype(np.int64), 1)
         kinds = [readable(array.dtype, array.ndim) for array in self._arguments]
-        is_ours = all(function.__module__ != USER_MODULE for function in self._names)
         try:
             call = compiled(
                 text, "run", {**self._parts, **_CASTS}, [integers, integers, integers, *self._types, *kinds],
-                is_kept=is_ours,
+                is_kept=self._is_ours,
             )  # fmt: skip
         except Exception as error:
-            raise LoadError(f"[pipeline] does not compile: {' '.join(str(error).split())[:300]}") from error
+            raise LoadError(f"[pipeline] does not compile: {_one_line(error)}") from error
         return Function(call, tuple(self.operands), tuple(self._arguments), text)
 
 
 def _one_line(error: Exception) -> str:
     """Return what numba says, without its colours and advice."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    return " ".join(text.split())[:400]
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    text = re.sub(r"^(Failed in nopython mode pipeline \(step: [^)]*\) )+", "", text)
+    return text[:400] or type(error).__name__
 
 
 def _write_loop(text: _Text, each: Pass, mark: int) -> None:
@@ -198,6 +203,11 @@ def _write_call(text: _Text, each: Pass, mark: int) -> None:
     ]
     names += [text.argument(argument.array) for argument in work.arguments]
     names += ["flaws", str(mark)] if work.marks else []
+    if not work.is_trusted:
+        for name in names[len(step.reads) : len(flows)]:
+            text.line(1, f"{name}[...] = 0")
+        text.line(1, f"{text.foreign(work.function)}({', '.join(names)})")
+        return
     text.line(1, f"{'clock[2] += ' * work.marks}{text.function(work.function)}({', '.join(names)})")
 
 

@@ -62,6 +62,8 @@ class Kernel:
     With `marks`, two more arguments follow, flaws, INT64 [rows], and the number to put where a row has none yet, and it
     returns how many it has put. The last `scratch` of what it writes are for itself alone.
     `views` says how each of reads and writes is laid out for it. `explain` says what was wrong in one row that it read.
+    `is_trusted` is false for a function that is not of this package: its indices are checked, what it writes is zeros
+    before it runs, it is kept in no cache, and does not run on the I/O thread.
     """
 
     function: Callable[..., Any]
@@ -70,6 +72,7 @@ class Kernel:
     marks: bool = False
     scratch: int = 0
     explain: Callable[[Array], str] | None = None
+    is_trusted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def tokenise(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
     work = _Tokeniser(
         _tokenizer(parameters),
         lengths,
-        parameters.whole("pad", 0, minimum=0),
+        parameters.whole("pad", 0, minimum=0, maximum=(1 << 31) - 1),
         parameters.whole("bytes_max", 1 << 16),
         parameters.flag("truncate", default=False),
         datatype,

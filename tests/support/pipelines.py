@@ -7,6 +7,7 @@ import numpy as np
 
 from serving.config import PipelineConfig
 from serving.pipeline.composition import Surroundings
+from serving.pipeline.files import FolderFiles
 from serving.pipeline.pipeline import Pipeline
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 
@@ -28,7 +29,7 @@ def pipeline(config, inputs=(), outputs=(), folder=Path(), **surroundings):
     key = repr((config, inputs, outputs, folder, surroundings))
     if key not in _BUILT:
         signature = Signature(tuple(inputs), tuple(outputs), True)
-        _BUILT[key] = Pipeline(config, signature, Surroundings(folder, **surroundings))
+        _BUILT[key] = Pipeline(config, signature, Surroundings(FolderFiles(folder), **surroundings))
     return _BUILT[key]
 
 
