@@ -115,8 +115,8 @@ class Servable:
             instances=config.instances.count, batchable=batchable, target_ns=self._target_ns,
         )  # fmt: skip
         # What is compared with the reference profile is what the graph takes and gives.
-        watched = self.signature if pipeline is None else session.signature
-        self.drift = DriftWatch(name, version, watched, config.drift, clock=clock, kernels=shared.kernels)
+        self.graph_signature = self.signature if pipeline is None else session.signature
+        self.drift = DriftWatch(name, version, self.graph_signature, config.drift, clock=clock, kernels=shared.kernels)
         self.feedback = Feedback(name, version, self.signature, config.drift, clock=clock)
         self._inline_workplace = Workplace(self._rehearsal.staging, self.drift.counter())
         self._instances = InstanceGroup(f"{name}/{version}", config.instances.count, self._serve)

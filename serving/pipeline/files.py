@@ -64,7 +64,7 @@ class PackedFiles:
         """See `Files`."""
         if name not in self.contents:
             known = nearest(name, self.contents) if self.contents else ", which holds no files of steps"
-            raise UnreadableFileError(f"{name!r} is not in the package{known}; pack the version again, with --file")
+            raise UnreadableFileError(f"{name!r} is not in the package{known}; pack the version again with it")
         return self.contents[name]
 
 
