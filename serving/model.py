@@ -312,16 +312,19 @@ class Servable:
         rows = sum(entry.rows for entry in entries)
         started_ns = self._clock.now_ns()
         inputs = staging.gather(entries)
+        given = inputs
         if pipeline is not None:
-            inputs = pipeline.preprocess(inputs, staging)
+            inputs = pipeline.preprocess(given, staging)
         gathered_ns = self._clock.now_ns()
         outputs = self._session.run(inputs)
         ran_ns = self._clock.now_ns()
         answers = outputs
         if pipeline is not None:
             _check_rows(entries, rows, outputs)
-            answers = pipeline.postprocess(outputs, staging)
+            answers = pipeline.postprocess(outputs, staging, given)
         _scatter(entries, rows, answers)
+        if pipeline is not None and pipeline.has_ragged_answers:
+            _make_whole(entries, pipeline)
         batch.input_ns += gathered_ns - started_ns
         batch.infer_ns += ran_ns - gathered_ns
         batch.output_ns += self._clock.now_ns() - ran_ns
@@ -432,6 +435,14 @@ def _scatter(entries: Sequence[Entry], rows: int, outputs: list[Array]) -> None:
         stop = start + entry.rows
         entry.outputs = outputs if entry.rows == rows else [output[start:stop] for output in outputs]
         start = stop
+
+
+def _make_whole(entries: Sequence[Entry], pipeline: "Pipeline") -> None:
+    """Turn the rows of each entry into tensors, as those of one request have one shape."""
+    for entry in entries:
+        assert entry.requests == 1, "bug: requests whose rows have shapes of their own came in one entry"
+        if isinstance(entry.outputs, list):
+            entry.outputs = pipeline.answered(entry.outputs)
 
 
 def _check_rows(entries: Sequence[Entry], rows: int, outputs: Sequence[Array]) -> None:

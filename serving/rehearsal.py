@@ -47,7 +47,8 @@ class Rehearsal:
         if self._pipeline is None:
             return self._session.run(inputs)
         prepared = self._pipeline.preprocess(inputs, self.staging, is_strict=False)
-        return self._pipeline.postprocess(self._session.run(prepared), self.staging)
+        answers = self._pipeline.postprocess(self._session.run(prepared), self.staging, inputs)
+        return self._pipeline.answered(answers)
 
     def warm_up(self, pace: Pace) -> None:
         """Run a few times: the first run of a graph is slow, and its outputs tell the truth. Teaches `pace`."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from serving.tensors import ragged
 from serving.types import DYNAMIC, Array, Datatype, Signature, TensorSpec
 
 Run = Callable[[Sequence[Array]], list[Array]]
@@ -78,7 +79,8 @@ def _zeros(spec: TensorSpec, rows: int) -> Array:
         shape[0] = rows
     if spec.datatype is Datatype.BYTES:
         return np.full(shape, "", np.object_)
-    return np.zeros(shape, spec.datatype.dtype)
+    array: Array = np.zeros(shape, spec.datatype.dtype)
+    return ragged(array) if spec.is_ragged else array
 
 
 def _random(spec: TensorSpec, random: np.random.Generator, rows: int = 1) -> Array:

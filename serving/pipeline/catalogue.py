@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from serving.pipeline import answers, categories, detection, images, tabular, texts, user
+from serving.pipeline import answers, categories, detection, images, ragged, tabular, texts, user
 from serving.pipeline.parameters import Parameters
 from serving.pipeline.step import Draft, Flow
 from serving.types import DYNAMIC, Datatype, TensorSpec
@@ -27,6 +27,7 @@ PREPROCESS: Mapping[str, Builder] = {
     "normalise": images.normalise,
     "one_hot": categories.one_hot,
     "ordinal": categories.ordinal,
+    "pad": ragged.pad,
     "resize": images.resize,
     "scale": tabular.scale,
     "select": tabular.select,
@@ -37,6 +38,7 @@ PREPROCESS: Mapping[str, Builder] = {
 POSTPROCESS: Mapping[str, Builder] = {
     "argmax": answers.argmax,
     "boxes": detection.boxes,
+    "cut": ragged.cut,
     "l2_normalise": answers.l2_normalise,
     "pool": answers.pool,
     "sigmoid": answers.sigmoid,
@@ -57,6 +59,7 @@ OF_SEVERAL = frozenset({"boxes", "concat", "user"})
 
 FURTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "boxes": ("scores", "classes"),
+    "pad": ("mask", "lengths"),
     "tokenise": ("attention_mask",),
     "top_k": ("labels",),
 }

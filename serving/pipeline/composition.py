@@ -16,7 +16,7 @@ from serving.pipeline.catalogue import FURTHER_NAMES, NATURAL, OF_SEVERAL, POSTP
 from serving.pipeline.files import Files
 from serving.pipeline.parameters import Parameters, declared
 from serving.pipeline.step import Draft, Flow, Half, Step
-from serving.types import DYNAMIC, Signature, TensorSpec
+from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 
 STEPS_MAX = 256
 ROW_BYTES_MAX = 1 << 30
@@ -25,11 +25,15 @@ ROW_BYTES_MAX = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """Both halves, and the signature that clients see."""
+    """Both halves, and the signature that clients see.
+
+    `lengths` are the positions of inputs whose rows' lengths follow the model's outputs into `after`.
+    """
 
     signature: Signature
     before: Half
     after: Half
+    lengths: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,12 @@ def compose(config: PipelineConfig, model: Signature, surroundings: Surroundings
     if len(config.preprocess) + len(config.postprocess) > STEPS_MAX:
         raise LoadError(f"[pipeline] has more than {STEPS_MAX} steps")
     before = _before(config, model, surroundings)
-    after = _after(config, model, surroundings)
-    outputs = tuple(flow.spec for flow in after.results)
-    return Composition(Signature(tuple(flow.spec for flow in before.given), outputs, batchable=True), before, after)
+    inputs = tuple(flow.spec for flow in before.given)
+    flows = _after(config, model, surroundings, inputs)
+    after = _answering(config, flows)
+    outputs = tuple(replace(flow.spec, is_ragged=flow.is_ragged) for flow in after.results)
+    lengths = tuple(inputs.index(spec) for spec in flows.measured)
+    return Composition(Signature(inputs, outputs, batchable=True), before, after, lengths)
 
 
 def _before(config: PipelineConfig, model: Signature, surroundings: Surroundings) -> Half:
@@ -77,12 +84,20 @@ def _before(config: PipelineConfig, model: Signature, surroundings: Surroundings
     return Half(tuple(flows.given), tuple(flows.steps), results)
 
 
-def _after(config: PipelineConfig, model: Signature, surroundings: Surroundings) -> Half:
-    flows = _Flows(POSTPROCESS, "postprocess", surroundings)
+def _after(
+    config: PipelineConfig, model: Signature, surroundings: Surroundings, inputs: Sequence[TensorSpec]
+) -> "_Flows":
+    """Add the steps behind the model; lengths of rows that they need are given behind its outputs."""
+    flows = _Flows(POSTPROCESS, "postprocess", surroundings, {spec.name: spec for spec in inputs if spec.is_ragged})
     for spec in model.outputs:
         flows.give(spec)
     for table in config.postprocess:
         flows.add(table)
+    return flows
+
+
+def _answering(config: PipelineConfig, flows: "_Flows") -> Half:
+    """Choose what is answered."""
     if not config.outputs:
         return Half(tuple(flows.given), tuple(flows.steps), tuple(flows.unconsumed()))
     for name in config.outputs:
@@ -96,7 +111,13 @@ def _after(config: PipelineConfig, model: Signature, surroundings: Surroundings)
 class _Flows:
     """The tensors of one half as its steps are added."""
 
-    def __init__(self, catalogue: Mapping[str, Builder], key: str, surroundings: Surroundings) -> None:
+    def __init__(
+        self, catalogue: Mapping[str, Builder], key: str, surroundings: Surroundings,
+        measurable: Mapping[str, TensorSpec] | None = None,
+    ) -> None:  # fmt: skip
+        self.measured: list[TensorSpec] = []
+        self._lengths: dict[str, Flow] = {}
+        self._measurable = measurable or {}
         self.named: dict[str, Flow] = {}
         self.given: list[Flow] = []
         self.steps: list[Step] = []
@@ -110,7 +131,7 @@ class _Flows:
     def give(self, spec: TensorSpec) -> None:
         """Begin with a tensor."""
         _check_row(spec, f"[pipeline] '{spec.name}'")
-        flow = self.named[spec.name] = Flow(spec, next(self._numbers))
+        flow = self.named[spec.name] = Flow(spec, next(self._numbers), spec.is_ragged)
         self.given.append(flow)
         self.unread.add(spec.name)
 
@@ -138,9 +159,22 @@ class _Flows:
             raise parameters.error("input is missing, expected the name of a tensor")
         if len(reads) > 1 and step not in OF_SEVERAL:
             raise parameters.error(f"{len(reads)} inputs are named, expected one")
-        draft = self._catalogue[step](parameters, reads)
+        taken = [*reads, self._lengths_of(parameters)] if step == "cut" else reads
+        draft = self._catalogue[step](parameters, taken)
         parameters.finish()
         self._append(step, draft, reads, parameters)
+
+    def _lengths_of(self, parameters: Parameters) -> Flow:
+        """Return the lengths of the rows of the input that a step names by `like`."""
+        name = parameters.text("like")
+        if name not in self._measurable:
+            raise parameters.error(f"like = {name!r}, expected the name of an input declared with ragged = true")
+        if name not in self._lengths:
+            spec = TensorSpec(f"lengths of '{name}'", Datatype.INT64, (DYNAMIC,))
+            self._lengths[name] = Flow(spec, next(self._numbers))
+            self.given.append(self._lengths[name])
+            self.measured.append(self._measurable[name])
+        return self._lengths[name]
 
     def _find(self, name: str, parameters: Parameters) -> Flow:
         if name not in self.named:

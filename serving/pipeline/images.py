@@ -21,8 +21,6 @@ from serving.types import DYNAMIC, Array, Datatype
 SIDE_MAX = 8192
 PIXELS_MAX = 50_000_000
 """The most that `pixels_max` may say: Pillow itself warns from 89 million pixels on."""
-LENGTH_MAX = 16_384
-"""The longest side of an image: resizing needs memory for each pixel of it."""
 FORMATS = ("JPEG", "PNG")
 _CHANNELS = {"RGB": 3, "L": 1}
 _WIDE_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
@@ -181,8 +179,8 @@ class _Decoder:
         width, height = image.size
         if width * height > self.pixels_max:
             return f"an image of {width} x {height} came, expected at most pixels_max = {self.pixels_max}"
-        if max(width, height) > LENGTH_MAX:
-            return f"an image of {width} x {height} came, expected at most {LENGTH_MAX} on each side"
+        if max(width, height) > pixels.LENGTH_MAX:
+            return f"an image of {width} x {height} came, expected at most {pixels.LENGTH_MAX} on each side"
         if image.mode != self.mode and not self.converts:
             return f"an image of mode {image.mode} came, expected {self.mode}; send that, or set convert = true"
         return ""
@@ -196,6 +194,7 @@ def _crop(image: Array, *, height: int, width: int) -> Array:
 
 
 def _letterbox(image: Array, *, fit: Callable[..., Array], height: int, width: int, fill: int) -> Array:
+    pixels.check_sides(image)
     ratio = min(height / image.shape[0], width / image.shape[1])
     inner_height = min(height, max(1, round(image.shape[0] * ratio)))
     inner_width = min(width, max(1, round(image.shape[1] * ratio)))

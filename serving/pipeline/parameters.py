@@ -10,7 +10,7 @@ from serving.config import nearest
 from serving.errors import LoadError
 from serving.pipeline.files import Files, PackedFiles, UnreadableFileError
 from serving.pipeline.step import Argument, Spread
-from serving.types import DATATYPES, Array, Datatype, TensorSpec
+from serving.types import DATATYPES, DYNAMIC, Array, Datatype, TensorSpec
 
 DIMENSIONS_MAX = 32
 LENGTH_MAX = 1 << 31
@@ -112,6 +112,17 @@ class Parameters:
             raise self.error(f"{key} = {_short(value)}, expected the lengths behind the rows, such as [4]")
         return tuple(value)
 
+    def buckets(self, maximum: int) -> tuple[int, ...]:
+        """Return `length`, or `lengths`, of which a batch takes the least that holds its longest row."""
+        if self.has("length") == self.has("lengths"):
+            raise self.error("expected either length, for all batches, or lengths, of which a batch takes one")
+        if self.has("length"):
+            return (self.whole("length", maximum=maximum),)
+        lengths = self.increasing("lengths")
+        if (lengths != np.floor(lengths)).any() or lengths[0] < 1 or lengths[-1] > maximum:
+            raise self.error(f"lengths: expected whole numbers from 1 to {maximum}")
+        return tuple(int(length) for length in lengths)
+
     def names(self, key: str) -> tuple[str, ...]:
         """Return a list of strings."""
         value = self._take(key)
@@ -198,6 +209,9 @@ def declared(table: Mapping[str, Any]) -> TensorSpec:
     is_binary = parameters.flag("binary", default=False)
     if is_binary and datatype is not Datatype.BYTES:
         raise parameters.error("binary is for BYTES alone")
+    is_ragged = parameters.flag("ragged", default=False)
+    if is_ragged and datatype is Datatype.BYTES:
+        raise parameters.error("ragged is for numbers, expected another datatype than BYTES")
     shape = table.get("shape")
     parameters.has("shape")
     parameters.finish()
@@ -207,7 +221,9 @@ def declared(table: Mapping[str, Any]) -> TensorSpec:
         raise parameters.error(f"shape = {_short(shape)}, expected a list of lengths such as [-1, 4]")
     if shape[0] != -1:
         raise parameters.error(f"shape = {shape}, expected -1 in front, which stands for the rows")
-    return TensorSpec(name, datatype, tuple(shape), is_binary)
+    if is_ragged and DYNAMIC not in shape[1:]:
+        raise parameters.error(f"shape = {shape} is the same for all rows, expected a -1 behind the rows with ragged")
+    return TensorSpec(name, datatype, tuple(shape), is_binary, is_ragged)
 
 
 def _floats(values: Sequence[float]) -> Array:

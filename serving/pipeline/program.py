@@ -94,7 +94,7 @@ class Program:
         self.passes = passes_of(half)
         self._half = half
         self._outliving = frozenset(flow.number for flow in half.results if outlive)
-        self._promised = [(flow.number, flow.dims, flow.spec.datatype.dtype) for flow in half.given]
+        self._promised = [(flow.number, *_promise(flow)) for flow in half.given]
         self._stages: list[Stage] = []
         first = 0
         for group in stages_of(self.passes):
@@ -225,11 +225,16 @@ class _RowStage:
         run.workspace.ticks[self._index] += time.monotonic_ns() - began_ns
 
 
+def _promise(flow: Flow) -> tuple[Dims, np.dtype[np.generic]]:
+    """Return the dimensions behind the rows, and the dtype, of an array that is given; rows may be objects."""
+    return ((), np.dtype(np.object_)) if flow.is_ragged else (flow.dims, flow.spec.datatype.dtype)
+
+
 def _check_promised(flow: Flow, array: Array, rows: int) -> None:
     """Check an array, which compiled code will index without looking. Raises ValueError."""
-    dims = flow.dims
+    dims, dtype = _promise(flow)
     is_right = (
-        array.dtype == flow.spec.datatype.dtype
+        array.dtype == dtype
         and array.ndim == len(dims) + 1
         and len(array) == rows
         and all(expected in {DYNAMIC, actual} for actual, expected in zip(array.shape[1:], dims, strict=True))
@@ -237,7 +242,7 @@ def _check_promised(flow: Flow, array: Array, rows: int) -> None:
     if not is_right:
         raise ValueError(
             f"tensor '{flow.spec.name}' is {array.dtype} {list(array.shape)}, "
-            f"expected {flow.spec.datatype.dtype} [{rows}, {', '.join(map(str, dims))}]"
+            f"expected {dtype} [{rows}, {', '.join(map(str, dims))}]"
         )
 
 

@@ -237,7 +237,7 @@ def test_pool_of_an_open_dimension_takes_what_a_batch_has():
     for places in (1, 4, 0):
         values = np.random.default_rng(places).random((2, places, 3), np.float32)
         expected = values.mean(axis=1) if places else np.zeros((2, 3))
-        np.testing.assert_allclose(built.postprocess([values], "test")[0], expected, rtol=1e-6)
+        np.testing.assert_allclose(built.postprocess([values], "test", ())[0], expected, rtol=1e-6)
 
 
 @law

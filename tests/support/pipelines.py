@@ -46,7 +46,7 @@ def after(steps, given, names=None):
     """Run postprocessing on named arrays."""
     config = PipelineConfig(postprocess=tuple(steps), outputs=tuple(names or ()))
     built = pipeline(config, outputs=[spec(name, array) for name, array in given.items()])
-    outputs = built.postprocess(list(given.values()), "test")
+    outputs = built.postprocess(list(given.values()), "test", ())
     return dict(zip((item.name for item in built.signature.outputs), outputs, strict=True))
 
 

@@ -166,7 +166,7 @@ def test_the_lines_of_a_file_are_labels(tmp_path, content, labels):
     (tmp_path / "labels.txt").write_bytes(content.encode())
     step = {"step": "argmax", "input": "scores", "labels_file": "labels.txt"}
     built = pipeline(PipelineConfig(postprocess=(step,)), MODEL.inputs, MODEL.outputs, folder=tmp_path)
-    assert built.postprocess([np.eye(4, dtype=np.float32)], "test")[0].tolist() == labels
+    assert built.postprocess([np.eye(4, dtype=np.float32)], "test", ())[0].tolist() == labels
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_what_a_model_gives_is_checked_before_compiled_code_indexes_it():
     built = pipeline(PipelineConfig(postprocess=({"step": "softmax", "input": "scores"},)), outputs=MODEL.outputs)
     for wrong in (np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float64), np.zeros(2, np.float32)):
         with pytest.raises(ValueError, match="tensor 'scores' is"):
-            built.postprocess([wrong], "test")
+            built.postprocess([wrong], "test", ())
 
 
 def test_answers_outlive_the_next_run_and_buffers_of_preprocessing_are_used_again():
@@ -239,7 +239,7 @@ def test_answers_outlive_the_next_run_and_buffers_of_preprocessing_are_used_agai
     assert np.shares_memory(first, second)
     other = built.preprocess([np.zeros((2, 3), np.float32)], "another runner")[0]
     assert not np.shares_memory(first, other)
-    answers = [built.postprocess([np.full((2, 4), value, np.float32)], "test")[0] for value in (0, 50)]
+    answers = [built.postprocess([np.full((2, 4), value, np.float32)], "test", ())[0] for value in (0, 50)]
     np.testing.assert_allclose(answers, [np.full((2, 4), 0.5), np.ones((2, 4))])
 
 
