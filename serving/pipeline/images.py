@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.pipeline import elements, image_files, kernels, pixels
+from serving.pipeline import elements, image_files, kernels, pixels, signals
 from serving.pipeline.parameters import Parameters
 from serving.pipeline.step import Dims, Draft, Element, Flow, Kernel, PerRow, as_it_is
 from serving.pipeline.tabular import NUMBERS, columns
@@ -86,7 +86,7 @@ def normalise(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
     std = parameters.numbers("std", 1.0, count, kind)
     if not std.array.all():
         raise parameters.error("std holds a 0, expected numbers to divide by")
-    work = Element(elements.normalise, kind, (factor, mean, std), elements.refuses_overflow)
+    work = Element(elements.normalise, kind, (factor, mean, std), elements.refuses_overflow, signals.overflow_32)
     return Draft(work, (kind,), lambda dims: (dims[0],), "expected a result that fits FP32")
 
 

@@ -46,13 +46,15 @@ class Element:
     """Work on one number: `function(value, *arguments)` is the result.
 
     `refuses(value, result, *arguments)` says that a row with such a number cannot be taken. `computes` is the dtype
-    that a number is turned into before. All run compiled, and as plain Python where a refusal is explained.
+    that a number is turned into before. All run compiled, and as plain Python where a refusal is explained. `signals`
+    says the same as `refuses` by an integer as wide as `computes` that is negative, for fast loops.
     """
 
     function: Callable[..., Any]
     computes: Datatype
     arguments: tuple[Argument, ...] = ()
     refuses: Callable[..., Any] | None = None
+    signals: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
