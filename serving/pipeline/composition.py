@@ -15,12 +15,10 @@ from serving.errors import LoadError
 from serving.pipeline.catalogue import FURTHER_NAMES, NATURAL, OF_SEVERAL, POSTPROCESS, PREPROCESS, Builder
 from serving.pipeline.files import Files
 from serving.pipeline.parameters import Parameters, declared
-from serving.pipeline.step import Draft, Flow, Half, Step
+from serving.pipeline.step import ROW_BYTES_MAX, Draft, Flow, Half, Step
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 
 STEPS_MAX = 256
-ROW_BYTES_MAX = 1 << 30
-"""The most bytes that a row of a tensor of known shape may take."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ there are cores are decoded at a time.
 
 import functools
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ def decode_image(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
         from PIL import Image  # noqa: PLC0415 - behind an extra
     except ImportError:
         raise parameters.error("needs Pillow: pip install 'penstock[image]'") from None
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `pixels_max` is less, and says so to the client
     if not reads[0].spec.is_binary or reads[0].dims not in {(), (1,)}:
         raise parameters.error(
             f"'{reads[0].spec.name}' is not one binary string per row; declare binary = true, and shape = [-1]"

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from serving.pipeline.parameters import Parameters
-from serving.pipeline.step import Dims, Draft, Flow, Host
+from serving.pipeline.step import ROW_BYTES_MAX, Dims, Draft, Flow, Host
 from serving.pipeline.tabular import FLOATS, NUMBERS
 from serving.types import DYNAMIC, Array, Datatype
 
 PLACES_MAX = 1 << 24
 """The longest that a row may be made."""
-ROW_BYTES_MAX = 1 << 30
-"""The most bytes that a row may be made."""
 
 
 def pad(parameters: Parameters, reads: Sequence[Flow]) -> Draft:

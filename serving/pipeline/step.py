@@ -15,6 +15,9 @@ import numpy as np
 
 from serving.types import Array, Datatype, TensorSpec
 
+ROW_BYTES_MAX = 1 << 30
+"""The most bytes that a row of a tensor may take."""
+
 Dims = tuple[int, ...]
 """The dimensions of a tensor behind its rows."""
 
