@@ -9,7 +9,7 @@ from serving.commands.options import json_option
 from serving.commands.registry_options import Open, registry_options, show_change
 from serving.commands.table import table
 from serving.errors import ConfigError, RegistryError
-from serving.registry.names import Alias, parse_version
+from serving.registry.names import Alias, check_word, parse_version
 from serving.release.policy import CHECKS, Policy, policy_for
 from serving.release.report import HEADER, WAIVER, Report
 
@@ -35,12 +35,12 @@ def check(
 ) -> None:
     """Ask everything about a package, and record the answers; exit status 1 unless it may be promoted."""
     version = parse_version(package)
+    alias = Alias(version.model, check_word("an alias", against))
     tools = _tools()
     with connect() as registry:
         from serving.release.check import check as ask  # noqa: PLC0415 - scipy is slow to load
 
         policy = policy_for(registry.folder, version.model)
-        alias = Alias(version.model, against)
         report, record = ask(registry, version, alias, policy, tools=tools, held_out_file=held_out)
         waived = _waivers(registry, report)
     passes = not report.blocking(policy, waived)

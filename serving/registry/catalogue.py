@@ -28,6 +28,11 @@ BUSY_TIMEOUT_S = 60.0
 """How long a writer waits for another one before it gives up."""
 
 PUSH = "push"
+_REMEDIES = {
+    "disk I/O error": "; is the disk full?",
+    "unable to open database file": "; who reads it must be able to write its folder as well",
+}
+"""What SQLite's words mean in most cases: its log needs room, and a file beside the catalogue, for reading too."""
 _KINDS_OF_MOVES = ", ".join(f"'{kind}'" for kind in MOVES)
 
 
@@ -252,7 +257,7 @@ def _translated(path: Path | str) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
             raise RegistryAway(f"{path}: another writer has held it for too long; try again") from error
-        raise RegistryAway(f"{path} cannot be used: {error}") from error
+        raise RegistryAway(f"{path} cannot be used: {error}{_REMEDIES.get(str(error), '')}") from error
     except sqlite3.DatabaseError as error:
         raise RegistryDamaged(f"{path}: {error}") from error
     except OSError as error:

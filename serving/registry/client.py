@@ -32,7 +32,7 @@ from serving.registry.difference import Difference, differences
 from serving.registry.evidence import check_evidence
 from serving.registry.lineage import Lineage, lineage_of
 from serving.registry.manifests import DIGESTS_BYTES_MAX, blobs_of, index_of, manifest_facts, manifests_of
-from serving.registry.names import Alias, Reference, Version, check_word
+from serving.registry.names import Alias, Reference, Version, check_digest, check_word
 from serving.registry.place import folder_of, store_uri
 from serving.registry.record import Record
 from serving.registry.store import BlobStore, StoredFiles
@@ -235,6 +235,8 @@ class Registry(AbstractContextManager["Registry"]):
 
     def verify(self, *, head: str | None = None) -> Audit:
         """Look at every record, view and blob. `head` is a digest that a record once had."""
+        if head is not None:
+            check_digest(head)
         return audit(self._catalogue, self._store, head=head)
 
     # ---- within ----------------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ from serving.registry.names import Alias, Version, check_digest
 
 STATE_FILE = "state.json"
 STATE_BYTES_MAX = 1 << 16
+BUSY_TIMEOUT_S = 2.0
+"""How long a look waits for a writer: the next one comes soon, and a server does not stop before this one has ended."""
 _DIGEST_SHOWN = 16
 
 _log = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ class AliasFollower:
     def look(self) -> None:
         """Hand over what each alias names. What goes wrong is logged once, and what serves goes on serving."""
         try:
-            registry = Registry.open(self._uri)
+            registry = Registry.open(self._uri, busy_timeout_s=BUSY_TIMEOUT_S)
         except (ConfigError, RegistryError, OSError) as error:
             for followed in self._followed:
                 self._without_registry(followed, str(error))
