@@ -5,18 +5,28 @@ The registry needs packages that a server without it does without, so they are l
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from serving.config import ServerConfig
 from serving.errors import ConfigError, RegistryError
+from serving.package import write
+from serving.package.folder import Folder
+from serving.package.manifest import Config
 from serving.registry.names import Alias, parse_alias
-from serving.registry.place import default_folder, folder_of
+from serving.registry.place import default_folder, folder_of, is_mlflow
 from serving.repository.manager import ModelRepository
+from serving.scoring.opened import open_model
 
 if TYPE_CHECKING:
     from serving.registry.follower import AliasFollower, Pulled
+    from serving.registry.mlflow.source import MlflowRegistry
+
+
+MLFLOW_MODELS = "models:/"
+"""How MLflow's users begin the name of a registered model."""
 
 
 def models_of(config: ServerConfig) -> list[str]:
@@ -27,7 +37,7 @@ def models_of(config: ServerConfig) -> list[str]:
 def aliases_of(config: ServerConfig) -> list[Alias]:
     """Read `model`. Raises ConfigError for what is no alias, and for two of one model."""
     try:
-        aliases = [parse_alias(text) for text in config.model]
+        aliases = [parse_alias(text.removeprefix(MLFLOW_MODELS)) for text in config.model]
     except RegistryError as error:
         raise ConfigError(f"model = {', '.join(config.model)}: {error}") from None
     names = [alias.model for alias in aliases]
@@ -52,13 +62,39 @@ def follower(config: ServerConfig, repository: ModelRepository) -> "AliasFollowe
     def deliver(alias: Alias, packages: "Sequence[Pulled]") -> list[str]:
         return repository.serve(alias.model, [(each.sequence, each.digest, each.path) for each in packages])
 
+    if is_mlflow(config.registry):
+        cache = cache_folder(config.registry_cache, config.registry)
+        connect = _mlflow(config.registry, cache / "mlflow", repository)
+        return AliasFollower(config.registry, aliases, cache, deliver, connect=connect)
     place = folder_of(config.registry) if config.registry else default_folder()
     return AliasFollower(str(place), aliases, cache_folder(config.registry_cache, place), deliver)
 
 
-def cache_folder(option: str, registry: Path, environment: Mapping[str, str] = os.environ) -> Path:
+def pack_graph(folder: Path, name: str, lineage: Mapping[str, Any], target: Path) -> str:
+    """Make a package of a folder of model.onnx and weights, see `serving.registry.mlflow.source.Pack`."""
+    model = open_model(folder)
+    config = Config(name, model.signature, model.columns, model.labels, model.passes, ())
+    contents = Folder.at(folder).with_config(config).contents(model.signature)
+    return write(replace(contents, lineage=lineage), target)
+
+
+def _mlflow(uri: str, place: Path, repository: ModelRepository) -> "Callable[[], MlflowRegistry]":
+    try:
+        from serving.registry.mlflow.server import MlflowServer  # noqa: PLC0415 - of an extra
+        from serving.registry.mlflow.source import MlflowRegistry  # noqa: PLC0415 - as above
+    except ModuleNotFoundError as error:
+        if error.name != "yaml":
+            raise
+        raise ConfigError("serving from MLflow needs PyYAML: pip install 'penstock[mlflow]'") from None
+    server = MlflowServer(uri, os.environ, stopping=repository.is_stopping)
+    registry = MlflowRegistry(server, place, pack_graph)
+    return lambda: registry
+
+
+def cache_folder(option: str, registry: Path | str, environment: Mapping[str, str] = os.environ) -> Path:
     """Return where packages of a registry lie, see the XDG Base Directory Specification."""
     cache = environment.get("XDG_CACHE_HOME", "")
     base = Path(option) if option else (Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache")
-    name = hashlib.sha256(str(registry.absolute()).encode()).hexdigest()[:16]
+    identity = registry if isinstance(registry, str) else str(registry.absolute())
+    name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return base / name if option else base / "penstock" / "packages" / name

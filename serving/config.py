@@ -43,7 +43,9 @@ class ServerConfig:
         metavar="DIR",
     )  # fmt: skip
     registry: str = option(
-        "", "The registry's folder, for --model. Empty: penstock/registry in the user's data folder.", metavar="URI"
+        "",
+        "The registry for --model: a folder, or mlflow+http://HOST:PORT. Empty: penstock/registry in the data folder.",
+        metavar="URI",
     )
     model: tuple[str, ...] = option(
         (), "Models of the registry to serve by an alias, such as fraud@production; what it names is followed."

@@ -21,6 +21,7 @@ from serving.package import read, verify
 from serving.registry.catalogue import Pushed
 from serving.registry.client import Registry
 from serving.registry.names import Alias, Version, check_digest
+from serving.registry.source import Source
 
 STATE_FILE = "state.json"
 STATE_BYTES_MAX = 1 << 16
@@ -56,17 +57,23 @@ class _Followed:
 
 
 class AliasFollower:
-    """Looks at the aliases of one registry whenever it is asked to. One thread at a time; `look` may take long."""
+    """Looks at the aliases of one registry whenever it is asked to. One thread at a time; `look` may take long.
 
-    def __init__(self, uri: str, aliases: Sequence[Alias], cache: Path, deliver: Deliver) -> None:
-        self._uri = uri
+    `connect` opens a registry of another kind than our own, which `uri` names.
+    """
+
+    def __init__(
+        self, uri: str, aliases: Sequence[Alias], cache: Path, deliver: Deliver, *,
+        connect: Callable[[], Source] | None = None,
+    ) -> None:  # fmt: skip
+        self._connect = connect or (lambda: Registry.open(uri, busy_timeout_s=BUSY_TIMEOUT_S))
         self._deliver = deliver
         self._followed = [_Followed(alias, cache / str(alias)) for alias in aliases]
 
     def look(self) -> None:
         """Hand over what each alias names. What goes wrong is logged once, and what serves goes on serving."""
         try:
-            registry = Registry.open(self._uri, busy_timeout_s=BUSY_TIMEOUT_S)
+            registry = self._connect()
         except (ConfigError, RegistryError, OSError) as error:
             for followed in self._followed:
                 self._without_registry(followed, str(error))
@@ -75,7 +82,7 @@ class AliasFollower:
             for followed in self._followed:
                 self._look_at(followed, registry)
 
-    def _look_at(self, followed: _Followed, registry: Registry) -> None:
+    def _look_at(self, followed: _Followed, registry: Source) -> None:
         try:
             pushed = registry.resolve(followed.alias)
             pulled = self._pull(followed, registry, pushed)
@@ -86,7 +93,7 @@ class AliasFollower:
         if pulled.digest != followed.refused or not followed.serving:
             self._hand_over(followed, pulled)
 
-    def _pull(self, followed: _Followed, registry: Registry, pushed: Pushed) -> Pulled:
+    def _pull(self, followed: _Followed, registry: Source, pushed: Pushed) -> Pulled:
         """Return the package from the cache, where it is pulled to unless it is there, whole, already."""
         pulled = Pulled(pushed.sequence, pushed.digest, followed.folder / _folder_name(pushed.sequence, pushed.digest))
         if not pulled.path.exists():

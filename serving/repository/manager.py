@@ -160,6 +160,10 @@ class ModelRepository:
         """Begin no further load; one that is under way ends. Thread-safe."""
         self._stopping.set()
 
+    def is_stopping(self) -> bool:
+        """Say whether no further load begins. Thread-safe."""
+        return self._stopping.is_set()
+
     def load(self, name: str) -> None:
         """Load a model as its folder is now. Raises UnknownModel, LoadFailed or Draining."""
         if name in self._elsewhere:
