@@ -30,6 +30,7 @@ from serving.registry.names import Alias, Version, check_digest
 _DRAFT = "draft-"
 _DRAFT_AGE_S_MAX = 86_400.0
 _NOTE_BYTES_MAX = 1 << 12
+_TITLES = frozenset(part.title for part in Part)  # evidence is made by Penstock's own checks, and not taken from there
 
 Pack = Callable[[Path, str, Mapping[str, Any], Path], str]
 """Packs a folder of model.onnx and weights, under a name, with a lineage, to a path; returns the package's digest.
@@ -49,7 +50,7 @@ class MlflowRegistry(AbstractContextManager["MlflowRegistry"]):
         self._server = server
         self._place = place
         self._pack = pack
-        self._refused: dict[str, str] = {}  # by model: its last version that cannot be served, and why
+        self._refused: dict[str, tuple[str, str]] = {}  # by model: its last version that cannot be served, and why
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -65,9 +66,7 @@ class MlflowRegistry(AbstractContextManager["MlflowRegistry"]):
         """Write the package of a version to a folder that is not there yet."""
         found = self._server.version(version)
         digest = self._digest(found)
-        waiting = self._place / found.key
-        if not waiting.exists():
-            self._fetch(found, waiting)
+        waiting = self._waiting(found)
         if (held := _held(waiting)) != digest:
             shutil.rmtree(waiting, ignore_errors=True)
             raise RegistryDamaged(
@@ -82,17 +81,22 @@ class MlflowRegistry(AbstractContextManager["MlflowRegistry"]):
         note = self._place / f"{version.key}.json"
         with suppress(OSError, ValueError, KeyError, TypeError, RegistryError), note.open("rb") as file:
             return check_digest(json.loads(file.read(_NOTE_BYTES_MAX))["package"])
-        if why := self._refused.get(version.key):
-            raise RegistryError(why)
-        waiting = self._place / version.key
-        if _held(waiting) == "":
-            shutil.rmtree(waiting, ignore_errors=True)
-            self._fetch(version, waiting)
-        digest = _held(waiting)
+        digest = _held(self._waiting(version))
         draft = self._place / f"{_DRAFT}{secrets.token_hex(8)}"
         draft.write_text(json.dumps({"package": digest}))
         draft.replace(note)
         return digest
+
+    def _waiting(self, version: ModelVersion) -> Path:
+        """Return where the package of a version waits, which is made now unless it is there, whole, already."""
+        key, why = self._refused.get(version.model, ("", ""))
+        if key == version.key:
+            raise RegistryError(why)
+        waiting = self._place / version.key
+        if not _held(waiting):
+            shutil.rmtree(waiting, ignore_errors=True)
+            self._fetch(version, waiting)
+        return waiting
 
     def _fetch(self, version: ModelVersion, target: Path) -> None:
         """Fetch the graph and the weights that it names, and pack them."""
@@ -104,15 +108,15 @@ class MlflowRegistry(AbstractContextManager["MlflowRegistry"]):
                 self._fetch_into(version, folder, Path(draft))
                 self._pack(Path(draft), version.model, _lineage(version, self._server.url), target)
             except ConfigError as error:
-                self._refused = {version.key: f"{version} cannot be served: {error}"}
-                raise RegistryError(self._refused[version.key]) from None
+                self._refused[version.model] = version.key, f"{version} cannot be served: {error}"
+                raise RegistryError(self._refused[version.model][1]) from None
 
     def _fetch_into(self, version: ModelVersion, folder: str, draft: Path) -> None:
         graph = graph_of(self._server.read(f"{folder}/{MLMODEL}", MLMODEL_BYTES_MAX), model=str(version))
         files = self._server.files(folder)
         model = draft / Part.MODEL.title
         self._server.download(f"{folder}/{graph}", model, files.get(graph))
-        others = [name for name in files if name not in {graph, MLMODEL} and is_plain(name)]
+        others = [name for name in files if name not in {graph, MLMODEL, *_TITLES} and is_plain(name)]
         for name in named_in(model.read_bytes(), others):
             self._server.download(f"{folder}/{name}", draft / name, files[name])
 

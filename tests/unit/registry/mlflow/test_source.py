@@ -86,11 +86,33 @@ def test_a_version_whose_files_change_is_refused(registry, answers, tmp_path):
 
 
 def test_what_cannot_be_served_is_told_and_not_fetched_at_every_look(registry, answers):
-    answers.files["1/models/affine-1/artifacts"]["model.onnx"] = b"not a graph"
-    for _ in range(3):
-        with pytest.raises(RegistryError, match="affine/1 of MLflow cannot be served"):
-            registry.resolve(PRODUCTION)
+    for model in ("affine", "bad"):
+        answers.register(model, 1, {"MLmodel": mlmodel(), "model.onnx": b"not a graph"})
+        answers.aliases[model, "production"] = "1"
+    for model in ("affine", "bad") * 3:
+        with pytest.raises(RegistryError, match=f"{model}/1 of MLflow cannot be served"):
+            registry.resolve(Alias(model, "production"))
+    assert downloads(answers) == ["MLmodel", "model.onnx"] * 2
+
+
+def test_no_evidence_is_taken_from_mlflow(registry, answers, tmp_path):
+    import onnx
+
+    graph = onnx.load_from_string(graphs.affine())
+    graph.doc_string = "see parity.json and golden.npz"
+    answers.register("affine", 1, {"MLmodel": mlmodel(), "model.onnx": graph.SerializeToString(), "parity.json": b"{}",
+                                   "golden.npz": b""})  # fmt: skip
+    registry.pull(registry.resolve(PRODUCTION).version, tmp_path / "pulled")
+    assert package.verify(tmp_path / "pulled").parity is None
     assert downloads(answers) == ["MLmodel", "model.onnx"]
+
+
+def test_a_package_that_was_damaged_while_it_waited_is_made_again(registry, tmp_path):
+    pushed = registry.resolve(PRODUCTION)
+    (waiting,) = (entry for entry in (tmp_path / "place").iterdir() if entry.is_dir())
+    (waiting / "index.json").unlink()
+    registry.pull(pushed.version, tmp_path / "pulled")
+    assert package.verify(tmp_path / "pulled").digest == pushed.digest
 
 
 def test_a_model_of_pickles_is_refused_before_any_of_them_is_fetched(registry, answers):
