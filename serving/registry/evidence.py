@@ -53,11 +53,7 @@ def check_evidence(kind: str, facts: Mapping[str, Any]) -> None:
     for name, value in facts.items():
         if name not in KINDS[kind]:
             raise RegistryError(f"a record of kind '{kind}' has no '{name}'{nearest(name, KINDS[kind])}")
-        if (
-            not isinstance(value, KINDS[kind][name])
-            or isinstance(value, bool)
-            or (isinstance(value, int) and value < 0)
-        ):
+        if not _fits(value, KINDS[kind][name]):
             expected = _JSON_NAMES[KINDS[kind][name]]
             raise RegistryError(f"'{name}' of a record of kind '{kind}' is {value!r:.80}, expected {expected}")
     for digest in facts.get("digests", {}).values():

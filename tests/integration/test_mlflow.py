@@ -119,7 +119,7 @@ def test_a_model_of_pickles_is_refused_with_the_reason(mlflow, tmp_path, options
     mlflow[1].does("alias pickled production 1")
     with server_thread(tmp_path / "none", **{**options, "model": ("pickled@production",)}) as server:
         assert server.call(server.server.why_not_ready) == "no model has a ready version"
-    assert "pickled/1 of MLflow has the flavours python_function; only onnx is served" in caplog.text
+    assert "pickled/1 of MLflow has the flavours 'python_function'; only onnx is served" in caplog.text
 
 
 def test_the_command_serves_what_mlflow_calls_a_model(mlflow, tmp_path):

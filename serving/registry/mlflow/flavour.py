@@ -21,9 +21,9 @@ def graph_of(mlmodel: bytes, *, model: str) -> str:
     """
     flavours = _flavours(mlmodel, model)
     if FLAVOUR not in flavours:
-        found = ", ".join(sorted(map(str, flavours)))[:200] or "none"
+        found = ", ".join(sorted(map(str, flavours)))
         raise RegistryError(
-            f"{model} has the flavours {found}; only onnx is served, the others are pickles or code: "
+            f"{model} has the flavours {found!r:.200}; only onnx is served, the others are pickles or code: "
             "convert the model and register it with mlflow.onnx.log_model"
         )
     settings = flavours[FLAVOUR]

@@ -1,4 +1,4 @@
-"""The REST API of an MLflow tracking server, as far as serving by alias needs it: four questions, all GET.
+"""The REST API of an MLflow tracking server, as far as serving by alias needs it: a few questions, all GET.
 
 Source: MLflow's documentation of its REST API, and of its artifact proxy (`mlflow-artifacts`). Credentials come from
 the variables that MLflow's own client reads. Knows nothing of packages.
@@ -115,7 +115,7 @@ class MlflowServer:
         """Write an artifact to a new file. Raises RegistryDamaged when it has not the length that was said before."""
         said = bytes_count
         if said is not None and said > BLOB_BYTES_MAX:
-            raise RegistryError(f"MLflow server {self.url}: {path} has {said} bytes, at most {BLOB_BYTES_MAX}")
+            raise RegistryError(f"MLflow server {self.url}: {path!r:.200} has {said} bytes, at most {BLOB_BYTES_MAX}")
         with closing(self._open(f"{_PROXY}/artifacts/{quote(path)}")) as response, target.open("xb") as file:
             header = response.headers.get("Content-Length", "")
             if said is None and header.isdigit():
@@ -127,7 +127,9 @@ class MlflowServer:
                     break
                 file.write(chunk)
         if count > BLOB_BYTES_MAX or said not in {None, count}:
-            raise RegistryDamaged(f"MLflow server {self.url}: {path} came as {count} bytes or more, expected {said}")
+            raise RegistryDamaged(
+                f"MLflow server {self.url}: {path!r:.200} came as {count} bytes or more, expected {said}"
+            )
 
     # ---- within ----------------------------------------------------------------------------------------------------
 
@@ -170,13 +172,13 @@ class MlflowServer:
     def _short(self, response: IO[bytes], bytes_max: int) -> bytes:
         """Read an answer that is bounded in bytes and in time."""
         end = time.monotonic() + ANSWER_S_MAX
-        data = b""
+        data = bytearray()
         for chunk in self._chunks(response):
             data += chunk
             if len(data) > bytes_max or time.monotonic() > end:
                 limit = f"{bytes_max} bytes in {ANSWER_S_MAX:.0f} s"
                 raise RegistryAway(f"MLflow server {self.url} answers with more than {limit}, which is no such answer")
-        return data
+        return bytes(data)
 
     def _chunks(self, response: IO[bytes]) -> Iterator[bytes]:
         while True:

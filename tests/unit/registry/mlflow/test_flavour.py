@@ -18,8 +18,9 @@ def test_the_graph_lies_where_the_onnx_flavour_says():
     ("content", "message"),
     [
         (mlmodel({"sklearn": {"pickled_model": "model.pkl"}, "python_function": {}}),
-         "fraud/1 has the flavours python_function, sklearn; only onnx is served, the others are pickles or code"),
-        (mlmodel({}), "has the flavours none"),
+         "fraud/1 has the flavours 'python_function, sklearn'; only onnx is served, the others are pickles or code"),
+        (mlmodel({}), "has the flavours ''"),
+        (mlmodel({"a\nb": None}), r"has the flavours 'a\\nb'"),
         (mlmodel({"onnx": {"data": "../../secret"}}), r"names the graph '../../secret', expected a file beside it"),
         (mlmodel({"onnx": {"data": "/etc/passwd"}}), "expected a file beside it"),
         (mlmodel({"onnx": {"data": ".hidden"}}), "expected a file beside it"),

@@ -117,7 +117,7 @@ def test_a_package_that_was_damaged_while_it_waited_is_made_again(registry, tmp_
 
 def test_a_model_of_pickles_is_refused_before_any_of_them_is_fetched(registry, answers):
     answers.files["1/models/affine-1/artifacts"]["MLmodel"] = mlmodel({"sklearn": {"pickled_model": "model.pkl"}})
-    with pytest.raises(RegistryError, match="the flavours sklearn; only onnx is served"):
+    with pytest.raises(RegistryError, match="the flavours 'sklearn'; only onnx is served"):
         registry.resolve(PRODUCTION)
     assert downloads(answers) == ["MLmodel"]
 
