@@ -4,6 +4,8 @@ import contextlib
 import os
 import re
 import subprocess
+import threading
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,8 @@ def python():
 @contextlib.contextmanager
 def process(*command, **options):
     variables = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    with subprocess.Popen(command, text=True, env={**variables, "GIT_PYTHON_REFRESH": "quiet"}, **options) as started:
+    variables |= {"GIT_PYTHON_REFRESH": "quiet", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with subprocess.Popen(command, text=True, env=variables, **options) as started:
         try:
             yield started
         finally:
@@ -54,9 +57,14 @@ def mlflow_server(python, folder):
         for line in server.stderr:
             lines.append(line)
             if found := STARTED.search(line):
-                yield found[1]
-                return
-        raise AssertionError("".join(lines))
+                break
+        else:
+            raise AssertionError("".join(lines))
+        log = threading.Thread(target=deque, args=(server.stderr, 0))  # it logs every request, and waits for a reader
+        log.start()
+        yield found[1]
+        server.terminate()
+        log.join()
 
 
 class User:
