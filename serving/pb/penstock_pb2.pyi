@@ -124,6 +124,64 @@ class BatchCount(_message.Message):
     count: int
     def __init__(self, rows: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
+class LatencyReportRequest(_message.Message):
+    __slots__ = ("name", "version", "quantiles")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    QUANTILES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    quantiles: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., quantiles: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class LatencyReportResponse(_message.Message):
+    __slots__ = ("servables",)
+    SERVABLES_FIELD_NUMBER: _ClassVar[int]
+    servables: _containers.RepeatedCompositeFieldContainer[ServableLatency]
+    def __init__(self, servables: _Optional[_Iterable[_Union[ServableLatency, _Mapping]]] = ...) -> None: ...
+
+class ServableLatency(_message.Message):
+    __slots__ = ("name", "version", "stages")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    stages: _containers.RepeatedCompositeFieldContainer[StageLatency]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[StageLatency, _Mapping]]] = ...) -> None: ...
+
+class StageLatency(_message.Message):
+    __slots__ = ("stage", "count", "total_s", "quantiles", "buckets")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_S_FIELD_NUMBER: _ClassVar[int]
+    QUANTILES_FIELD_NUMBER: _ClassVar[int]
+    BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    stage: str
+    count: int
+    total_s: float
+    quantiles: _containers.RepeatedCompositeFieldContainer[LatencyQuantile]
+    buckets: _containers.RepeatedCompositeFieldContainer[LatencyBucket]
+    def __init__(self, stage: _Optional[str] = ..., count: _Optional[int] = ..., total_s: _Optional[float] = ..., quantiles: _Optional[_Iterable[_Union[LatencyQuantile, _Mapping]]] = ..., buckets: _Optional[_Iterable[_Union[LatencyBucket, _Mapping]]] = ...) -> None: ...
+
+class LatencyQuantile(_message.Message):
+    __slots__ = ("quantile", "us")
+    QUANTILE_FIELD_NUMBER: _ClassVar[int]
+    US_FIELD_NUMBER: _ClassVar[int]
+    quantile: float
+    us: float
+    def __init__(self, quantile: _Optional[float] = ..., us: _Optional[float] = ...) -> None: ...
+
+class LatencyBucket(_message.Message):
+    __slots__ = ("from_ns", "below_ns", "count")
+    FROM_NS_FIELD_NUMBER: _ClassVar[int]
+    BELOW_NS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    from_ns: int
+    below_ns: int
+    count: int
+    def __init__(self, from_ns: _Optional[int] = ..., below_ns: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+
 class DriftReportRequest(_message.Message):
     __slots__ = ("name", "version")
     NAME_FIELD_NUMBER: _ClassVar[int]
