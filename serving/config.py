@@ -146,6 +146,9 @@ class ServerConfig:
     drift_webhook_key: str = option(
         "", "File of the secret that signs what is posted (HMAC-SHA256), see Drift.", metavar="FILE"
     )
+    triton_metrics: str = option(
+        "off", "Whether /metrics shows Triton's nv_inference_* too, for dashboards made for it.", choices=("off", "on")
+    )
     log_format: str = option("text", "How log lines on stderr are written.", choices=("text", "json"))
     log_level: str = option(
         "info", "The least severe log line to write.", choices=("debug", "info", "warning", "error")

@@ -30,6 +30,7 @@ from serving.config import ModelConfig
 from serving.errors import BatchFailed, Cancelled, DeadlineExceeded, InternalError, InvalidRequest, ModelFailed
 from serving.execution.graph import Graph
 from serving.execution.instances import InstanceGroup
+from serving.execution.memory import resident_bytes
 from serving.execution.session import BUILD, Session
 from serving.pipeline.flaws import RefusedRowsError
 from serving.rehearsal import Rehearsal, pipeline_of
@@ -39,6 +40,7 @@ from serving.statistics.drift.counting import NUMPY, Kernels
 from serving.statistics.drift.watch import DriftWatch
 from serving.statistics.feedback import Feedback
 from serving.statistics.latency import Answered, BatchTimes, CountBatch, ServableStatistics, count_plainly
+from serving.statistics.servable_view import Footprint
 from serving.types import Array
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ class Servable:
         self.version = version
         self.config = config
         shared = shared or Shared()
+        self.footprint = Footprint()  # of loading it, where it was loaded
         self.package_digest = ""  # of the package that it came in, if it did
         self.pipeline = pipeline
         self.statistics = ServableStatistics(shared.count_batch)
@@ -130,17 +133,23 @@ class Servable:
         Raises LoadError.
         """
         shared = shared or Shared()
+        began_ns, held_bytes = clock.now_ns(), resident_bytes()
         calibrations, folder = shared.calibrations, source.parent if isinstance(source, Path) else None
         with calibrations.loads.one():
             session = Session(source, config.session, config.instances)
             pipeline = pipeline_of(config.pipeline, session, folder, allow_user_code=shared.allow_user_code)
             one = cls(name, version, session, config, clock=clock, post=post, shared=shared, pipeline=pipeline)
-            parts = files_of(source.parent) if isinstance(source, Path) else source.parts
+            parts = list(files_of(source.parent) if isinstance(source, Path) else source.parts)
             facts = (BUILD, config.session, config.instances, config.pipeline, one.batch_rows_max)
             key = calibrations.key(parts, *facts)
             samples = calibrations.read(key) or one._rehearsal.sweep(one.batcher.outlook.times.curve.sizes)
             one.batcher.seed(samples)
             calibrations.write(key, samples)
+        one.footprint = Footprint(
+            clock.now_ns() - began_ns,
+            sum(length for _, length, _ in parts),
+            max(0, resident_bytes() - held_bytes),
+        )
         return one
 
     def submit(self, entry: Entry) -> None:

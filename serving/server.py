@@ -38,7 +38,8 @@ from serving.repository.manager import ModelRepository
 from serving.statistics import KERNEL_MODULES
 from serving.statistics.counters import RequestCounters
 from serving.statistics.drift.rounds import DriftRounds
-from serving.statistics.exporter import CONTENT_TYPE, Exporter, ServableView, Snapshot
+from serving.statistics.exporter import CONTENT_TYPE, Exporter, Snapshot
+from serving.statistics.servable_view import QueueView, ServableView
 from serving.transport.calls import SERVICE, Methods, Transport
 from serving.transport.grpcio import GrpcioTransport
 from serving.transport.health import HEALTH_SERVICE, HealthService
@@ -111,7 +112,7 @@ class Server:
         parts = LoopParts(loop, clock, timers, self._post, turn)
         self._grpc = self._transport(methods, data_plane, parts, shared.inline)
         self._counters = counters
-        self._exporter = Exporter()
+        self._exporter = Exporter(has_triton=config.triton_metrics == "on")
         self._http = HttpServer(self._render_metrics, CONTENT_TYPE, self.why_not_ready)
         self._following: list[asyncio.Task[None]] = []  # what looks for changes, again and again
         self.grpc_port = 0
@@ -290,13 +291,14 @@ def _state(config: ServerConfig) -> Path | None:
 
 
 def _view(servable: Servable) -> ServableView:
+    batcher = servable.batcher
     return ServableView.copy_of(
         servable.name,
         str(servable.version),
         servable.statistics,
         batch_rows_max=servable.batch_rows_max,
-        queued_rows=servable.batcher.queued_rows,
-        queued_bytes=servable.batcher.queued_bytes,
+        queue=QueueView(batcher.queued_rows, batcher.queued_bytes, batcher.queued_requests),
+        footprint=servable.footprint,
         batching=servable.batching(),
     )
 

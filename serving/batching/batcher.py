@@ -73,6 +73,12 @@ class Batcher:
         return self._queue.input_bytes
 
     @property
+    def queued_requests(self) -> int:
+        """How many requests wait; counted anew, so for who asks now and then."""
+        with self._ready:
+            return sum(entry.requests for entry in self._queue)
+
+    @property
     def has_window(self) -> bool:
         """Whether rows may wait for more while an instance is idle, however cheap the model is."""
         return self._config.mode == "window" and self._window.queue_delay_ns_max > 0 and not self._hurries
