@@ -146,6 +146,12 @@ class ServerConfig:
     drift_webhook_key: str = option(
         "", "File of the secret that signs what is posted (HMAC-SHA256), see Drift.", metavar="FILE"
     )
+    otlp_endpoint: str = option(
+        "", "Where to send traces by OTLP over HTTP, such as http://127.0.0.1:4318; see Traces.", metavar="URL"
+    )
+    trace_ratio: float = option(
+        0.01, "The part of requests to trace, of those whose callers do not say.", minimum=0.0, maximum=1.0
+    )
     triton_metrics: str = option(
         "off", "Whether /metrics shows Triton's nv_inference_* too, for dashboards made for it.", choices=("off", "on")
     )

@@ -41,6 +41,7 @@ from serving.statistics.drift.watch import DriftWatch
 from serving.statistics.feedback import Feedback
 from serving.statistics.latency import Answered, BatchTimes, CountBatch, ServableStatistics, count_plainly
 from serving.statistics.servable_view import Footprint
+from serving.statistics.tracing import Tracer
 from serving.types import Array
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Shared:
     calibrations: Calibrations = field(default_factory=lambda: Calibrations(None))
     count_batch: CountBatch = count_plainly
     allow_user_code: bool = False
+    tracer: Tracer | None = None
 
 
 class Servable:
@@ -104,6 +106,7 @@ class Servable:
         self._post = post
         self._inline = shared.inline
         self._loads = shared.calibrations.loads
+        self._tracer = shared.tracer
         self._pace = Pace()
         self._failure_logged_ns = -_FAILURE_LOG_INTERVAL_NS
         self._rehearsal = Rehearsal(session, pipeline, clock, name=f"{name}/{version}")
@@ -411,6 +414,16 @@ class Servable:
             self.batcher.answered(rows, rows * missed // max(1, sum(count for _, count in arrivals)))
         facts = Answered(arrivals, rows, missed)
         self.statistics.batch_done(times, facts, now_ns=now_ns, wall_ns=self._clock.wall_ns())
+        if self._tracer is not None:
+            self._trace(self._tracer, times, answered)
+
+    def _trace(self, tracer: Tracer, times: BatchTimes, answered: Sequence[Entry]) -> None:
+        """Tell the tracer which entries have run, and how long it took."""
+        for entry in answered:
+            if entry.arena is None:
+                tracer.ran(entry, times)
+            else:  # nothing was there to be traced when its requests came
+                tracer.compiled(self.name, str(self.version), times, entry.arrivals)
 
     def _give(self, entry: Entry, result: Result) -> None:
         """Settle an entry; a mistake of ours in doing so must not cost its batchmates their answers."""

@@ -40,6 +40,7 @@ from serving.statistics.counters import RequestCounters
 from serving.statistics.drift.rounds import DriftRounds
 from serving.statistics.exporter import CONTENT_TYPE, Exporter, Snapshot
 from serving.statistics.servable_view import QueueView, ServableView
+from serving.statistics.tracing import Tracer
 from serving.transport.calls import SERVICE, Methods, Transport
 from serving.transport.grpcio import GrpcioTransport
 from serving.transport.health import HEALTH_SERVICE, HealthService
@@ -54,6 +55,7 @@ from serving.transport.webhook import Webhook
 
 if TYPE_CHECKING:
     from serving.registry.follower import AliasFollower
+    from serving.statistics.spans import Spans
     from serving.transport.native.transport import NativeTransport
 
 _WORKERS = 4
@@ -79,7 +81,9 @@ class Server:
         self._admission = Admission(config.requests_in_flight_max)
         counters = RequestCounters()
         turn = Turn(loop)
-        shared = _shared(config, turn, clock)
+        self._spans = _spans(config)
+        tracer = Tracer(clock, config.trace_ratio, self._spans.export) if self._spans is not None else None
+        shared = _shared(config, turn, clock, tracer)
         self._repository = self._model_repository(clock, shared)
         self._webhook = Webhook.of(config)
         self._drift = DriftRounds(
@@ -90,7 +94,7 @@ class Server:
         self._registry = ThreadPoolExecutor(1, thread_name_prefix="registry")  # of its own: it may be slow
         self._health = HealthService(lambda: not self.why_not_ready())
         timers = LoopTimers(loop, clock)
-        data_plane = DataPlane(self._repository, self._admission, counters, clock=clock, timers=timers)
+        data_plane = DataPlane(self._repository, self._admission, counters, clock=clock, timers=timers, tracer=tracer)
         inference = InferenceService(
             self._repository,
             data_plane,
@@ -188,6 +192,8 @@ class Server:
         await self._grpc.stop(_LAST_WORDS_S)
         await self._on_loader(self._repository.close)
         await self._http.stop()
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
         pools = (self._workers, self._codecs, self._renderer, self._loader, self._drift.worker, self._registry)
         for pool in pools:
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
@@ -250,13 +256,23 @@ class Server:
             self._grpc.connections,
             self._grpc.streams,
             drift,
+            None if self._spans is None else (self._spans.traced, self._spans.dropped),
         )
         return await asyncio.get_running_loop().run_in_executor(self._renderer, self._exporter.render, snapshot)
 
 
-def _shared(config: ServerConfig, turn: Turn, clock: Clock) -> Shared:
+def _spans(config: ServerConfig) -> "Spans | None":
+    """Make what sends traces, which brings the SDK with it. Raises ConfigError."""
+    if not config.otlp_endpoint:
+        return None
+    from serving.statistics.spans import Spans, otlp_exporter  # noqa: PLC0415
+
+    return Spans(otlp_exporter(config.otlp_endpoint))
+
+
+def _shared(config: ServerConfig, turn: Turn, clock: Clock, tracer: Tracer | None) -> Shared:
     calibrations = Calibrations(Path(config.calibration_dir) if config.calibration_dir else usual_folder())
-    shared = Shared(calibrations=calibrations, allow_user_code=config.user_code == "on")
+    shared = Shared(calibrations=calibrations, allow_user_code=config.user_code == "on", tracer=tracer)
     if config.transport != "native":
         return shared
     _native_transport()  # all kernels at once; they bring numba with them, so grpcio does without

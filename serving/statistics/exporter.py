@@ -43,6 +43,8 @@ class Snapshot:
     connections: int | None = None
     streams: int | None = None
     drift: Sequence[DriftView] = ()
+    traces: tuple[int, int] | None = None
+    """Requests that were traced, and those whose traces were dropped; None where nothing is traced."""
 
 
 class Exporter:
@@ -108,6 +110,10 @@ class _Families(Collector):
         yield _gauge("penstock_queue_bytes", "Bytes of input that wait.", views, lambda view: view.queue.input_bytes)
         yield from _footprints(views)
         yield from families(self._snapshot.drift)
+        if self._snapshot.traces is not None:
+            traced, dropped = self._snapshot.traces
+            yield CounterMetricFamily("penstock_traces", "Requests that were traced.", value=traced)
+            yield CounterMetricFamily("penstock_traces_dropped", "Traces that nobody had time for.", value=dropped)
 
     def _requests(self) -> Metric:
         family = CounterMetricFamily("penstock_requests", "Answers by code.", labels=(*_LABELS, "code", "reason"))

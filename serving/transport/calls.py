@@ -29,6 +29,7 @@ class Call(Protocol):
     of the certificate that the peer has shown and the transport has verified; empty without mTLS. `deadline_ns` is on
     the monotonic clock.
     `on_cancel` is set by the service, and called by the transport when the client goes away before the answer.
+    `traceparent` is the caller's header of this name, empty where a transport does not keep it.
     `takes_pieces` says that an answer in pieces is sent without joining it on the I/O thread.
     """
 
@@ -49,6 +50,10 @@ class Call(Protocol):
     @property
     def deadline_ns(self) -> int | None:
         """When nobody waits for the answer any more."""
+
+    @property
+    def traceparent(self) -> str:
+        """The caller's W3C trace context."""
 
     def settle(self, answer: Message | ServingError) -> None:
         """Give the one and only answer. Harmless when the client has gone."""

@@ -133,6 +133,11 @@ class _AioCall:
     def deadline_ns(self) -> int | None:
         return _deadline_ns(self._context, self._clock)
 
+    @property
+    def traceparent(self) -> str:
+        values = [value for name, value in self._context.invocation_metadata() or () if name == "traceparent"]
+        return str(values[0]) if len(values) == 1 else ""
+
     def settle(self, answer: Message | ServingError) -> None:
         if not self.future.done():
             self.future.set_result(answer)

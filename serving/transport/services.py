@@ -102,7 +102,10 @@ class InferenceService:
             else:
                 self._large.encode(result, encode_whole, call.settle)
 
-        in_flight = self._data_plane.infer(request, deadline_ns=call.deadline_ns, settle=settle)
+        traceparent = call.traceparent if self._data_plane.tracer is not None else ""
+        in_flight = self._data_plane.infer(
+            request, deadline_ns=call.deadline_ns, settle=settle, traceparent=traceparent
+        )
         call.on_cancel = in_flight.cancel if in_flight is not None else None
 
     # ---- metadata, statistics --------------------------------------------------------------------------------------

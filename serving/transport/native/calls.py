@@ -80,6 +80,11 @@ class _Base:
         return self.connection.peer_names
 
     @property
+    def traceparent(self) -> str:
+        """See `calls.Call`; of the headers of ModelInfer the kernels keep what they look at themselves."""
+        return ""
+
+    @property
     def is_over(self) -> bool:
         """See `OpenCall`."""
         return self._is_forgotten
