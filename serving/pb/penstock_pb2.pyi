@@ -261,7 +261,7 @@ class LabelCounts(_message.Message):
     def __init__(self, matched: _Optional[int] = ..., unmatched: _Optional[int] = ..., doubled: _Optional[int] = ..., mean_error: _Optional[float] = ...) -> None: ...
 
 class DriftFeature(_message.Message):
-    __slots__ = ("name", "tensor", "column", "role", "kind", "edges", "texts", "keys", "reference", "centre", "spread", "reference_total", "reference_squares", "design_effect", "log_evidence")
+    __slots__ = ("name", "tensor", "column", "role", "kind", "edges", "texts", "keys", "reference", "centre", "spread", "reference_total", "reference_squares", "design_effect", "log_evidence", "derivation", "held_out", "held_out_right")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
     COLUMN_FIELD_NUMBER: _ClassVar[int]
@@ -277,6 +277,9 @@ class DriftFeature(_message.Message):
     REFERENCE_SQUARES_FIELD_NUMBER: _ClassVar[int]
     DESIGN_EFFECT_FIELD_NUMBER: _ClassVar[int]
     LOG_EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    DERIVATION_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_RIGHT_FIELD_NUMBER: _ClassVar[int]
     name: str
     tensor: str
     column: int
@@ -292,7 +295,10 @@ class DriftFeature(_message.Message):
     reference_squares: float
     design_effect: float
     log_evidence: float
-    def __init__(self, name: _Optional[str] = ..., tensor: _Optional[str] = ..., column: _Optional[int] = ..., role: _Optional[str] = ..., kind: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., texts: _Optional[_Iterable[str]] = ..., keys: _Optional[_Iterable[int]] = ..., reference: _Optional[_Iterable[int]] = ..., centre: _Optional[float] = ..., spread: _Optional[float] = ..., reference_total: _Optional[float] = ..., reference_squares: _Optional[float] = ..., design_effect: _Optional[float] = ..., log_evidence: _Optional[float] = ...) -> None: ...
+    derivation: str
+    held_out: _containers.RepeatedScalarFieldContainer[int]
+    held_out_right: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., tensor: _Optional[str] = ..., column: _Optional[int] = ..., role: _Optional[str] = ..., kind: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., texts: _Optional[_Iterable[str]] = ..., keys: _Optional[_Iterable[int]] = ..., reference: _Optional[_Iterable[int]] = ..., centre: _Optional[float] = ..., spread: _Optional[float] = ..., reference_total: _Optional[float] = ..., reference_squares: _Optional[float] = ..., design_effect: _Optional[float] = ..., log_evidence: _Optional[float] = ..., derivation: _Optional[str] = ..., held_out: _Optional[_Iterable[int]] = ..., held_out_right: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DriftEvidence(_message.Message):
     __slots__ = ("boundary", "log_evidence")

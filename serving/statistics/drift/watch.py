@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from serving.clock import Clock
 from serving.config import DriftConfig
 from serving.errors import ConfigError
+from serving.statistics.derived import Derivation
 from serving.statistics.drift.counter import Collector, Counter
 from serving.statistics.drift.counting import NUMPY, Block, Kernels
 from serving.statistics.drift.layout import Layout, tensors
@@ -264,5 +265,8 @@ def _self_reference(collector: Collector, signature: Signature) -> ReferenceProf
     profile = ReferenceProfile.of_tensors(
         tensors_of[Role.INPUT], tensors_of[Role.OUTPUT], names=names, is_self_reference=True
     )
-    features = [replace(f, column=columns[f.role, f.tensor][f.column]) for f in profile.features]
+    features = [
+        replace(f, column=columns[f.role, f.tensor][f.column]) if f.derivation is Derivation.ELEMENT else f
+        for f in profile.features
+    ]
     return replace(profile, features=tuple(features))
