@@ -10,7 +10,7 @@ from serving.config import DriftConfig
 from serving.statistics.derived import Derivation
 from serving.statistics.drift.counter import Collector
 from serving.statistics.drift.report import as_json, merged, ranked
-from serving.statistics.drift.watch import DriftWatch
+from serving.statistics.drift.watch import VIEW_REST, DriftWatch
 from serving.statistics.profile import COLUMNS_PER_TENSOR_MAX, ReferenceProfile
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 from tests.support.clocks import FakeClock
@@ -273,6 +273,28 @@ def test_numbers_that_go_together_otherwise_are_found_though_each_looks_as_befor
     assert said["derived"][0]["name"] in {"x: mahalanobis", "x: reconstruction"}
     assert max(feature["evidence"] for feature in said["features"]) < 1.0
     assert said["derived"][0]["evidence"] > 3.0
+
+
+def test_what_scrapes_see_rests_unless_a_pane_closes():
+    served = Served()
+    clock = served.watch._clock
+    now_ns = clock.now_ns
+
+    def later():
+        clock.advance(1_000_000)  # whatever is done takes a millisecond or more
+        return now_ns()
+
+    served.serve(200)
+    served.watch._clock.now_ns = later
+    first = served.watch.view()
+    served.serve(200)
+    assert served.watch.view() is first
+    clock.advance(VIEW_REST * 50_000_000)
+    second = served.watch.view()
+    assert (first.rows, second.rows) == (200, 400)
+    served.serve(200)
+    served.next_pane()
+    assert (served.watch.view().rows, served.watch.view().panes) == (600, 1)
 
 
 def test_while_rows_are_sampled_one_in_eight_of_them_is_looked_at_as_a_whole():
