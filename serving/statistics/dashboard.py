@@ -116,6 +116,8 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                   [Query(_gauge("penstock_drift_evidence"))]),
             Panel("Time spent counting", "Of the time that batches take.", "percentunit",
                   [Query(_ratio("penstock_drift_seconds_total", "penstock_batch_actual_seconds_total"))]),
+            Panel("Expected accuracy", "Before labels, where the profile was calibrated.", "percentunit",
+                  [Query(_gauge("penstock_drift_expected_accuracy"))]),
             Panel("Evidence by feature", "The ten strongest.", "none",
                   [Query(_gauge("penstock_drift_feature_evidence"), "{{model}}/{{version}} {{feature}}")]),
             Panel("Missing", "Share of rows that are missing or NaN.", "percentunit",

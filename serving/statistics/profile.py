@@ -174,9 +174,11 @@ class ReferenceProfile:
                     transforms[tensor] = transform
         rows = len(next(iter(inputs.values())))
         digest = data_digest or digest_of({**inputs, **outputs})
-        taken = {feature.name for feature in features}
-        derived = [feature for feature in derived if feature.name not in taken][: FEATURES_MAX - len(features)]
-        return cls((*features, *derived), rows, digest, is_self_reference, transforms)
+        by_name = {feature.name: feature for feature in derived}
+        for feature in features:  # an element that is called so keeps its name
+            by_name.pop(feature.name, None)
+        kept = list(by_name.values())[: FEATURES_MAX - len(features)]
+        return cls((*features, *kept), rows, digest, is_self_reference, transforms)
 
     def to_bytes(self) -> bytes:
         """Return the profile as the bytes of an `.npz` file, the same ones for the same profile."""

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 
 import grpc
 import numpy as np
@@ -15,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.errors import Code
 from serving.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from serving.statistics.derived import Derivation
 from serving.statistics.profile import ReferenceProfile
 from tests.support import graphs
 from tests.support.conformance import CALL_TIMEOUT_S, raw_request
@@ -43,13 +45,24 @@ def rules():
     return group["rules"]
 
 
+def calibrated(profile):
+    """The bytes of a profile, as if every confidence of its rows had been right."""
+    features = tuple(
+        replace(feature, held_out=feature.counts, held_out_right=feature.counts)
+        if feature.derivation is Derivation.CONFIDENCE
+        else feature
+        for feature in profile.features
+    )
+    return replace(profile, features=features).to_bytes()
+
+
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory):
     """The labels of every sample of a server that has answered, refused and watched."""
     models = tmp_path_factory.mktemp("models")
     folder = graphs.write_model(models, "affine", graphs.affine(), config="slo_ms = 100\n[drift]\noverhead_max = 1.0\n")
     rows = np.random.default_rng(0).random((200, 4), np.float32)
-    (folder / "profile.npz").write_bytes(ReferenceProfile.of_tensors({"x": rows}, {"y": 2 * rows + 1}).to_bytes())
+    (folder / "profile.npz").write_bytes(calibrated(ReferenceProfile.of_tensors({"x": rows}, {"y": 2 * rows + 1})))
     with server_thread(models) as server, grpc.insecure_channel(server.address) as channel:
         infer = GRPCInferenceServiceStub(channel).ModelInfer
         infer(raw_request("affine", x=("FP32", rows)), timeout=CALL_TIMEOUT_S)
