@@ -3,7 +3,9 @@
 import pytest
 
 from bench.compare import Ratio
-from bench.overhead import experiments
+from bench.overhead import EXECUTORS, counted, experiments
+from serving.pb import penstock_pb2 as pb
+from serving.statistics.drift.governor import FREE_NS
 
 
 def judged(title, **intervals):
@@ -44,3 +46,9 @@ def test_only_b_is_scraped_and_both_sides_are_otherwise_the_same():
     assert scraping.models[0] == scraping.models[1]
     assert latency.models == ("slow_off", "slow_on")
     assert throughput.models == ("light_off", "light_on")
+
+
+@pytest.mark.parametrize(("spent_ns", "kept"), [(0, True), (10_000_000, True), (10_000_001, False)])
+def test_counting_is_held_to_a_hundredth_of_inference(spent_ns, kept):
+    report = pb.ServableDrift(spent_ns=spent_ns + EXECUTORS * FREE_NS, infer_ns=1_000_000_000)
+    assert counted(report).is_kept is kept
