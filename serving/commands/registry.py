@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from serving.commands import release
+from serving.commands import release, rollout
 from serving.commands.options import json_option, show
 from serving.commands.registry_options import Open, registry_options, show_change
 from serving.commands.table import table
@@ -28,7 +28,7 @@ def group() -> None:
     """
 
 
-for _command in (release.check, release.waive, release.promote):
+for _command in (release.check, release.waive, release.promote, rollout.group):
     group.add_command(_command)
 
 
