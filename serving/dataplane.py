@@ -45,10 +45,13 @@ class DataPlane:
         self._clock = clock
         self._timers = timers
 
-    def infer(self, request: InferRequest, *, deadline_ns: int | None, settle: Settle) -> "InFlight | None":
+    def infer(
+        self, request: InferRequest, *, deadline_ns: int | None, settle: Settle, route: int = 0
+    ) -> "InFlight | None":
         """Answer a request, now or later, by exactly one call of `settle`.
 
-        `deadline_ns` is the transport's deadline on the monotonic clock. Returns what can be cancelled, or None when
+        `deadline_ns` is the transport's deadline on the monotonic clock, `route` a key by which the request is routed
+        in place of its id, 0 for none. Returns what can be cancelled, or None when
         the request has been settled already.
         """
         arrival_ns = self._clock.now_ns()
@@ -58,7 +61,7 @@ class DataPlane:
             self._refuse(request, error, settle)
             return None
         try:
-            handle = self._repository.find(request.model_name, request.model_version)
+            handle = self._repository.route(request.model_name, request.model_version, route, request.id)
         except ServingError as error:
             self._admission.release()
             self._refuse(request, error, settle)

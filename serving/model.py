@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from serving.batching.arena import Staging
 from serving.batching.batcher import Batcher
@@ -49,6 +49,13 @@ _log = logging.getLogger(__name__)
 
 Post = Callable[[Callable[[], None]], object]
 """Runs a callback on the I/O thread, soon. Thread-safe."""
+
+
+class Reflects(Protocol):
+    """Something that wants to see what is answered."""
+
+    def reflect(self, servable: "Servable", answered: Sequence[tuple[Entry, list[Array]]]) -> None:
+        """Look at requests and the outputs that they are about to get, on the I/O thread. Raises nothing."""
 
 
 class OutputsDoNotFollowRowsError(Exception):
@@ -94,6 +101,7 @@ class Servable:
         self.config = config
         shared = shared or Shared()
         self.package_digest = ""  # of the package that it came in, if it did
+        self.mirror: Reflects | None = None
         self.pipeline = pipeline
         self.statistics = ServableStatistics(shared.count_batch)
         self._session = session
@@ -349,6 +357,8 @@ class Servable:
                 self._count_dead(batch, results)
         except Exception:  # noqa: BLE001 - counting must not cost anybody an answer
             _log.exception("%s/%d: a batch could not be counted", self.name, self.version)
+        if self.mirror is not None:
+            self.mirror.reflect(self, [(entry, result) for entry, result in results if isinstance(result, list)])
         for entry, result in results:
             self._give(entry, result)
         self._settle_over(batch.over)

@@ -35,6 +35,7 @@ from serving.model import Servable, Shared
 from serving.package.signing import trusted_keys
 from serving.repository.loading import Loader
 from serving.repository.manager import ModelRepository
+from serving.repository.trials import ArmLoads, Trials
 from serving.statistics import KERNEL_MODULES
 from serving.statistics.counters import RequestCounters
 from serving.statistics.drift.rounds import DriftRounds
@@ -52,7 +53,7 @@ from serving.transport.tls import Certificates, TlsFiles
 from serving.transport.webhook import Webhook
 
 if TYPE_CHECKING:
-    from serving.registry.follower import AliasFollower
+    from serving.aliased.rollout import FollowedAliases
     from serving.transport.native.transport import NativeTransport
 
 _WORKERS = 4
@@ -85,7 +86,7 @@ class Server:
             lambda: [watch for s in self._repository.servables() for watch in (s.drift, s.feedback.watch)],
             self._webhook.send,
         )
-        self._aliases = aliased.follower(config, self._repository)
+        self._aliases = aliased.follower(config, self._repository, clock)
         self._registry = ThreadPoolExecutor(1, thread_name_prefix="registry")  # of its own: it may be slow
         self._health = HealthService(lambda: not self.why_not_ready())
         timers = LoopTimers(loop, clock)
@@ -121,13 +122,21 @@ class Server:
         """Make what loads models, as the configuration says. Raises ConfigError."""
         config = self._config
         load = partial(Servable.load, clock=clock, post=self._post, shared=shared)
+        aside = partial(Servable.load, clock=clock, post=self._post, shared=replace(shared, inline=None))
+        keys, elsewhere = _keys(config), aliased.models_of(config)
+
+        def changed() -> None:
+            self._post(self._note_change)
+
+        arms = ArmLoads(Loader(load, keys), Loader(aside, keys))
         return ModelRepository(
             config.models,
-            Loader(load, _keys(config), _state(config)),
+            Loader(load, keys, _state(config)),
             clock,
             drain_timeout_s=config.drain_timeout_s,
-            changed=lambda: self._post(self._note_change),
-            elsewhere=aliased.models_of(config),
+            changed=changed,
+            elsewhere=elsewhere,
+            trials=Trials(arms, clock, self._post, changed) if elsewhere else None,
         )
 
     def _transport(
@@ -190,6 +199,8 @@ class Server:
         pools = (self._workers, self._codecs, self._renderer, self._loader, self._drift.worker, self._registry)
         for pool in pools:
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
+        if self._aliases is not None:
+            self._aliases.close()
         if self._repository.started:
             _log.info("stopped")
 
@@ -204,7 +215,7 @@ class Server:
     def _note_change(self) -> None:
         """Tell everybody who cares that what serves has changed."""
         try:
-            self._grpc.follow(self._repository.handles())
+            self._grpc.follow(self._repository.handles(), list(self._repository.routings.values()))
         finally:
             self._health.refresh()
 
@@ -228,14 +239,15 @@ class Server:
             except Exception:  # noqa: BLE001 - logged, and answered
                 _log.exception("looking for changes in the model repository failed; trying again")
 
-    async def _follow_aliases(self, aliases: "AliasFollower", interval_s: float) -> None:
+    async def _follow_aliases(self, aliases: "FollowedAliases", interval_s: float) -> None:
         while True:
             await asyncio.sleep(interval_s)
             await self._look_at_aliases(aliases)
 
-    async def _look_at_aliases(self, aliases: "AliasFollower") -> None:
+    async def _look_at_aliases(self, aliases: "FollowedAliases") -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._registry, aliases.look)
+            readings = self._repository.readings()
+            await asyncio.get_running_loop().run_in_executor(self._registry, aliases.look, readings)
         except Exception:  # noqa: BLE001 - a mistake of ours leaves the server with what it has
             _log.exception("looking at the registry failed; trying again")
 

@@ -91,6 +91,9 @@ class Entry(Protocol):
     def singles(self) -> Sequence["Entry"]:
         """Return an entry for each request."""
 
+    def place_of(self, request: int) -> tuple[int, int]:
+        """Return where the rows of one of its requests begin among its own, and how many; of a part that ran."""
+
     def finished(self, outputs: list[Array], now_ns: int) -> Sequence[tuple["Entry", Result]]:
         """Return what to settle, and with what, when it has run: those that nobody waits for any more get an error.
 
@@ -179,6 +182,10 @@ class QueuedRequest:
     def singles(self) -> Sequence[Self]:
         """See `Entry`."""
         return (self,)
+
+    def place_of(self, request: int) -> tuple[int, int]:  # noqa: ARG002 - there is only one
+        """See `Entry`."""
+        return 0, self.rows
 
     def finished(self, outputs: list[Array], now_ns: int) -> Sequence[tuple[Self, Result]]:
         """See `Entry`; whoever has queued it settles it when it expires, but not while it runs on that thread."""

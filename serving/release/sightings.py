@@ -59,11 +59,19 @@ class Sightings:
 
     def all(self) -> list[Sighting]:
         """Return what all servers saw, server by server."""
+        return self.new({})
+
+    def new(self, read_bytes: dict[str, int]) -> list[Sighting]:
+        """Return what was written since; `read_bytes` says how far each file was read, and is brought up to now."""
         found = []
         for path in sorted(self.folder.glob(f"{self._stem}-*.jsonl"))[:SERVERS_MAX]:
+            begin = read_bytes.get(path.name, 0)
             with path.open("rb") as file:
-                lines = file.read(FILE_BYTES_MAX).split(b"\n")
-            found += [sighting for line in lines[:-1] if (sighting := _parsed(line)) is not None]
+                file.seek(begin)
+                text = file.read(FILE_BYTES_MAX - begin)
+            whole = text[: text.rfind(b"\n") + 1]
+            read_bytes[path.name] = begin + len(whole)
+            found += [sighting for line in whole.split(b"\n") if (sighting := _parsed(line)) is not None]
         return found
 
     def claim(self) -> IO[bytes] | None:

@@ -22,6 +22,7 @@ from serving.statistics.stages import (
     STAGES,
     TOTAL_NS,
     bucket_of,
+    edges_ns,
 )
 
 
@@ -70,6 +71,20 @@ class Histogram:
         below[-1] -= int(self.buckets[-1])  # the last bucket is open above
         counts: list[int] = below
         return counts
+
+
+_EDGES_NS = np.array(edges_ns(), np.float64)
+
+
+def quantile_ns(buckets: NDArray[np.int64], share: float) -> float | None:
+    """Return the duration below which a share of those counted lie, taken as even within a bucket; None without any."""
+    below = np.cumsum(buckets)
+    rank = share * int(below[-1])
+    if rank == 0:
+        return None
+    bucket = int(np.searchsorted(below, rank))
+    within = (rank - (int(below[bucket]) - int(buckets[bucket]))) / int(buckets[bucket])
+    return float(_EDGES_NS[bucket] + within * (_EDGES_NS[bucket + 1] - _EDGES_NS[bucket]))
 
 
 @dataclass(slots=True)

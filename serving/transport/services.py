@@ -102,7 +102,7 @@ class InferenceService:
             else:
                 self._large.encode(result, encode_whole, call.settle)
 
-        in_flight = self._data_plane.infer(request, deadline_ns=call.deadline_ns, settle=settle)
+        in_flight = self._data_plane.infer(request, deadline_ns=call.deadline_ns, settle=settle, route=call.route)
         call.on_cancel = in_flight.cancel if in_flight is not None else None
 
     # ---- metadata, statistics --------------------------------------------------------------------------------------
@@ -274,7 +274,8 @@ class InferStream:
             else:
                 self._large.encode(result, encode_stream_answer, lambda answer: self._encoded(key, answer, request.id))
 
-        in_flight = self._data_plane.infer(request, deadline_ns=self._stream.deadline_ns, settle=settle)
+        stream = self._stream
+        in_flight = self._data_plane.infer(request, deadline_ns=stream.deadline_ns, settle=settle, route=stream.route)
         if in_flight is not None:
             self._in_flight[key] = in_flight
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serving.clock import Clock
 from serving.config import ServerConfig
 from serving.errors import ConfigError, RegistryError
 from serving.registry.names import Alias, parse_alias
@@ -16,7 +17,8 @@ from serving.registry.place import default_folder, folder_of
 from serving.repository.manager import ModelRepository
 
 if TYPE_CHECKING:
-    from serving.registry.follower import AliasFollower, Pulled
+    from serving.aliased.rollout import FollowedAliases
+    from serving.registry.follower import Pulled
 
 
 def models_of(config: ServerConfig) -> list[str]:
@@ -37,23 +39,28 @@ def aliases_of(config: ServerConfig) -> list[Alias]:
     return aliases
 
 
-def follower(config: ServerConfig, repository: ModelRepository) -> "AliasFollower | None":
-    """Return what follows the aliases, None without any. Raises ConfigError."""
+def follower(config: ServerConfig, repository: ModelRepository, clock: Clock) -> "FollowedAliases | None":
+    """Return what follows the aliases and their rollouts, None without any. Raises ConfigError."""
     aliases = aliases_of(config)
     if not aliases:
         return None
     try:
-        from serving.registry.follower import AliasFollower  # noqa: PLC0415 - of an extra
+        from serving.aliased.rollout import FollowedAliases  # noqa: PLC0415 - of an extra
+        from serving.registry.follower import AliasFollower  # noqa: PLC0415 - as above
     except ModuleNotFoundError as error:
-        if error.name != "fsspec":
+        if error.name not in {"fsspec", "scipy"}:
             raise
-        raise ConfigError("serving from a registry needs fsspec: pip install 'penstock[registry]'") from None
+        raise ConfigError(f"serving from a registry needs {error.name}: pip install 'penstock[registry]'") from None
 
     def deliver(alias: Alias, packages: "Sequence[Pulled]") -> list[str]:
         return repository.serve(alias.model, [(each.sequence, each.digest, each.path) for each in packages])
 
     place = folder_of(config.registry) if config.registry else default_folder()
-    return AliasFollower(str(place), aliases, cache_folder(config.registry_cache, place), deliver)
+    cache = cache_folder(config.registry_cache, place)
+    return FollowedAliases(
+        str(place), aliases, cache,
+        follower=AliasFollower(str(place), aliases, cache, deliver), repository=repository, clock=clock,
+    )  # fmt: skip
 
 
 def cache_folder(option: str, registry: Path, environment: Mapping[str, str] = os.environ) -> Path:
