@@ -39,17 +39,9 @@ class Timers(Protocol):
 class MonotonicClock:
     """The machine's own clocks."""
 
-    def now_ns(self) -> int:
-        """See `Clock`."""
-        return time.monotonic_ns()
-
-    def wall_ns(self) -> int:
-        """See `Clock`."""
-        return time.time_ns()
-
-    def thread_ns(self) -> int:
-        """See `Clock`."""
-        return time.thread_time_ns()
+    now_ns = staticmethod(time.monotonic_ns)  # read a dozen times per batch, so nothing lies in between
+    wall_ns = staticmethod(time.time_ns)
+    thread_ns = staticmethod(time.thread_time_ns)
 
 
 class LoopTimers:

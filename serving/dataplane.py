@@ -96,7 +96,7 @@ class DataPlane:
     def admit_many(self, requests: int) -> tuple[int, ServingError | None]:
         """Admit as many of so many requests as there is room for; return how many, and why not all.
 
-        Each that is admitted leaves once: by `leave_many`, `refuse_many` or `leave_undone`.
+        Each that is admitted leaves once: by `leave_answered`, `leave_many`, `refuse_many` or `leave_undone`.
         """
         return self._admission.admit_many(requests)
 
@@ -114,6 +114,11 @@ class DataPlane:
         else:
             now_ns = self._clock.now_ns()
             self.leave_many(servable, error, ((now_ns, requests),))
+
+    def leave_answered(self, servable: Servable, requests: int) -> None:
+        """Count answers that were outputs, and let their requests out."""
+        self._counters.count(servable.name, str(servable.version), None, requests)
+        self._admission.release(requests)
 
     def leave_many(self, servable: Servable, error: ServingError | None, arrivals: Sequence[tuple[int, int]]) -> None:
         """Count answers that were given, to requests that came at these times, so many each, and let them out."""

@@ -11,7 +11,6 @@ with them.
 
 import functools
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -270,7 +269,7 @@ class Servable:
 
     def _execute(self, batch: Batch, workplace: Workplace) -> None:
         """Fill in the outputs, or the error, of every entry of the batch."""
-        reruns_left = 2 * math.ceil(math.log2(batch.requests)) + 2
+        reruns_left = 2 * (batch.requests - 1).bit_length() + 2
         parts: list[Sequence[Entry]] = [batch.entries]
         while parts:
             part = parts.pop()

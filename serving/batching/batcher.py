@@ -51,7 +51,8 @@ class Batcher:
         self.outlook = Outlook(
             config.batch_rows_max if batchable else 1, config.queue_rows_max, instances=instances, target_ns=target_ns
         )
-        self._ready = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._ready = threading.Condition(self._lock)
         self._closed = False
         self._hurries = False
         self._is_inline = False
@@ -86,7 +87,7 @@ class Batcher:
 
     def seed(self, samples: Sequence[Sample]) -> None:
         """Take over what a sweep has found."""
-        with self._ready:
+        with self._lock:
             self.outlook.seed(samples, self._clock.now_ns())
 
     def submit(self, entry: Entry) -> Sequence[Over]:
@@ -94,7 +95,7 @@ class Batcher:
 
         Raises Overloaded when nothing of it is let in, InvalidRequest for what can never fit, Draining at the end.
         """
-        with self._ready:
+        with self._lock:
             if self._closed:
                 raise Draining("this model version is being unloaded; ask again for the version that replaces it")
             self._check_bounds(entry)
@@ -112,7 +113,7 @@ class Batcher:
     def set_inline(self, is_inline: bool) -> None:
         """Leave what waits to `take_now`, or to instance threads again."""
         if is_inline != self._is_inline:
-            with self._ready:
+            with self._lock:
                 self._is_inline = is_inline
                 self._ready.notify_all()
 
@@ -127,26 +128,26 @@ class Batcher:
         rows = self._config.queue_rows_max - queued_rows
         free_bytes = self._config.queue_bytes_max - self.queued_bytes - self._reserved_bytes
         if self._has_target and queued_rows:
-            with self._ready:
+            with self._lock:
                 in_time = self.outlook.rows_in_time(self._clock.now_ns()) - queued_rows
             rows = rows if in_time > rows else int(in_time)
         return max(0, min(rows, free_bytes // row_bytes if row_bytes else rows))
 
     def refusal(self, rows: int, input_bytes: int) -> InvalidRequest | Overloaded:
         """Return the error for a request for which there is no room now, or never."""
-        with self._ready:
+        with self._lock:
             return self._refusal(rows, input_bytes)
 
     def drop(self, entry: Entry) -> None:
         """Take an entry out of the queue, or leave its rows to run for nobody. The caller settles it."""
-        with self._ready:
+        with self._lock:
             if entry in self._queue:
                 self._queue.shrink(entry, (entry,))
             entry.progress = Progress.SETTLED
 
     def sift(self, entry: Entry) -> Sequence[Over]:
         """Take what is over out of an entry that still waits; the caller settles it."""
-        with self._ready:
+        with self._lock:
             return self._sift(entry, self._clock.now_ns()) if entry in self._queue else ()
 
     # ---- out -------------------------------------------------------------------------------------------------------
@@ -157,7 +158,7 @@ class Batcher:
         Requests whose deadline has passed, or cannot be met any more, are handed over in `over`, unrun; such a batch
         may hold no entries.
         """
-        with self._ready:
+        with self._lock:
             while True:
                 if self.is_empty and self._closed:
                     return None
@@ -183,55 +184,56 @@ class Batcher:
 
         It is without entries when the first request has more rows.
         """
-        with self._ready:
+        with self._lock:
             if self.is_empty:
                 return None
             batch = Batch([], 0, self._clock.now_ns())
-            self._next(batch, rows_max, is_inline=True)
+            if not self._take_lone(batch, rows_max):
+                self._next(batch, rows_max, is_inline=True)
             return batch
 
     def done(self, batch: Batch, duration_ns: int) -> None:
         """Learn from a batch that has run: it has occupied an instance, or the I/O thread, for so long."""
-        with self._ready:
+        with self._lock:
             self.outlook.note_ended(batch, duration_ns, self._clock.now_ns())
 
     def answered(self, rows: int, missed_rows: int) -> None:
         """Learn how many rows got outputs, and how many of them too late for the target."""
-        with self._ready:
+        with self._lock:
             self.outlook.note_answered(rows, missed_rows)
 
     def settled(self, overhead_ns: float) -> None:
         """Learn how long a batch took outside of its run, from when it was taken until its answers were given."""
-        with self._ready:
+        with self._lock:
             self.outlook.note_overhead(overhead_ns)
 
     def stop_grouping(self) -> None:
         """From now on make every batch of one request."""
-        with self._ready:
+        with self._lock:
             self._grouping = False
             self._ready.notify_all()
 
     def hurry(self) -> None:
         """From now on take what waits without waiting for more."""
-        with self._ready:
+        with self._lock:
             self._hurries = True
             self._ready.notify_all()
 
     def close(self) -> None:
         """Refuse further requests; instances finish what waits and then get None."""
-        with self._ready:
+        with self._lock:
             self._closed = True
             self._ready.notify_all()
 
     def decision(self) -> Decision | None:
         """Return what an idle instance would be told now; None when nothing waits."""
-        with self._ready:
+        with self._lock:
             now_ns = self._clock.now_ns()
             return None if self.is_empty else self._decision(self._lane(now_ns)[0], now_ns, may_wait=True)[0]
 
     def chosen_rows(self) -> int:
         """Return how many rows a batch would have if many waited and none of them was due."""
-        with self._ready:
+        with self._lock:
             if self._config.mode == "adaptive" and self._grouping:
                 return self.outlook.chosen_rows(self._clock.now_ns())
             return self._window.batch_rows_max if self._grouping else 1
@@ -319,6 +321,27 @@ class Batcher:
             self.releases[batch.reason] += 1
             batch.leaves_rows = not self._queue.is_empty
         return NEVER
+
+    def _take_lone(self, batch: Batch, rows_max: int) -> bool:
+        """Take the only entry that waits, if all of it should run now; the shortest way through `_next` there is.
+
+        Cheap batches are mostly that: what came in one turn, of which nothing has a deadline.
+        """
+        entry = self._queue.lone
+        if entry is None or entry.rows > rows_max or entry.deadline_ns is not None or self._has_target:
+            return False
+        if not self._grouping or self._config.mode != "adaptive" or entry.is_stale(batch.taken_ns):
+            return False
+        reason = self.outlook.reason_to_take(max(1, entry.rows), batch.taken_ns)
+        if reason is None:
+            return False
+        batch.reason = Reason.DRAIN if self._closed or self._hurries else reason
+        self.releases[batch.reason] += 1
+        self._queue.take_lone()
+        entry.progress = Progress.RUNNING
+        batch.entries.append(entry)
+        batch.rows = entry.rows
+        return True
 
     def _lane(self, now_ns: int) -> tuple[LaneQueue, bool]:
         """Return the lane to serve next, and whether that is because of what was set aside there too long ago.

@@ -277,6 +277,11 @@ class Outlook:
             more_rows = riders(self._bounds, self.times.curve, snapshot, decision, lane.aside_rows)
         return decision, more_rows
 
+    def reason_to_take(self, rows: int, now_ns: int) -> Reason | None:
+        """Return why so many rows that are never due should run together now; None when they should not."""
+        kept = self._kept_decision(rows, now_ns)
+        return kept.reason if kept.rows >= rows else None
+
     def decide_aside(self, lane: LaneQueue, now_ns: int) -> Decision:
         """Say how many of the rows that were set aside should run when nothing else waits."""
         return self._kept_decision(max(1, lane.aside_rows), now_ns)

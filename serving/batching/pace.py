@@ -57,8 +57,11 @@ class Pace:
     def predicted_ns(self, rows: int) -> float:
         """Return how long `rows` rows are likely to take; of a size not seen yet, in proportion to the nearest one."""
         level = rows.bit_length()
-        nearest = min(self._estimates_ns, key=lambda known: abs(known - level))
-        return self._estimates_ns[nearest] * rows / _rows_of(nearest)
+        known_ns = self._estimates_ns.get(level)
+        if known_ns is None:
+            level = min(self._estimates_ns, key=lambda known: abs(known - level))
+            known_ns = self._estimates_ns[level]
+        return known_ns * rows / _rows_of(level)
 
     def rows_within(self, rows: int, budget_ns: float) -> int:
         """Return how many of `rows` rows are likely to run within a budget; 0 only when not even one is."""

@@ -84,9 +84,14 @@ class Queue:
         return self._places[0][2] if self._places else None
 
     @property
+    def lone(self) -> Entry | None:
+        """The only entry that waits, if it is one that is not set aside."""
+        return self._places[0][2] if len(self._places) == 1 and not self._aside else None
+
+    @property
     def oldest_aside(self) -> Entry | None:
         """The entry that was set aside first."""
-        return next(iter(self._aside), None)
+        return next(iter(self._aside), None) if self._aside else None
 
     @property
     def aside_rows(self) -> int:
@@ -104,6 +109,16 @@ class Queue:
         self.input_bytes += entry.input_bytes
         self._next_number += 1
         self._put(entry, lane, self._next_number)
+
+    def take_lone(self) -> None:
+        """Let the only entry that waits leave, all of it."""
+        ((_, _, entry),) = self._places
+        lane = self.lanes.pop(entry.lane)
+        self._places.clear()
+        lane.places.clear()
+        self._place_of.clear()
+        self.rows = self.input_bytes = lane.rows = 0
+        self._spare = lane
 
     def set_aside(self, entry: Entry) -> None:
         """Let a waiting entry run when nobody becomes late because of it."""

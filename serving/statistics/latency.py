@@ -6,6 +6,7 @@ batches only.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,8 +110,7 @@ class BatchStatistics:
     compute_output: Duration = field(default_factory=Duration)
 
 
-@dataclass(frozen=True, slots=True)
-class BatchTimes:
+class BatchTimes(NamedTuple):
     """When a batch was taken, in monotonic ns, and how long its steps took, over all its runs.
 
     `rows` and `reruns` are counts.
@@ -124,8 +124,7 @@ class BatchTimes:
     reruns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """The requests of a batch that get outputs: when they came, how many each time, and their rows in all.
 
     `missed` requests are answered too late for the model's target.
@@ -177,7 +176,9 @@ class ServableStatistics:
         self._count_batch(
             self._stages, arrivals, times.taken_ns, now_ns, times.input_ns, times.infer_ns, times.output_ns
         )
-        by_rows = self.batches.setdefault(times.rows, BatchStatistics())
+        by_rows = self.batches.get(times.rows)
+        if by_rows is None:
+            by_rows = self.batches[times.rows] = BatchStatistics()
         by_rows.compute_input.add(times.input_ns)
         by_rows.compute_infer.add(times.infer_ns)
         by_rows.compute_output.add(times.output_ns)

@@ -103,8 +103,8 @@ class Answers:
         InternalError when protobuf could not hold one of the answers; nothing is written then.
         """
         signature = group.origin.servable.signature
-        is_whole = signature.batchable and any(output.ndim == 0 or len(output) != group.rows for output in outputs)
-        if is_whole or sum(output.nbytes for output in outputs) > LARGE_ANSWER_BYTES * group.requests:
+        is_whole = group.requests == 1 and signature.batchable and not _follow_rows(outputs, group.rows)
+        if is_whole or sum([output.nbytes for output in outputs]) > LARGE_ANSWER_BYTES * group.requests:
             return self._answer_apart(group, outputs, is_whole=is_whole)
         chosen = self._counting[group.first : group.last]
         shapes, bytes_per_row = self._shapes(group, outputs)
@@ -206,17 +206,24 @@ class Answers:
 
     def _leave(self, group: RequestGroup, error: ServingError | None, unsent: list[int]) -> None:
         """Let the requests of a part of a group out; `unsent` of each segment were answered by another error."""
-        origin, arrivals = group.origin, group.arrivals
-        if any(unsent):
-            refused = [(at_ns, count) for (at_ns, _), count in zip(arrivals, unsent, strict=True)]
-            arrivals = [(at_ns, of - count) for (at_ns, of), count in zip(arrivals, unsent, strict=True)]
-            self._data_plane.leave_many(origin.servable, _TOO_MUCH_UNSENT, refused)
-        self._data_plane.leave_many(origin.servable, error, arrivals)
+        origin = group.origin
+        if error is None and not any(unsent):
+            self._data_plane.leave_answered(origin.servable, group.requests)
+        else:
+            self._leave_refused(group, error, unsent)
         assert group.arena is not None, "bug: a group lies in no arena"
         group.arena.give_back(origin.lease, group.rows)
         origin.open_requests -= group.requests
         if not origin.open_requests:
             self.close(origin)
+
+    def _leave_refused(self, group: RequestGroup, error: ServingError | None, unsent: list[int]) -> None:
+        servable, arrivals = group.origin.servable, group.arrivals
+        if any(unsent):
+            refused = [(at_ns, count) for (at_ns, _), count in zip(arrivals, unsent, strict=True)]
+            arrivals = [(at_ns, of - count) for (at_ns, of), count in zip(arrivals, unsent, strict=True)]
+            self._data_plane.leave_many(servable, _TOO_MUCH_UNSENT, refused)
+        self._data_plane.leave_many(servable, error, arrivals)
 
     def close(self, origin: Origin) -> None:
         """Let a servable go when all requests of a group are out."""
@@ -224,6 +231,11 @@ class Answers:
         if origin.timer is not None:
             origin.timer.cancel()
         origin.handle.release()
+
+
+def _follow_rows(outputs: list[Array], rows: int) -> bool:
+    """Say whether outputs have a row for each of the inputs, which those of several requests always do."""
+    return all(output.ndim > 0 and len(output) == rows for output in outputs)
 
 
 def answer_of(origin: Origin, columns: list[int], outputs: list[Array], row: int | None) -> InferAnswer:
