@@ -35,11 +35,12 @@ from serving.model import Servable, Shared
 from serving.package.signing import trusted_keys
 from serving.repository.loading import Loader
 from serving.repository.manager import ModelRepository
-from serving.repository.trials import ArmLoads, Trials
+from serving.repository.trials import ArmLoads, ArmReading, Reading, Trials
 from serving.statistics import KERNEL_MODULES
 from serving.statistics.counters import RequestCounters
 from serving.statistics.drift.rounds import DriftRounds
 from serving.statistics.exporter import CONTENT_TYPE, Exporter, ServableView, Snapshot
+from serving.statistics.rollout import ArmView, RolloutView
 from serving.transport.calls import SERVICE, Methods, Transport
 from serving.transport.grpcio import GrpcioTransport
 from serving.transport.health import HEALTH_SERVICE, HealthService
@@ -261,6 +262,7 @@ class Server:
             self._grpc.connections,
             self._grpc.streams,
             drift,
+            [_rollout_view(name, reading) for name, reading in self._repository.readings().items()],
         )
         return await asyncio.get_running_loop().run_in_executor(self._renderer, self._exporter.render, snapshot)
 
@@ -311,6 +313,18 @@ def _view(servable: Servable) -> ServableView:
         queued_bytes=servable.batcher.queued_bytes,
         batching=servable.batching(),
     )
+
+
+def _rollout_view(model: str, reading: Reading) -> RolloutView:
+    if reading.share:
+        arms = (("canary", reading.canary), ("control", reading.control))
+        return RolloutView(model, tuple(_arm_view(name, arm, reading.share) for name, arm in arms))
+    shadow = ArmView("shadow", reading.canary.version, 0.0, reading.canary.requests, reading.canary.errors)
+    return RolloutView(model, (shadow,), reading.differing, reading.dropped)
+
+
+def _arm_view(name: str, arm: ArmReading, share: float) -> ArmView:
+    return ArmView(name, arm.version, share, arm.requests, arm.errors, arm.latency)
 
 
 def serve(config: ServerConfig) -> None:

@@ -41,8 +41,8 @@ class Blocks:
 def _between(before: ArmReading, after: ArmReading) -> Arm:
     """Return what an arm did between two readings; latencies are those of requests that were answered with outputs."""
     latency_us = {}
-    if after.latency.size:
-        buckets = np.asarray(after.latency - before.latency)
+    if after.latency is not None and before.latency is not None:
+        buckets = np.asarray(after.latency.buckets - before.latency.buckets)
         found = {name: quantile_ns(buckets, share) for name, share in _SHARES.items()}
         latency_us = {name: value / 1e3 for name, value in found.items() if value is not None}
     return Arm(after.requests - before.requests, after.errors - before.errors, latency_us)

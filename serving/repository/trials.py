@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-from numpy.typing import NDArray
-
 from serving.clock import Clock
 from serving.config import load_model_config
 from serving.errors import ConfigError, LoadError
@@ -23,6 +20,7 @@ from serving.repository.entry import Changed, Load
 from serving.repository.handle import Handle, close_when_idle
 from serving.repository.mirror import Mirror
 from serving.repository.routing import POINTS, Routing
+from serving.statistics.latency import Histogram
 
 _log = logging.getLogger(__name__)
 
@@ -49,13 +47,15 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class ArmReading:
-    """What an arm has done since it began: requests answered, those of them that failed, latencies by bucket."""
+    """What an arm has done since it began: requests answered, those of them that failed, and how long the others took.
+
+    Nothing is timed of a shadow.
+    """
 
     version: int
     requests: int
     errors: int
-    latency: NDArray[np.int64]
-    total_ns: int = 0
+    latency: Histogram | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +208,9 @@ def _routing(model: str, arms: _Arms) -> Routing | None:
 
 def _read(arms: _Arms, now_ns: int) -> Reading | None:
     trial, mirror = arms.trial, arms.mirror
-    nothing = np.zeros(0, np.int64)
     if mirror is not None:
-        shadow = ArmReading(trial.candidate[0], mirror.requests, mirror.errors, nothing)
-        mirrored = ArmReading(trial.control[0], mirror.requests, 0, nothing)
+        shadow = ArmReading(trial.candidate[0], mirror.requests, mirror.errors)
+        mirrored = ArmReading(trial.control[0], mirror.requests, 0)  # only what production has answered is copied
         return Reading(trial.key, now_ns, 0.0, shadow, mirrored, mirror.differing, dict(mirror.dropped))
     if arms.canary is None or arms.control is None:
         return None
@@ -221,4 +220,4 @@ def _read(arms: _Arms, now_ns: int) -> Reading | None:
 def _of(servable: Servable) -> ArmReading:
     statistics = servable.statistics
     latency, errors = statistics.stages["request"], statistics.fail.count
-    return ArmReading(servable.version, latency.count + errors, errors, latency.buckets.copy(), latency.total_ns)
+    return ArmReading(servable.version, latency.count + errors, errors, latency.copy())

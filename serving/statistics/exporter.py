@@ -13,10 +13,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from serving.statistics import rollout
 from serving.statistics.batching import BatchingView
 from serving.statistics.counters import Outcome
 from serving.statistics.drift.view import DriftView, families
-from serving.statistics.latency import Histogram, ServableStatistics, octave_edges_ns
+from serving.statistics.latency import Histogram, ServableStatistics
 from serving.statistics.stages import STAGES
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -83,6 +84,7 @@ class Snapshot:
     connections: int | None = None
     streams: int | None = None
     drift: Sequence[DriftView] = ()
+    rollouts: Sequence[rollout.RolloutView] = ()
 
 
 class Exporter:
@@ -140,6 +142,7 @@ class _Families(Collector):
         yield _gauge("penstock_queue_rows", "Rows that wait for an instance.", views, lambda view: view.queued_rows)
         yield _gauge("penstock_queue_bytes", "Bytes of input that wait.", views, lambda view: view.queued_bytes)
         yield from families(self._snapshot.drift)
+        yield from rollout.families(self._snapshot.rollouts)
 
     def _requests(self) -> Metric:
         family = CounterMetricFamily("penstock_requests", "Answers by code.", labels=(*_LABELS, "code", "reason"))
@@ -162,16 +165,8 @@ def _histogram(stage: str, views: Iterable[ServableView]) -> Metric:
     family = HistogramMetricFamily(f"penstock_{stage}_seconds", _STAGE_HELP[stage], labels=_LABELS)
     for view in views:
         histogram = view.stages[stage]
-        family.add_metric((view.model, view.version), _buckets(histogram), histogram.total_ns / 1e9)
+        family.add_metric((view.model, view.version), rollout.buckets(histogram), histogram.total_ns / 1e9)
     return family
-
-
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    edges = [f"{edge / 1e9:.9g}" for edge in octave_edges_ns()]
-    finite: list[tuple[str, float]] = [
-        (edge, count) for edge, count in zip(edges, histogram.cumulative_by_octave(), strict=True)
-    ]
-    return [*finite, ("+Inf", histogram.count)]
 
 
 def _batch_rows(views: Iterable[ServableView]) -> Metric:
