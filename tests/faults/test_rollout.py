@@ -146,6 +146,25 @@ def test_requests_stick_to_an_arm_by_header_before_id_and_a_named_version_is_nev
         anyone.stop()
 
 
+@pytest.mark.parametrize("ids", [True, False], ids=["ids", "no ids"])
+def test_on_the_native_transport_routed_requests_stay_on_the_compiled_path(place, tmp_path, options, ids):
+    if options["transport"] != "native":
+        pytest.skip("there is no compiled path")
+    with server_thread(tmp_path / "none", **options) as server:
+        start(place, 2, STEP)
+        routed(server)
+        ordinary = []
+        server.call(lambda: setattr(server.server._grpc._intake._data_plane, "infer", ordinary.append))
+        asker = Asker(server.address, "one", header="user-1")
+        found = {asker.ask(f"id-{n}" if ids else "") for n in range(30)}
+        anyone = Asker(server.address, "two")
+        found |= {anyone.ask(f"id-{n}" if ids else "") for n in range(100)}
+        assert found == {"1", "2"}
+        assert ordinary == []
+        asker.stop()
+        anyone.stop()
+
+
 def test_another_process_routes_the_same_ids_the_same_way(place, tmp_path, options):
     start(place, 2, STEP)
     found = []

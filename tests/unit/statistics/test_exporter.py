@@ -5,7 +5,8 @@ from serving.errors import Cancelled
 from serving.statistics.batching import BatchingView, ServiceTime
 from serving.statistics.counters import RequestCounters
 from serving.statistics.exporter import Exporter, ServableView, Snapshot
-from serving.statistics.latency import STAGES, Answered, BatchTimes, ServableStatistics
+from serving.statistics.latency import STAGES, Answered, BatchTimes, Histogram, ServableStatistics
+from serving.statistics.rollout import ArmView, RolloutView
 
 BATCHING = BatchingView(
     mode="adaptive", instances=1, target_ns=0.0, sizes=[ServiceTime(1, 2e6, 3e6), ServiceTime(6, 5e6, 6e6)],
@@ -108,3 +109,33 @@ def test_only_known_words_are_labels(page):
 
 def test_the_process_itself_is_measured(page):
     assert value(page, "process_resident_memory_bytes") > 0
+
+
+LABELS = ("model", "arm", "outcome", "reason")
+
+
+def test_a_rollout_has_series_per_model_and_arm_and_versions_are_values():
+    latency = Histogram()
+    latency.add(3_000_000, 7)
+    arms = (ArmView("canary", 12, 0.1, 9, 2, latency), ArmView("control", 11, 0.1, 8, 0, Histogram()))
+    shadow = RolloutView("n", (ArmView("shadow", 3, 0.0, 5, 1),), differing=2, dropped={"load": 4, "busy": 0})
+    text = Exporter().render(Snapshot([], {}, 0, rollouts=[RolloutView("m", arms), shadow])).decode()
+    samples = {
+        (sample.name, *(sample.labels[name] for name in LABELS if name in sample.labels)): sample.value
+        for family in text_string_to_metric_families(text)
+        if family.name.startswith("penstock_rollout")
+        for sample in family.samples
+    }
+    assert samples["penstock_rollout_version", "m", "canary"] == 12
+    assert samples["penstock_rollout_share", "m", "control"] == 0.1
+    assert samples["penstock_rollout_requests_total", "m", "canary", "failed"] == 2
+    assert samples["penstock_rollout_requests_total", "n", "shadow", "ok"] == 4
+    assert samples["penstock_rollout_request_seconds_count", "m", "canary"] == 7
+    assert ("penstock_rollout_request_seconds_count", "n", "shadow") not in samples
+    assert samples["penstock_rollout_shadow_differing_total", "n"] == 2
+    assert samples["penstock_rollout_shadow_dropped_total", "n", "load"] == 4
+    assert ("penstock_rollout_shadow_differing_total", "m") not in samples
+
+
+def test_without_a_rollout_there_are_no_series_of_one(page):
+    assert not any(name.startswith("penstock_rollout") for name in page)

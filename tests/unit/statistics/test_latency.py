@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,9 +13,10 @@ from serving.statistics.latency import (
     ServableStatistics,
     count_plainly,
     octave_edges_ns,
+    quantile_ns,
 )
 from serving.statistics.stage_kernel import count_batch
-from serving.statistics.stages import BUCKETS, CARRY_BITS, COLUMNS, bucket_of
+from serving.statistics.stages import BUCKETS, CARRY_BITS, COLUMNS, bucket_of, edges_ns
 
 FIRST_NS, LAST_NS = octave_edges_ns()[0], octave_edges_ns()[-1]
 
@@ -143,3 +146,26 @@ def test_failures_are_counted_apart():
     statistics.failed(30)
     assert statistics.fail == Duration(1, 30)
     assert statistics.stages["request"].count == 0
+
+
+@given(st.lists(st.integers(2_000, 10**9), min_size=1, max_size=50), st.sampled_from([0.5, 0.9, 1.0]))
+def test_a_quantile_lies_in_the_bucket_of_the_duration_that_it_falls_on(durations, share):
+    histogram = Histogram()
+    for duration_ns in durations:
+        histogram.add(duration_ns)
+    exact = sorted(durations)[max(0, math.ceil(share * len(durations)) - 1)]
+    found = quantile_ns(histogram.buckets, share)
+    edges = edges_ns()
+    bucket = bucket_of(exact)
+    assert edges[bucket] <= found <= edges[bucket + 1]
+
+
+def test_the_edges_are_where_buckets_begin():
+    edges = edges_ns()
+    assert len(edges) == BUCKETS + 1
+    for bucket, edge in enumerate(edges[1:-1], start=1):
+        assert (bucket_of(edge - 1), bucket_of(edge)) == (bucket - 1, bucket)
+
+
+def test_of_nothing_there_is_no_quantile():
+    assert quantile_ns(Histogram().buckets, 0.5) is None

@@ -102,6 +102,6 @@ def test_a_slot_that_no_table_has_is_left_alone():
 
 def test_points_are_uniform_whatever_the_keys_look_like():
     points = np.array([point_of(key, SALT) for key in range(4_000)])
-    assert ((0 <= points) & (points < POINTS)).all()
+    assert ((points >= 0) & (points < POINTS)).all()
     counts = np.bincount(points * 8 // POINTS, minlength=8)
     assert ((counts > 420) & (counts < 580)).all()
