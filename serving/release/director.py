@@ -73,8 +73,8 @@ class Director:
         """
         rollouts = Rollouts(registry)
         rollout = rollouts.current(self._alias)
-        self._away_since_ns, self._trouble = None, ""
         if rollout is None or rollout.state is not State.RUNNING:
+            self._away_since_ns, self._trouble = None, ""
             self.close()
             return None
         self._watch(registry, rollout)
@@ -83,6 +83,7 @@ class Director:
             moved = self._judge(self._watched, rollouts)
         except OSError as error:
             raise RegistryAway(f"{self._watched.places.folder} cannot be used: {error.strerror or error}") from error
+        self._away_since_ns, self._trouble = None, ""
         if moved != rollout:
             return self.look(registry)
         return rollout if key_of(rollout) != self._condemned else None
