@@ -26,12 +26,12 @@ class Mover(threading.Thread):
         self.moves = 0
         self._place = place
         self._every_s = every_s
-        self._stop = threading.Event()
+        self._stopping = threading.Event()
 
     def run(self) -> None:
         """See `Thread`."""
         with Registry.open(str(self._place)) as registry:
-            while not self._stop.wait(self._every_s):
+            while not self._stopping.wait(self._every_s):
                 if self.moves % 2:
                     registry.rollback(Alias(MODEL, ALIAS))
                 else:
@@ -40,7 +40,7 @@ class Mover(threading.Thread):
 
     def stop(self) -> None:
         """Stop, with the alias where it was."""
-        self._stop.set()
+        self._stopping.set()
         self.join()
         if self.moves % 2:
             with Registry.open(str(self._place)) as registry:

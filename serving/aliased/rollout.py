@@ -127,8 +127,8 @@ class _FollowedRollout:
             self._blocks = None
         trial = self._trial(rollout) if rollout is not None else None
         trouble = self._repository.follow_trial(self.alias.model, trial)
-        if trouble and is_new:
-            _log.error("%s: package %s cannot be tried: %s", self.alias, rollout and rollout.candidate, trouble)
+        if trouble and is_new and rollout is not None:
+            _log.error("%s: %s cannot be tried: %s", self.alias, rollout.candidate, trouble)
             nothing = Arm(0, 0, {})
             self.director.see(key, [Sighting(Block(nothing, nothing), trouble=trouble[:500])])
 
