@@ -1,4 +1,4 @@
-"""Kills push, promote, rollback, a rollout's end and a swap at line after line; a JSON object per death tells what is left.
+"""Kills push, promote, rollback, a rollout's end and a swap at line after line; an object per death tells what is left.
 
 A program of its own, because it forks: `python -m tests.faults.killed_registry VERB STEP FOLDER`.
 """
