@@ -91,6 +91,8 @@ class Servable:
     nothing is learnt from how long batches take.
     """
 
+    mirror: Reflects | None = None  # set while a rollout has a shadow
+
     def __init__(
         self, name: str, version: int, session: Session, config: ModelConfig, *,
         clock: Clock, post: Post, shared: Shared | None = None, pipeline: "Pipeline | None" = None,
@@ -100,7 +102,6 @@ class Servable:
         self.config = config
         shared = shared or Shared()
         self.package_digest = ""  # of the package that it came in, if it did
-        self.mirror: Reflects | None = None
         self.pipeline = pipeline
         self.statistics = ServableStatistics(shared.count_batch)
         self._session = session

@@ -209,8 +209,9 @@ class Intake:
         """Take the accepted requests of a read, which are all for `slot` if that is one; return how many are left."""
         if slot != SLOTS_DIFFER:
             return self._take_slot(slot, read)
-        accepted = read.records[:, R_VERDICT] == ACCEPTED
-        return sum(self._take_slot(each, read) for each in np.unique(read.records[accepted, R_SLOT]).tolist())
+        verdicts, slots = read.records[:, R_VERDICT].tolist(), read.records[:, R_SLOT].tolist()
+        wanted = {slot for slot, verdict in zip(slots, verdicts, strict=True) if verdict == ACCEPTED}
+        return sum(self._take_slot(each, read) for each in sorted(wanted))
 
     def _take_slot(self, slot: int, read: Read) -> int:
         """Take the accepted requests of one servable; return how many are left to the ordinary path.
