@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from serving.commands import release, rollout
+from serving.commands import release, release_pipeline, rollout
 from serving.commands.options import json_option, show
 from serving.commands.registry_options import Open, registry_options, show_change
 from serving.commands.table import table
@@ -18,6 +18,7 @@ from serving.registry.names import Version, parse_alias, parse_reference, parse_
 from serving.registry.record import RECORD_BYTES_MAX, Record
 
 _CHARACTERS_SHOWN_MAX = 100
+_DIGEST_SHOWN = 15
 
 
 @click.group("registry")
@@ -28,7 +29,7 @@ def group() -> None:
     """
 
 
-for _command in (release.check, release.waive, release.promote, rollout.group):
+for _command in (release.check, release.waive, release.promote, rollout.group, release_pipeline.group):
     group.add_command(_command)
 
 
@@ -203,11 +204,15 @@ def _records_table(records: Iterable[Record]) -> str:
 
 def _facts_line(facts: Mapping[str, Any]) -> str:
     """Return facts on one line, what matters to people first, and digests in short."""
-    first = ("alias", "sequence", "reason")
-    names = [*(name for name in first if name in facts), *(name for name in facts if name not in {*first, "manifests"})]
-    shown = {name: facts[name][:15] if name == "package" else facts[name] for name in names}
+    first = ("alias", "sequence", "step", "event", "outcome", "reason", "explanation")
+    last = [name for name in facts if name not in {*first, "manifests", "files", "outputs"}]
+    shown = {name: _brief(facts[name]) for name in (*(name for name in first if name in facts), *last)}
     text = " ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in shown.items())
     return _cut(text)
+
+
+def _brief(value: Any) -> Any:
+    return value[:_DIGEST_SHOWN] if isinstance(value, str) and value.startswith("sha256:") else value
 
 
 def _short(value: Any) -> str:

@@ -35,7 +35,7 @@ def check(
 ) -> None:
     """Ask everything about a package, and record the answers; exit status 1 unless it may be promoted."""
     version = parse_version(package)
-    tools = _tools()
+    tools = check_tools()
     with connect() as registry:
         from serving.release.check import check as ask  # noqa: PLC0415 - scipy is slow to load
 
@@ -91,13 +91,13 @@ def promote(package: str, alias: str, reason: str, connect: Open, json_file: Pat
 
 def training_digests(path: Path) -> bytes:
     """Return the digests of training rows, for a record of data. Raises ConfigError for a file that has none."""
-    from serving.release.held_out import digests_to_bytes, read_rows, row_digests  # noqa: PLC0415 - as above
+    from serving.release import held_out  # noqa: PLC0415 - as above
 
-    arrays = read_rows(path)
-    return digests_to_bytes(row_digests({name: array for name, array in arrays.items() if "/" not in name}))
+    return held_out.training_digests(path)
 
 
-def _tools() -> "Tools":
+def check_tools() -> "Tools":
+    """Return how to try packages on real servers. Raises ConfigError that says what to install."""
     try:
         from serving.release.check import Tools  # noqa: PLC0415 - scipy is slow to load, and of an extra
     except ModuleNotFoundError as error:
