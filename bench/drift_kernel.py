@@ -7,10 +7,12 @@ again and again by heart. Beside the kernel, in the same rounds: numpy's digitiz
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.statistics.derived import Derivation
 from serving.statistics.drift.counting import Block, Kernels, count_batch, count_in_numpy
 from serving.statistics.drift.layout import Layout
 from serving.statistics.profile import EDGES, ReferenceProfile
@@ -20,24 +22,27 @@ FEATURES = 30
 Fresh = NDArray[np.float32]
 
 
-def layout_of(rng: np.random.Generator) -> Layout:
-    """Return the layout of a model of 30 normally distributed features."""
+def layout_of(rng: np.random.Generator, *, has_whole_rows: bool = False) -> Layout:
+    """Return the layout of a model of 30 normally distributed features, with those of whole rows or without."""
     profile = ReferenceProfile.of_tensors({"x": rng.normal(size=(10_000, FEATURES)).astype(np.float32)}, {})
+    elements = tuple(feature for feature in profile.features if feature.derivation is Derivation.ELEMENT)
+    profile = profile if has_whole_rows else replace(profile, features=elements)
     return Layout(profile, Signature((TensorSpec("x", Datatype.FP32, (-1, FEATURES)),), (), batchable=True))
 
 
-def rivals(layout: Layout) -> dict[str, Callable[[Fresh], object]]:
+def rivals(layout: Layout, whole: Layout) -> dict[str, Callable[[Fresh], object]]:
     """Return what is measured, by name: functions of a batch."""
     from serving.statistics.drift.kernels import KERNELS  # noqa: PLC0415 - compiled when it is asked for
 
     edges = [np.array(feature.edges, np.float32) for feature in layout.features]
-    block = Block(len(layout.features))
 
-    def count(kernels: Kernels) -> Callable[[Fresh], object]:
+    def count(kernels: Kernels, layout: Layout = layout) -> Callable[[Fresh], object]:
+        block = Block(len(layout.features))
         return lambda x: count_batch(block, layout, [x], rows=len(x), start=0, step=1, kernels=kernels)
 
     return {
         "kernel": count(KERNELS),
+        "with whole rows": count(KERNELS, whole),
         "its numpy twin": count({np.dtype(np.float32): count_in_numpy}),
         "np.searchsorted": lambda x: [np.searchsorted(edge, x[:, k]) for k, edge in enumerate(edges)],
         "np.digitize": lambda x: [np.digitize(x[:, k], edge) for k, edge in enumerate(edges)],
@@ -47,8 +52,7 @@ def rivals(layout: Layout) -> dict[str, Callable[[Fresh], object]]:
 def measure(rows: int, rounds: int) -> dict[str, float]:
     """Return the median ns per value of each rival over fresh batches of so many rows."""
     rng = np.random.default_rng(0)
-    layout = layout_of(rng)
-    candidates = rivals(layout)
+    candidates = rivals(layout_of(rng), layout_of(rng, has_whole_rows=True))
     times_ns: dict[str, list[int]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, run in candidates.items():

@@ -36,10 +36,11 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A running server: its process and its gRPC port."""
+    """A running server: its process, its gRPC port, and that of /metrics."""
 
     process: psutil.Process
     port: int
+    http_port: int = 0
 
 
 def write_forest(models: Path) -> Path:
@@ -83,14 +84,14 @@ def penstock(models: Path, *arguments: str) -> Iterator[Target]:
     command = [sys.executable, "-m", "serving", "serve", "--models", str(models), "--grpc-port", "0"]
     with subprocess.Popen([*command, "--http-port", "0", *arguments], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None, "bug: the log is not piped"
-        port = 0
+        port = http_port = 0
         for line in process.stderr:
-            if match := re.search(r"listening: grpc \S+:(\d+)", line):
-                port = int(match[1])
+            if match := re.search(r"listening: grpc \S+:(\d+) http \S+:(\d+)", line):
+                port, http_port = int(match[1]), int(match[2])
             if "serving" in line and "versions" in line:
                 break
         try:
-            yield Target(psutil.Process(process.pid), port)
+            yield Target(psutil.Process(process.pid), port, http_port)
         finally:
             process.terminate()
 

@@ -29,6 +29,7 @@ from bench.load import penstock
 from bench.server_process import cpu_s, find
 from serving.config import PipelineConfig
 from serving.pipeline.composition import Surroundings
+from serving.pipeline.files import PackedFiles
 from serving.pipeline.pipeline import Pipeline
 from serving.transport.client import Client
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
@@ -174,7 +175,7 @@ def measure_elements(rounds: int) -> None:
     model = Signature(
         (TensorSpec("x", Datatype.FP32, (DYNAMIC, columns)),), (TensorSpec("y", Datatype.FP32, (DYNAMIC,)),), True
     )
-    pipeline = Pipeline(config, model, Surroundings(Path()))
+    pipeline = Pipeline(config, model, Surroundings(PackedFiles()))
 
     def plain(rows: NDArray[np.float64]) -> NDArray[np.float32]:
         filled = np.where(np.isnan(rows), values, rows)

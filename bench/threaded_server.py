@@ -47,6 +47,8 @@ class ThreadCall:
     """A unary call whose handler thread waits for the answer."""
 
     takes_pieces = False
+    traceparent = ""
+    route = 0
 
     def __init__(self) -> None:
         self.peer_host = "127.0.0.1"

@@ -80,8 +80,8 @@ def command(**options: Any) -> None:
     """Convert MODEL to ONNX, prove that it gives the same answers, and write a package.
 
     MODEL is a .joblib or .pkl file, a framework's own (.json and .ubj of XGBoost, .txt of LightGBM, .cbm of CatBoost,
-    .keras, .pt2 of torch.export), an .onnx, or MODULE:OBJECT. A pickle runs code when it is loaded: give only files
-    that you trust. Nothing of it but a graph enters the package.
+    .keras, .pt2 of torch.export, the folder of a SavedModel), an .onnx, or MODULE:OBJECT. A pickle runs code when it is
+    loaded, and a SavedModel may: give only files that you trust. Nothing of it but a graph enters the package.
     """
     try:
         from converters.work import work  # noqa: PLC0415 - needs the extra, and --help should not

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.parity.categories import Categories
 from converters.parity.thresholds import Thresholds
 from converters.sample import Array, Tensors
 
@@ -46,6 +47,7 @@ class Draft:
     kind: Kind = "numeric"
     margin: Margin | None = None
     thresholds: tuple[Thresholds, ...] = ()
+    categories: tuple[Categories, ...] = ()
     labels: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
     parameters: dict[str, str] = field(default_factory=dict)

@@ -43,6 +43,7 @@ FRAMEWORKS = (
     Framework("CatBoost", ("catboost",), f"{_ADAPTERS}.catboost", "convert-catboost"),
     Framework("Keras", ("keras",), f"{_ADAPTERS}.keras", "convert-keras"),
     Framework("PyTorch", ("torch",), f"{_ADAPTERS}.torch", "convert-torch"),
+    Framework("TensorFlow", ("tensorflow",), f"{_ADAPTERS}.tensorflow", "convert-tensorflow"),
     Framework("scikit-learn", ("sklearn", "imblearn"), f"{_ADAPTERS}.scikit_learn", "convert"),
     Framework("ONNX", ("onnx",), f"{_ADAPTERS}.onnx_file", "convert"),
 )
@@ -54,13 +55,21 @@ def framework_of(model: Any) -> Framework:
     A module of the user's own that inherits from torch.nn.Module is PyTorch's; XGBoost's estimators, which inherit from
     scikit-learn's, are XGBoost's. Raises ConfigError for anything else.
     """
-    tops = [kind.__module__.partition(".")[0] for kind in type(model).__mro__]
-    for top in tops:
-        for framework in FRAMEWORKS:
-            if top in framework.modules:
-                return framework
+    if found := _find(model):
+        return found
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     raise ConfigError(f"a model of type {kind} cannot be converted; {_remedy(model)}")
+
+
+def is_known(model: Any) -> bool:
+    """Tell a model, which may be callable, from a function that makes one."""
+    return _find(model) is not None or hasattr(model, "predict") or hasattr(model, "forward")
+
+
+def _find(model: Any) -> Framework | None:
+    tops = [kind.__module__.partition(".")[0] for kind in type(model).__mro__]
+    known = {module: framework for framework in FRAMEWORKS for module in framework.modules}
+    return next((known[top] for top in tops if top in known), None)
 
 
 def _remedy(model: Any) -> str:

@@ -5,6 +5,7 @@ what a package holds is a graph.
 """
 
 import importlib
+import itertools
 import os
 import sys
 import warnings
@@ -13,9 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converters.frameworks import is_known
 from converters.lineage import digest_of_file
 from converters.runner import one_line
 from serving.errors import ConfigError
+
+MODEL_BYTES_MAX = 1 << 36
+FILES_MAX = 10_000
+"""Of a folder that holds a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,7 @@ def load_model(name: str) -> Loaded:
         if ":" in name and not name.startswith((".", "/")):
             return _import(name)
         raise ConfigError(f"{name} does not exist; name a file, or MODULE:OBJECT for a model that code makes")
+    check_plain(path, "MODEL")
     reader = _read_saved_model if path.is_dir() else _READERS.get(path.suffix.lower())
     if reader is None:
         raise ConfigError(f"{name}: files of this kind are not known; known are {', '.join(_READERS)}")
@@ -53,6 +60,22 @@ def load_model(name: str) -> Loaded:
     return Loaded(model, digest_of_file(path), path.absolute().parent, notes)
 
 
+def check_plain(path: Path, what: str) -> None:
+    """Refuse what could be read for ever, such as a device or a pipe, and files too large for any model."""
+    try:
+        files = [path] if not path.is_dir() else list(itertools.islice(path.rglob("*"), FILES_MAX + 1))
+        total = sum(file.stat().st_size for file in files)
+        strange = [file.name for file in files if not file.is_file() and not file.is_dir()]
+    except OSError as error:
+        raise ConfigError(f"{what} {path} cannot be read: {error.strerror}") from None
+    if len(files) > FILES_MAX:
+        raise ConfigError(f"{what} {path} holds more than {FILES_MAX} files; name the folder of one model")
+    if strange:
+        raise ConfigError(f"{what} {path}: {strange[0]} is no plain file, and could be read for ever; name a file")
+    if total > MODEL_BYTES_MAX:
+        raise ConfigError(f"{what} {path} has {total} bytes, expected at most {MODEL_BYTES_MAX}")
+
+
 def _import(name: str) -> Loaded:
     """Import `module:object`; a function without arguments is called for the model."""
     module_name, _, attribute = name.partition(":")
@@ -69,10 +92,8 @@ def _import(name: str) -> Loaded:
         if not hasattr(model, part):
             raise ConfigError(f"{name}: {module_name} has no {attribute}")
         model = getattr(model, part)
-    if isinstance(model, type) or not callable(model) or hasattr(model, "predict") or hasattr(model, "forward"):
-        made = model
-    else:
-        made = _call(name, model)
+    is_made = isinstance(model, type) or not callable(model) or is_known(model)
+    made = model if is_made else _call(name, model)
     file = Path(getattr(module, "__file__", None) or os.devnull)
     return Loaded(made, digest_of_file(file) if file.is_file() else "", file.absolute().parent)
 
@@ -127,10 +148,12 @@ def _read_exported_program(path: Path) -> Any:
 
 
 def _read_saved_model(path: Path) -> Any:
-    raise ConfigError(
-        f"{path} is a folder; a TensorFlow SavedModel is not read here: load it in Keras 3 "
-        "(keras.layers.TFSMLayer) or convert it with `python -m tf2onnx.convert --saved-model` and give the .onnx"
-    )
+    if not (path / "saved_model.pb").is_file():
+        raise ConfigError(f"{path} is a folder without saved_model.pb, so no SavedModel of TensorFlow; name a file")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what it logs at import is about the machine
+    import tensorflow  # noqa: PLC0415 - behind its extra
+
+    return tensorflow.saved_model.load(str(path))
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {
@@ -152,6 +175,7 @@ _EXTRAS = {
     "lightgbm": "convert-lightgbm",
     "catboost": "convert-catboost",
     "keras": "convert-keras",
+    "tensorflow": "convert-tensorflow",
     "torch": "convert-torch",
 }
 

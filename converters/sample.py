@@ -45,7 +45,7 @@ class Sample:
         if isinstance(values, Sample):
             return values
         if isinstance(values, np.ndarray):
-            arrays, is_table = {MATRIX: values}, False
+            arrays, is_table = {MATRIX: column(MATRIX, values)}, False
         elif hasattr(values, "columns") and hasattr(values, "__getitem__"):
             arrays, is_table = {str(name): column(str(name), values[name]) for name in values.columns}, True
         elif isinstance(values, Mapping):

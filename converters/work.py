@@ -7,7 +7,7 @@ from converters.command import Place, write_json
 from converters.conversion import Conversion, convert
 from converters.draft import Kind
 from converters.lineage import digest_of_file, lineage_of
-from converters.loading import Loaded, load_model
+from converters.loading import Loaded, check_plain, load_model
 from converters.packaging import Label, write_package
 from converters.parity.gate import Settings
 from converters.parity.report import ParityError, ParityReport
@@ -104,10 +104,12 @@ def _check_waivers(report: ParityReport, waivers: dict[str, str]) -> None:
 def _licence(path: Path | None) -> str | None:
     if path is None:
         return None
+    check_plain(path, "--licence")
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(LICENCE_BYTES_MAX + 1)
         if len(data) > LICENCE_BYTES_MAX:
-            raise ConfigError(f"--licence {path} has {len(data)} bytes, expected at most {LICENCE_BYTES_MAX}")
+            raise ConfigError(f"--licence {path} has more than {LICENCE_BYTES_MAX} bytes, expected at most so many")
         return data.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--licence {path} is no text that can be read: {error}") from None

@@ -22,6 +22,7 @@ _LAZY = {
     "convert": ("converters.command", "command", "Convert a trained model, prove its answers, write a package."),
     "bench": ("bench.commands.group", "group", "Measure a server: load, latency, knee, comparison, tuning."),
     "drift": ("serving.commands.drift", "group", "See whether what is served still looks like the training data."),
+    "metrics": ("serving.commands.metrics", "group", "Write a Grafana dashboard and Prometheus alert rules."),
     "kernels": (
         "serving.commands.kernels",
         "command",

@@ -43,7 +43,9 @@ class ServerConfig:
         metavar="DIR",
     )  # fmt: skip
     registry: str = option(
-        "", "The registry's folder, for --model. Empty: penstock/registry in the user's data folder.", metavar="URI"
+        "",
+        "The registry for --model: a folder, or mlflow+http://HOST:PORT. Empty: penstock/registry in the data folder.",
+        metavar="URI",
     )
     model: tuple[str, ...] = option(
         (), "Models of the registry to serve by an alias, such as fraud@production; what it names is followed."
@@ -145,6 +147,15 @@ class ServerConfig:
     drift_webhook: str = option("", "Where to POST an alarm of drift, as JSON: an http or https URL.", metavar="URL")
     drift_webhook_key: str = option(
         "", "File of the secret that signs what is posted (HMAC-SHA256), see Drift.", metavar="FILE"
+    )
+    otlp_endpoint: str = option(
+        "", "Where to send traces by OTLP over HTTP, such as http://127.0.0.1:4318; see Traces.", metavar="URL"
+    )
+    trace_ratio: float = option(
+        0.01, "The part of requests to trace, of those whose callers do not say.", minimum=0.0, maximum=1.0
+    )
+    triton_metrics: str = option(
+        "off", "Whether /metrics shows Triton's nv_inference_* too, for dashboards made for it.", choices=("off", "on")
     )
     log_format: str = option("text", "How log lines on stderr are written.", choices=("text", "json"))
     log_level: str = option(

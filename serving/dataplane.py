@@ -18,6 +18,7 @@ from serving.model import Servable
 from serving.repository.handle import Handle
 from serving.repository.manager import ModelRepository
 from serving.statistics.counters import RequestCounters
+from serving.statistics.tracing import PARAMETER, RequestTrace, Tracer
 from serving.types import DYNAMIC, Array, InferAnswer, InferRequest, OutputTensor
 from serving.validation import ValidRequest, validate
 
@@ -38,18 +39,23 @@ class DataPlane:
         *,
         clock: Clock,
         timers: Timers,
+        tracer: Tracer | None = None,
     ) -> None:
         self._repository = repository
         self._admission = admission
         self._counters = counters
         self._clock = clock
         self._timers = timers
+        self.tracer = tracer
 
-    def infer(self, request: InferRequest, *, deadline_ns: int | None, settle: Settle) -> "InFlight | None":
+    def infer(
+        self, request: InferRequest, *, deadline_ns: int | None, settle: Settle, route: int = 0, traceparent: str = ""
+    ) -> "InFlight | None":
         """Answer a request, now or later, by exactly one call of `settle`.
 
-        `deadline_ns` is the transport's deadline on the monotonic clock. Returns what can be cancelled, or None when
-        the request has been settled already.
+        `deadline_ns` is the transport's deadline on the monotonic clock, `route` a key by which the request is routed
+        in place of its id, 0 for none, `traceparent` the caller's header of this name. Returns what can be cancelled,
+        or None when the request has been settled already.
         """
         arrival_ns = self._clock.now_ns()
         try:
@@ -58,12 +64,14 @@ class DataPlane:
             self._refuse(request, error, settle)
             return None
         try:
-            handle = self._repository.find(request.model_name, request.model_version)
+            handle = self._repository.route(request.model_name, request.model_version, route, request.id)
         except ServingError as error:
             self._admission.release()
             self._refuse(request, error, settle)
             return None
         in_flight = InFlight(self, handle, request, settle, arrival_ns)
+        if self.tracer is not None:
+            in_flight.trace = self.tracer.begin(traceparent or request.parameters.get(PARAMETER))
         try:
             in_flight.start(deadline_ns)
         except ServingError as error:
@@ -141,6 +149,15 @@ class DataPlane:
         self._counters.count(servable.name, str(servable.version), error)
         self._admission.release()
 
+    def end_trace(self, servable: Servable, trace: RequestTrace, result: InferAnswer | ServingError) -> None:
+        """Hand a traced request on; a mistake of ours in this must not cost the answer."""
+        assert self.tracer is not None, "bug: a request is traced without a tracer"
+        try:
+            error = result if isinstance(result, ServingError) else None
+            self.tracer.end(servable.name, str(servable.version), trace, error)
+        except Exception:  # noqa: BLE001 - logged
+            _log.exception("a request could not be traced")
+
     def count_empty(self, servable: Servable, arrival_ns: int) -> None:
         """Count a request of zero rows, which no batch will."""
         servable.statistics.empty_done(self._clock.now_ns() - arrival_ns)
@@ -164,6 +181,7 @@ class InFlight:
         "_settle",
         "_timer",
         "done",
+        "trace",
     )
 
     def __init__(
@@ -179,6 +197,7 @@ class InFlight:
         self._outputs: tuple[int, ...] = ()
         self._raw = True
         self.done = False
+        self.trace: RequestTrace | None = None
 
     def start(self, deadline_ns: int | None) -> None:
         """Validate and submit. Raises the ServingError that the request ends with."""
@@ -206,6 +225,8 @@ class InFlight:
             self._timer.cancel()
         try:
             self._plane.leave(self._handle.servable, result, self._arrival_ns)
+            if self.trace is not None:
+                self._plane.end_trace(self._handle.servable, self.trace, result)
             self._handle.release()
         finally:
             self._settle(result)
@@ -221,6 +242,8 @@ class InFlight:
             settle=self._computed,
             priority=valid.priority or PRIORITY_USUAL,
         )
+        if self.trace is not None and self._plane.tracer is not None:
+            self._plane.tracer.follow(self.trace, queued)
         servable.submit(queued)
         self._queued = queued
         if deadline_ns is not None:

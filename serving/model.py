@@ -14,22 +14,26 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from serving.batching.arena import Staging
 from serving.batching.batcher import Batcher
-from serving.batching.calibrations import Calibrations, files_of
+from serving.batching.calibrations import Calibrations, differ, files_of
 from serving.batching.demand import MISSED, burst_factor, rows_per_ns, utilisation
 from serving.batching.entries import Batch, Entry, Over, Progress, Result
 from serving.batching.inline import InlineRuns, Left
 from serving.batching.pace import Pace
 from serving.batching.policy import NEVER, RELEASES
+from serving.batching.sweep import Sample
 from serving.clock import Clock
 from serving.config import ModelConfig
 from serving.errors import BatchFailed, Cancelled, DeadlineExceeded, InternalError, InvalidRequest, ModelFailed
+from serving.execution.core_gate import CoreGate
 from serving.execution.graph import Graph
 from serving.execution.instances import InstanceGroup
-from serving.execution.session import BUILD, Session
+from serving.execution.memory import resident_bytes
+from serving.execution.session import BUILD, Session, threads_of
+from serving.pipeline.files import FolderFiles, PackedFiles
 from serving.pipeline.flaws import RefusedRowsError
 from serving.rehearsal import Rehearsal, pipeline_of
 from serving.statistics.batching import BatchingView, ServiceTime
@@ -38,6 +42,8 @@ from serving.statistics.drift.counting import NUMPY, Kernels
 from serving.statistics.drift.watch import DriftWatch
 from serving.statistics.feedback import Feedback
 from serving.statistics.latency import Answered, BatchTimes, CountBatch, ServableStatistics, count_plainly
+from serving.statistics.servable_view import Footprint
+from serving.statistics.tracing import Tracer
 from serving.types import Array
 
 if TYPE_CHECKING:
@@ -48,6 +54,13 @@ _log = logging.getLogger(__name__)
 
 Post = Callable[[Callable[[], None]], object]
 """Runs a callback on the I/O thread, soon. Thread-safe."""
+
+
+class Reflects(Protocol):
+    """Something that wants to see what is answered."""
+
+    def reflect(self, servable: "Servable", answered: Sequence[tuple[Entry, list[Array]]]) -> None:
+        """Look at requests and the outputs that they are about to get, on the I/O thread. Raises nothing."""
 
 
 class OutputsDoNotFollowRowsError(Exception):
@@ -64,7 +77,7 @@ class Workplace:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the servables of one server share: the I/O thread's turns, what counts features, what was measured.
+    """What the servables of one server share: the I/O thread's turns, what counts features, what was measured, cores.
 
     `allow_user_code`: whether steps of pipelines may be Python that lies beside a model.
     """
@@ -73,7 +86,9 @@ class Shared:
     kernels: Kernels = field(default_factory=lambda: NUMPY)
     calibrations: Calibrations = field(default_factory=lambda: Calibrations(None))
     count_batch: CountBatch = count_plainly
+    cores: CoreGate = field(default_factory=CoreGate)
     allow_user_code: bool = False
+    tracer: Tracer | None = None
 
 
 class Servable:
@@ -84,6 +99,8 @@ class Servable:
     nothing is learnt from how long batches take.
     """
 
+    mirror: Reflects | None = None  # set while a rollout has a shadow
+
     def __init__(
         self, name: str, version: int, session: Session, config: ModelConfig, *,
         clock: Clock, post: Post, shared: Shared | None = None, pipeline: "Pipeline | None" = None,
@@ -92,6 +109,7 @@ class Servable:
         self.version = version
         self.config = config
         shared = shared or Shared()
+        self.footprint = Footprint()  # of loading it, where it was loaded
         self.package_digest = ""  # of the package that it came in, if it did
         self.pipeline = pipeline
         self.statistics = ServableStatistics(shared.count_batch)
@@ -99,7 +117,14 @@ class Servable:
         self._clock = clock
         self._post = post
         self._inline = shared.inline
+        self._calibrations = shared.calibrations
+        self._calibration: tuple[str, list[Sample]] | None = None  # its key, and what was found at load
         self._loads = shared.calibrations.loads
+        self._tracer = shared.tracer
+        self._gate = shared.cores
+        runs_here = session.runs_on_caller and config.instances.kind == "cpu"  # other devices have threads of their own
+        threads = threads_of(config.session, config.instances)
+        self._cores = self._gate.share(threads, config.instances.count) if runs_here else 0
         self._pace = Pace()
         self._failure_logged_ns = -_FAILURE_LOG_INTERVAL_NS
         self._rehearsal = Rehearsal(session, pipeline, clock, name=f"{name}/{version}")
@@ -113,8 +138,8 @@ class Servable:
             instances=config.instances.count, batchable=batchable, target_ns=self._target_ns,
         )  # fmt: skip
         # What is compared with the reference profile is what the graph takes and gives.
-        watched = self.signature if pipeline is None else session.signature
-        self.drift = DriftWatch(name, version, watched, config.drift, clock=clock, kernels=shared.kernels)
+        self.graph_signature = self.signature if pipeline is None else session.signature
+        self.drift = DriftWatch(name, version, self.graph_signature, config.drift, clock=clock, kernels=shared.kernels)
         self.feedback = Feedback(name, version, self.signature, config.drift, clock=clock)
         self._inline_workplace = Workplace(self._rehearsal.staging, self.drift.counter())
         self._instances = InstanceGroup(f"{name}/{version}", config.instances.count, self._serve)
@@ -129,17 +154,25 @@ class Servable:
         Raises LoadError.
         """
         shared = shared or Shared()
-        calibrations, folder = shared.calibrations, source.parent if isinstance(source, Path) else None
+        began_ns, held_bytes = clock.now_ns(), resident_bytes()
+        calibrations = shared.calibrations
+        files = FolderFiles(source.parent) if isinstance(source, Path) else PackedFiles(source.files)
         with calibrations.loads.one():
             session = Session(source, config.session, config.instances)
-            pipeline = pipeline_of(config.pipeline, session, folder, allow_user_code=shared.allow_user_code)
+            pipeline = pipeline_of(config.pipeline, session, files, allow_user_code=shared.allow_user_code)
             one = cls(name, version, session, config, clock=clock, post=post, shared=shared, pipeline=pipeline)
-            parts = files_of(source.parent) if isinstance(source, Path) else source.parts
+            parts = list(files_of(source.parent) if isinstance(source, Path) else source.parts)
             facts = (BUILD, config.session, config.instances, config.pipeline, one.batch_rows_max)
             key = calibrations.key(parts, *facts)
             samples = calibrations.read(key) or one._rehearsal.sweep(one.batcher.outlook.times.curve.sizes)
             one.batcher.seed(samples)
             calibrations.write(key, samples)
+            one._calibration = key, samples
+        one.footprint = Footprint(
+            clock.now_ns() - began_ns,
+            sum(length for _, length, _ in parts),
+            max(0, resident_bytes() - held_bytes),
+        )
         return one
 
     def submit(self, entry: Entry) -> None:
@@ -215,9 +248,19 @@ class Servable:
         """Finish what waits, end the instance threads and free the session. Not for the I/O thread."""
         self.batcher.close()
         self._instances.join()
+        self._keep_learnt()
         self.drift.end()
         self.feedback.watch.end()
         self._session.close()
+
+    def _keep_learnt(self) -> None:
+        """Leave to the next load what batches have taught since this one, if that differs from what it began with."""
+        if self._calibration is None or not self.batcher.outlook.actual_ns:
+            return
+        key, samples = self._calibration
+        learnt = self.batcher.outlook.times.known()
+        if differ(samples, learnt):
+            self._calibrations.write(key, learnt)
 
     def _is_cheap(self, inline: InlineRuns) -> bool:
         """Say whether batches should run on the I/O thread: none that should wait for more rows do."""
@@ -232,7 +275,8 @@ class Servable:
         workplace = Workplace(Staging(self.signature), self.drift.counter())
         while (batch := self.batcher.take()) is not None:
             if batch.entries:
-                self._compute(batch, workplace)
+                with self._gate.use(self._cores, self.batcher.outlook.times.mean_ns(batch.rows)):
+                    self._compute(batch, workplace)
                 self._end(batch, batch.wall_ns)
             self._post(functools.partial(self._settle, batch))
             del batch  # the last reference to outputs must not wait here for the next batch
@@ -309,16 +353,19 @@ class Servable:
         rows = sum(entry.rows for entry in entries)
         started_ns = self._clock.now_ns()
         inputs = staging.gather(entries)
+        given = inputs
         if pipeline is not None:
-            inputs = pipeline.preprocess(inputs, staging)
+            inputs = pipeline.preprocess(given, staging)
         gathered_ns = self._clock.now_ns()
         outputs = self._session.run(inputs)
         ran_ns = self._clock.now_ns()
         answers = outputs
         if pipeline is not None:
             _check_rows(entries, rows, outputs)
-            answers = pipeline.postprocess(outputs, staging)
+            answers = pipeline.postprocess(outputs, staging, given)
         _scatter(entries, rows, answers)
+        if pipeline is not None and pipeline.has_ragged_answers:
+            _make_whole(entries, pipeline)
         batch.input_ns += gathered_ns - started_ns
         batch.infer_ns += ran_ns - gathered_ns
         batch.output_ns += self._clock.now_ns() - ran_ns
@@ -348,6 +395,8 @@ class Servable:
                 self._count_dead(batch, results)
         except Exception:  # noqa: BLE001 - counting must not cost anybody an answer
             _log.exception("%s/%d: a batch could not be counted", self.name, self.version)
+        if self.mirror is not None:
+            self.mirror.reflect(self, [(entry, result) for entry, result in results if isinstance(result, list)])
         for entry, result in results:
             self._give(entry, result)
         self._settle_over(batch.over)
@@ -401,6 +450,16 @@ class Servable:
             self.batcher.answered(rows, rows * missed // max(1, sum(count for _, count in arrivals)))
         facts = Answered(arrivals, rows, missed)
         self.statistics.batch_done(times, facts, now_ns=now_ns, wall_ns=self._clock.wall_ns())
+        if self._tracer is not None:
+            self._trace(self._tracer, times, answered)
+
+    def _trace(self, tracer: Tracer, times: BatchTimes, answered: Sequence[Entry]) -> None:
+        """Tell the tracer which entries have run, and how long it took."""
+        for entry in answered:
+            if entry.arena is None:
+                tracer.ran(entry, times)
+            else:  # nothing was there to be traced when its requests came
+                tracer.compiled(self.name, str(self.version), times, entry.arrivals)
 
     def _give(self, entry: Entry, result: Result) -> None:
         """Settle an entry; a mistake of ours in doing so must not cost its batchmates their answers."""
@@ -429,6 +488,14 @@ def _scatter(entries: Sequence[Entry], rows: int, outputs: list[Array]) -> None:
         stop = start + entry.rows
         entry.outputs = outputs if entry.rows == rows else [output[start:stop] for output in outputs]
         start = stop
+
+
+def _make_whole(entries: Sequence[Entry], pipeline: "Pipeline") -> None:
+    """Turn the rows of each entry into tensors, as those of one request have one shape."""
+    for entry in entries:
+        assert entry.requests == 1, "bug: requests whose rows have shapes of their own came in one entry"
+        if isinstance(entry.outputs, list):
+            entry.outputs = pipeline.answered(entry.outputs)
 
 
 def _check_rows(entries: Sequence[Entry], rows: int, outputs: Sequence[Array]) -> None:

@@ -35,10 +35,14 @@ from serving.model import Servable, Shared
 from serving.package.signing import trusted_keys
 from serving.repository.loading import Loader
 from serving.repository.manager import ModelRepository
+from serving.repository.trials import ArmLoads, ArmReading, Reading, Trials
 from serving.statistics import KERNEL_MODULES
 from serving.statistics.counters import RequestCounters
 from serving.statistics.drift.rounds import DriftRounds
-from serving.statistics.exporter import CONTENT_TYPE, Exporter, ServableView, Snapshot
+from serving.statistics.exporter import CONTENT_TYPE, Exporter, Snapshot
+from serving.statistics.rollout import ArmView, RolloutView
+from serving.statistics.servable_view import QueueView, ServableView
+from serving.statistics.tracing import Tracer
 from serving.transport.calls import SERVICE, Methods, Transport
 from serving.transport.grpcio import GrpcioTransport
 from serving.transport.health import HEALTH_SERVICE, HealthService
@@ -52,7 +56,8 @@ from serving.transport.tls import Certificates, TlsFiles
 from serving.transport.webhook import Webhook
 
 if TYPE_CHECKING:
-    from serving.registry.follower import AliasFollower
+    from serving.aliased.rollout import FollowedAliases
+    from serving.statistics.spans import Spans
     from serving.transport.native.transport import NativeTransport
 
 _WORKERS = 4
@@ -78,18 +83,20 @@ class Server:
         self._admission = Admission(config.requests_in_flight_max)
         counters = RequestCounters()
         turn = Turn(loop)
-        shared = _shared(config, turn, clock)
+        self._spans = _spans(config)
+        tracer = Tracer(clock, config.trace_ratio, self._spans.export) if self._spans is not None else None
+        shared = _shared(config, turn, clock, tracer)
         self._repository = self._model_repository(clock, shared)
         self._webhook = Webhook.of(config)
         self._drift = DriftRounds(
             lambda: [watch for s in self._repository.servables() for watch in (s.drift, s.feedback.watch)],
             self._webhook.send,
         )
-        self._aliases = aliased.follower(config, self._repository)
+        self._aliases = aliased.follower(config, self._repository, clock)
         self._registry = ThreadPoolExecutor(1, thread_name_prefix="registry")  # of its own: it may be slow
         self._health = HealthService(lambda: not self.why_not_ready())
         timers = LoopTimers(loop, clock)
-        data_plane = DataPlane(self._repository, self._admission, counters, clock=clock, timers=timers)
+        data_plane = DataPlane(self._repository, self._admission, counters, clock=clock, timers=timers, tracer=tracer)
         inference = InferenceService(
             self._repository,
             data_plane,
@@ -111,7 +118,7 @@ class Server:
         parts = LoopParts(loop, clock, timers, self._post, turn)
         self._grpc = self._transport(methods, data_plane, parts, shared.inline)
         self._counters = counters
-        self._exporter = Exporter()
+        self._exporter = Exporter(has_triton=config.triton_metrics == "on")
         self._http = HttpServer(self._render_metrics, CONTENT_TYPE, self.why_not_ready)
         self._following: list[asyncio.Task[None]] = []  # what looks for changes, again and again
         self.grpc_port = 0
@@ -121,13 +128,21 @@ class Server:
         """Make what loads models, as the configuration says. Raises ConfigError."""
         config = self._config
         load = partial(Servable.load, clock=clock, post=self._post, shared=shared)
+        aside = partial(Servable.load, clock=clock, post=self._post, shared=replace(shared, inline=None))
+        keys, elsewhere = _keys(config), aliased.models_of(config)
+
+        def changed() -> None:
+            self._post(self._note_change)
+
+        arms = ArmLoads(Loader(load, keys), Loader(aside, keys))
         return ModelRepository(
             config.models,
-            Loader(load, _keys(config), _state(config)),
+            Loader(load, keys, _state(config)),
             clock,
             drain_timeout_s=config.drain_timeout_s,
-            changed=lambda: self._post(self._note_change),
-            elsewhere=aliased.models_of(config),
+            changed=changed,
+            elsewhere=elsewhere,
+            trials=Trials(arms, clock, self._post, changed) if elsewhere else None,
         )
 
     def _transport(
@@ -187,9 +202,13 @@ class Server:
         await self._grpc.stop(_LAST_WORDS_S)
         await self._on_loader(self._repository.close)
         await self._http.stop()
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
         pools = (self._workers, self._codecs, self._renderer, self._loader, self._drift.worker, self._registry)
         for pool in pools:
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
+        if self._aliases is not None:
+            self._aliases.close()
         if self._repository.started:
             _log.info("stopped")
 
@@ -204,7 +223,7 @@ class Server:
     def _note_change(self) -> None:
         """Tell everybody who cares that what serves has changed."""
         try:
-            self._grpc.follow(self._repository.handles())
+            self._grpc.follow(self._repository.handles(), list(self._repository.routings.values()))
         finally:
             self._health.refresh()
 
@@ -228,14 +247,15 @@ class Server:
             except Exception:  # noqa: BLE001 - logged, and answered
                 _log.exception("looking for changes in the model repository failed; trying again")
 
-    async def _follow_aliases(self, aliases: "AliasFollower", interval_s: float) -> None:
+    async def _follow_aliases(self, aliases: "FollowedAliases", interval_s: float) -> None:
         while True:
             await asyncio.sleep(interval_s)
             await self._look_at_aliases(aliases)
 
-    async def _look_at_aliases(self, aliases: "AliasFollower") -> None:
+    async def _look_at_aliases(self, aliases: "FollowedAliases") -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._registry, aliases.look)
+            readings = self._repository.readings()
+            await asyncio.get_running_loop().run_in_executor(self._registry, aliases.look, readings)
         except Exception:  # noqa: BLE001 - a mistake of ours leaves the server with what it has
             _log.exception("looking at the registry failed; trying again")
 
@@ -249,13 +269,24 @@ class Server:
             self._grpc.connections,
             self._grpc.streams,
             drift,
+            None if self._spans is None else (self._spans.traced, self._spans.dropped),
+            [_rollout_view(name, reading) for name, reading in self._repository.readings().items()],
         )
         return await asyncio.get_running_loop().run_in_executor(self._renderer, self._exporter.render, snapshot)
 
 
-def _shared(config: ServerConfig, turn: Turn, clock: Clock) -> Shared:
+def _spans(config: ServerConfig) -> "Spans | None":
+    """Make what sends traces, which brings the SDK with it. Raises ConfigError."""
+    if not config.otlp_endpoint:
+        return None
+    from serving.statistics.spans import Spans, otlp_exporter  # noqa: PLC0415
+
+    return Spans(otlp_exporter(config.otlp_endpoint))
+
+
+def _shared(config: ServerConfig, turn: Turn, clock: Clock, tracer: Tracer | None) -> Shared:
     calibrations = Calibrations(Path(config.calibration_dir) if config.calibration_dir else usual_folder())
-    shared = Shared(calibrations=calibrations, allow_user_code=config.user_code == "on")
+    shared = Shared(calibrations=calibrations, allow_user_code=config.user_code == "on", tracer=tracer)
     if config.transport != "native":
         return shared
     _native_transport()  # all kernels at once; they bring numba with them, so grpcio does without
@@ -290,15 +321,28 @@ def _state(config: ServerConfig) -> Path | None:
 
 
 def _view(servable: Servable) -> ServableView:
+    batcher = servable.batcher
     return ServableView.copy_of(
         servable.name,
         str(servable.version),
         servable.statistics,
         batch_rows_max=servable.batch_rows_max,
-        queued_rows=servable.batcher.queued_rows,
-        queued_bytes=servable.batcher.queued_bytes,
+        queue=QueueView(batcher.queued_rows, batcher.queued_bytes, batcher.queued_requests),
+        footprint=servable.footprint,
         batching=servable.batching(),
     )
+
+
+def _rollout_view(model: str, reading: Reading) -> RolloutView:
+    if reading.share:
+        arms = (("canary", reading.canary), ("control", reading.control))
+        return RolloutView(model, tuple(_arm_view(name, arm, reading.share) for name, arm in arms))
+    shadow = ArmView("shadow", reading.canary.version, 0.0, reading.canary.requests, reading.canary.errors)
+    return RolloutView(model, (shadow,), reading.differing, reading.dropped)
+
+
+def _arm_view(name: str, arm: ArmReading, share: float) -> ArmView:
+    return ArmView(name, arm.version, share, arm.requests, arm.errors, arm.latency)
 
 
 def serve(config: ServerConfig) -> None:

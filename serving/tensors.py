@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from serving.errors import InvalidRequest
-from serving.types import Array, Datatype
+from serving.types import Array, Datatype, TensorSpec
 
 assert sys.byteorder == "little", "raw tensors are little-endian and are used in place"
 
@@ -96,6 +96,21 @@ def from_typed(name: str, datatype: Datatype, shape: tuple[int, ...], elements: 
         raise InvalidRequest(
             f"tensor '{name}': {wrong} does not fit {datatype.wire_name}, expected {limits.min} to {limits.max}"
         ) from None
+
+
+def ragged(array: Array) -> Array:
+    """Return the rows of a tensor as arrays of their own, views, in an array of objects [rows]."""
+    rows = np.empty(len(array), np.object_)
+    for index in range(len(array)):
+        rows[index] = array[index]
+    return rows
+
+
+def whole(rows: Array, spec: TensorSpec) -> Array:
+    """Return rows of one shape, which are arrays of their own, as a tensor; without rows, open dimensions are 0."""
+    if not len(rows):
+        return np.empty((0, *(max(0, length) for length in spec.shape[1:])), spec.datatype.dtype)
+    return np.stack(rows.tolist())
 
 
 def to_raw(datatype: Datatype, array: Array) -> bytes:

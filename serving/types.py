@@ -57,13 +57,15 @@ DATATYPES: Mapping[str, Datatype] = {datatype.wire_name: datatype for datatype i
 class TensorSpec:
     """Name, datatype and shape of one input or output; `DYNAMIC` marks the open dimensions, the batch's included.
 
-    `is_binary`: elements of BYTES are octets of any kind, `bytes` in memory, and not text.
+    `is_binary`: elements of BYTES are octets of any kind, `bytes` in memory, and not text. `is_ragged`: rows of several
+    requests have open dimensions of their own, and are arrays of their own in an array of objects, [rows].
     """
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
     is_binary: bool = False
+    is_ragged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from serving.errors import InvalidRequest, NotOffered
-from serving.tensors import from_raw, from_typed, octets_from_raw, octets_from_typed, texts
+from serving.tensors import from_raw, from_typed, octets_from_raw, octets_from_typed, ragged, texts
 from serving.types import (
     DATATYPES,
     DYNAMIC,
@@ -178,7 +178,8 @@ def _rows(given: Mapping[str, InputTensor], signature: Signature, rows_max: int)
 
 def _read(tensor: InputTensor, spec: TensorSpec) -> Array:
     if spec.datatype is not Datatype.BYTES:
-        return tensor.array if tensor.array is not None else _elements(tensor, spec.datatype)
+        numbers = tensor.array if tensor.array is not None else _elements(tensor, spec.datatype)
+        return ragged(numbers) if spec.is_ragged else numbers
     array = tensor.array if tensor.array is not None else _octets(tensor)
     first = array.reshape(-1)[0] if array.size else None
     if spec.is_binary:

@@ -13,6 +13,7 @@ _COMMANDS = {
     "compare": "Two servers or models side by side: is B slower than A?",
     "tune": "Instances, threads and batch rows for a model on this machine.",
     "peers": "The same model on other servers that are installed here.",
+    "overhead": "What counting drift and scraping /metrics cost on this machine.",
     "simulate": "The batching policy against its rivals, in virtual time.",
 }
 

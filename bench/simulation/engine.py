@@ -21,7 +21,7 @@ _core = compiled()
 decide, learn, mean_ns, riders = _core.decide, _core.learn, _core.mean_ns, _core.riders
 retry_after_ns, hopeless_before_ns = _core.retry_after_ns, _core.hopeless_before_ns
 note_arrival, note_batch, note_settled = _core.note_arrival, _core.note_batch, _core.note_settled
-rows_per_ns, utilisation = _core.rows_per_ns, _core.utilisation
+rows_per_ns, utilisation, seeded = _core.rows_per_ns, _core.utilisation, _core.seeded
 
 SWEEPS = 3
 OURS_GUARDED = Rival(OURS, 0, 0.0, guarded=True)
@@ -137,6 +137,7 @@ def _sweep(world: World, rival: Rival, curve: Curve) -> None:
             rows = curve.sizes[level]
             noise = world.noise[sweep * len(curve.sizes) + level] if rival.kind == OURS else 1.0
             learn(curve, rows, world.service_ns[rows] * noise, 0.0)
+    seeded(curve)
 
 
 @inlined

@@ -8,6 +8,7 @@ import numpy as np
 
 from converters import graph
 from converters.draft import Margin, Output, Role
+from converters.parity import precision
 from converters.runner import Runner, one_line, quiet, rows_of
 from converters.sample import Array, Tensors
 from serving.errors import ConfigError
@@ -78,14 +79,17 @@ def _both(
 ) -> tuple[Tensors, Tensors]:
     """Return the graph's answers and the framework's to a few rows."""
     with quiet():
+        runner = Runner(converted.SerializeToString())
+        cast = runner.cast(rows)
         try:
-            runner = Runner(converted.SerializeToString())
-            got = runner.run(runner.cast(rows))
-            return got, asking(answers, native)(rows)
+            return runner.run(cast), asking(answers, native)(rows)
         except ConfigError:
             raise
         except Exception as error:
-            raise ConfigError(f"the model cannot be run on the sample: {one_line(error)}") from None
+            rounded = precision.whole_column(rows, cast)
+            raise ConfigError(
+                f"the model cannot be run on the sample: {one_line(error)}{f'; rounding: {rounded}' if rounded else ''}"
+            ) from None
 
 
 def _fit(converted: Any, answer: Answer, right: Array, got: Array) -> Answer | None:

@@ -22,7 +22,8 @@ def draft(model: Any, sample: Sample, target: Target) -> Draft:
     if keras.backend.backend() != "torch":
         raise ConfigError(
             f"Keras runs on {keras.backend.backend()}, and is converted on its torch backend: save the model as .keras "
-            "and run KERAS_BACKEND=torch penstock convert MODEL.keras (pip install 'penstock[convert-keras]')"
+            "and run KERAS_BACKEND=torch penstock convert MODEL.keras (pip install 'penstock[convert-keras]'), or on "
+            "TensorFlow export it with model.export(FOLDER) and convert the SavedModel"
         )
     if not model.built or len(model.inputs) != 1:
         raise ConfigError("the model of Keras has several inputs or is not built; converted are models of one input")

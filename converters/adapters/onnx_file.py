@@ -44,13 +44,22 @@ def draft(model: Any, sample: Sample, target: Target) -> Draft:
         framework="ONNX",
         versions={model.producer_name: model.producer_version} if model.producer_name else {},
         exact=exact,
-        outputs=tuple(_output(value, bool(labels)) for value in opened.graph.output),
+        outputs=tuple(output_of(value, has_labels=bool(labels)) for value in opened.graph.output),
         answer=answer,
         kind="trees" if has_trees(opened) else "numeric",
         labels=labels,
         feature_names=tuple(sample.arrays) if sample.is_table and len(exact) == 1 else (),
         notes=tuple(notes),
     )
+
+
+def output_of(value: Any, *, has_labels: bool = False) -> Output:
+    """Return what an output of a graph is: whole numbers and strings of one dimension are taken for labels."""
+    kind = value.type.tensor_type
+    whole = kind.elem_type in {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.STRING}
+    if whole and len(kind.shape.dim) <= 1:
+        return Output(value.name, "label")
+    return Output(value.name, "scores" if has_labels else "values")
 
 
 def _check(model: Any) -> None:
@@ -116,12 +125,3 @@ def _same(one: Array, other: Array) -> bool:
     if one.shape != other.shape or one.dtype.kind != "f":
         return np.array_equal(one, other)
     return bool(np.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True))
-
-
-def _output(value: Any, has_labels: bool) -> Output:
-    """Take whole numbers and strings of one dimension for labels."""
-    kind = value.type.tensor_type
-    whole = kind.elem_type in {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.STRING}
-    if whole and len(kind.shape.dim) <= 1:
-        return Output(value.name, "label")
-    return Output(value.name, "scores" if has_labels else "values")

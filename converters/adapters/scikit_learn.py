@@ -15,14 +15,17 @@ from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
 from converters.adapters import scikit_learn_boosters
 from converters.adapters.answers import asking, fitted, margin_of, outputs_of
 from converters.adapters.scikit_learn_answers import answers_of
+from converters.adapters.scikit_learn_categories import known_categories
 from converters.adapters.scikit_learn_inputs import Inputs, inputs_of
+from converters.adapters.scikit_learn_labels import NOTE as LABEL_NOTE
+from converters.adapters.scikit_learn_labels import read_from_decision
 from converters.adapters.scikit_learn_missing import NOTE as MISSING_NOTE
 from converters.adapters.scikit_learn_missing import set_missing
 from converters.adapters.scikit_learn_parts import final_estimator, parts, plain_parameters
 from converters.adapters.scikit_learn_scalers import NOTE as SCALING_NOTE
 from converters.adapters.scikit_learn_scalers import scale_in_double
 from converters.adapters.scikit_learn_thresholds import native_thresholds
-from converters.adapters.scikit_learn_workarounds import plain_attributes
+from converters.adapters.scikit_learn_workarounds import plain_attributes, plain_votes
 from converters.draft import Draft
 from converters.parity.thresholds import has_trees
 from converters.runner import one_line
@@ -42,6 +45,8 @@ def draft(model: Any, sample: Sample, target: Target) -> Draft:
         notes.append(MISSING_NOTE)
     if has_trees(converted) and scale_in_double(converted, model):
         notes.append(SCALING_NOTE)
+    if read_from_decision(converted, final):
+        notes.append(LABEL_NOTE)
     answers = fitted(converted, answers, inputs.exact, inputs.native)
     return Draft(
         model=converted,
@@ -56,6 +61,7 @@ def draft(model: Any, sample: Sample, target: Target) -> Draft:
         feature_names=inputs.feature_names,
         parameters={"estimator": type(final).__name__, **plain_parameters(final)},
         thresholds=native_thresholds(model),
+        categories=known_categories(model, inputs.exact),
         notes=tuple(notes),
     )
 
@@ -82,7 +88,7 @@ def _convert(model: Any, final: Any, inputs: Inputs, target: Target) -> tuple[An
     for wish in wishes:
         options = {id(final): wish} if wish else None
         try:
-            with warnings.catch_warnings(), plain_attributes() as notes:
+            with warnings.catch_warnings(), plain_votes(model), plain_attributes() as notes:
                 warnings.simplefilter("ignore")
                 converted = skl2onnx.convert_sklearn(
                     model, type(final).__name__, types, target_opset=target.opsets, options=options

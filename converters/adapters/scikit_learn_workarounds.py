@@ -4,12 +4,15 @@ Each has a test that fails when the released version no longer needs it.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from skl2onnx.common._container import ModelComponentContainer
 
+from converters.adapters.scikit_learn_parts import parts
+
+_VOTING = ("VotingClassifier", "VotingRegressor")
 _REFUSED = (bool, np.bool_, np.unsignedinteger)
 HISTOGRAM_NOTE = "skl2onnx wrote numpy scalars into attributes, which protobuf 7 refuses; they were made plain numbers"
 
@@ -35,6 +38,28 @@ def plain_attributes() -> Iterator[list[str]]:
         yield notes
     finally:
         ModelComponentContainer.add_node = original
+
+
+@contextlib.contextmanager
+def plain_votes(model: Any) -> Iterator[None]:
+    """Let skl2onnx read VotingClassifier and VotingRegressor: weights as arrays, and nothing flattened.
+
+    skl2onnx 1.20 refuses `flatten_transform`, scikit-learn's default, which has no say in what is predicted, and takes
+    weights for an array, which scikit-learn does not ask for. The model is as it was at the end.
+    """
+    wanted: dict[str, Callable[[Any], Any]] = {
+        "flatten_transform": lambda _: False,
+        "weights": lambda given: np.asarray(given, np.float64),
+    }
+    changed = [(part, name, getattr(part, name)) for part in parts(model) if type(part).__name__ in _VOTING
+               for name in wanted if getattr(part, name, None) is not None]  # fmt: skip
+    for part, name, value in changed:
+        setattr(part, name, wanted[name](value))
+    try:
+        yield
+    finally:
+        for part, name, value in changed:
+            setattr(part, name, value)
 
 
 def _plain(value: Any) -> Any:

@@ -1,13 +1,15 @@
-"""Models of XGBoost, LightGBM, CatBoost, PyTorch and Keras, on data that ships with scikit-learn."""
+"""Models of XGBoost, LightGBM, CatBoost, PyTorch, Keras and TensorFlow, on data that ships with scikit-learn."""
 
 import functools
 import importlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from converters.loading import load_model
 from converters.matrix.zoo import TREES, Entry, Rows, data_of
 from converters.runner import quiet
 
@@ -20,10 +22,11 @@ def entries() -> Iterator[Entry]:
         ("catboost", _catboost),
         ("torch", _torch),
         ("keras", _keras),
+        ("tf2onnx", _tensorflow),
     ]
     for module, make in found:
-        if module == "keras":
-            os.environ.setdefault("KERAS_BACKEND", "torch")
+        os.environ.setdefault("KERAS_BACKEND", "torch")
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         try:
             importlib.import_module(module)
         except ImportError:
@@ -87,3 +90,29 @@ def _keras() -> Iterator[Entry]:
         return keras.Sequential([keras.layers.Input((4,)), *layers]), data_of("iris")[0]
 
     yield Entry("Keras", "Sequential", made)
+
+
+def _tensorflow() -> Iterator[Entry]:
+    import tensorflow  # noqa: PLC0415 - behind its extra
+
+    def made(rows: Rows, call: Callable[[Any, Any], Any], shape: tuple[int, ...]) -> tuple[Any, Rows]:
+        generator = np.random.default_rng(0)
+        module = tensorflow.Module()
+        module.weights = tensorflow.Variable(generator.normal(size=shape).astype(np.float32))
+        module.head = tensorflow.Variable(generator.normal(size=(shape[-1], 3)).astype(np.float32))
+        given = tensorflow.TensorSpec((None, *rows.shape[1:]), tensorflow.float32, name="x")
+        function = tensorflow.function(lambda x: {"output": call(module, x)}, input_signature=[given])
+        with tempfile.TemporaryDirectory() as folder:
+            tensorflow.saved_model.save(module, folder, signatures=function.get_concrete_function())
+            return load_model(folder).model, rows
+
+    def perceptron(module: Any, x: Any) -> Any:
+        return tensorflow.nn.softmax(tensorflow.nn.relu(x @ module.weights) @ module.head)
+
+    def convolutions(module: Any, x: Any) -> Any:
+        found = tensorflow.nn.relu(tensorflow.nn.conv2d(x, module.weights, 1, "VALID"))
+        return tensorflow.reduce_mean(found, [1, 2]) @ module.head
+
+    images = data_of("cancer")[0][:, :25].reshape(-1, 5, 5, 1) / 100
+    yield Entry("TensorFlow", "SavedModel of an MLP", functools.partial(made, data_of("iris")[0], perceptron, (4, 16)))
+    yield Entry("TensorFlow", "SavedModel of a CNN", functools.partial(made, images, convolutions, (3, 3, 1, 8)))

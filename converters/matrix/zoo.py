@@ -133,7 +133,7 @@ def _classifiers() -> dict[str, list[Any]]:
         "neural networks": [neural_network.MLPClassifier(hidden_layer_sizes=(16,), max_iter=300, random_state=0)],
         "Gaussian processes": [],
         "meta-estimators": [
-            ensemble.VotingClassifier(members, voting="soft", flatten_transform=False),
+            ensemble.VotingClassifier(members, voting="soft"),
             ensemble.StackingClassifier(members),
             calibration.CalibratedClassifierCV(logistic), multiclass.OneVsRestClassifier(logistic),
             multiclass.OneVsOneClassifier(logistic),

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from converters.draft import Draft
+from converters.parity import precision, thresholds
 from converters.parity import rows as row_sets
-from converters.parity import thresholds
+from converters.parity.categories import categories
 from converters.parity.errors import Comparison, Flags, compare
 from converters.parity.report import Check, ParityReport
 from converters.parity.rows import RowSet
@@ -67,6 +69,7 @@ class _Judge:
         """Make all checks, in the order in which a reader wants them."""
         with quiet():
             checks = [self._judge_rows(RowSet("sample", "the sample as it came", self._sample))]
+            checks += self._judge_precision()
             checks += [self._judge_rows(rows) for rows in self._edges()]
             checks += [self._judge_batches(count) for count in (*BATCH_ROWS, self._settings.batch_rows_max)]
             checks += [self._judge_shuffled(), self._judge_company()]
@@ -94,7 +97,10 @@ class _Judge:
         sets = list(row_sets.edges(self._sample, thresholds.only_trees(self._draft.model), self._settings.seed))
         found = self._draft.thresholds or thresholds.of_graph(self._draft.model)
         splits = row_sets.thresholds(self._sample, found, self._settings.seed)
-        return [*sets, splits] if splits else sets
+        return [*sets, *(rows for rows in (splits, self._categories()) if rows)]
+
+    def _categories(self) -> RowSet | None:
+        return categories(self._sample, self._draft.categories, self._settings.seed)
 
     def _notes(self) -> list[str]:
         if thresholds.has_trees(self._draft.model) and not (
@@ -116,6 +122,42 @@ class _Judge:
         except Exception as error:  # it takes the rows, and not what rounding made of them, such as infinities
             return self._check(rows.name, rows.about, rows.rows, refused_rows=rows.rows, refusal=one_line(error, 160))
         return self._compared(rows.name, rows.about, answers, cast, refused_rows=refused, refusal=refusal)
+
+    def _judge_precision(self) -> list[Check]:
+        """Hold the graph to the framework's answers to the sample as it came; nothing when rounding changes nothing."""
+        known = self._categories()
+        exact = joined(self._sample, known.tensors) if known else self._sample
+        cast = self._runner.cast(exact)
+        held_to = self._tolerance
+        if self._is_same(exact, cast):
+            return []
+        try:
+            expected = self._draft.answer(exact)
+            found = self._compare(expected, self._runner.run(cast))
+        except Exception as error:
+            told = f"the graph gives no answer: {one_line(error)}; {precision.whole_column(exact, cast)}"
+            return [self._check("precision", precision.CHANGE, len(next(iter(exact.values()))), failure=told)]
+        flipped = found.flipped & (self._margins(expected) > held_to.margin_max)
+        wrong = found.beyond | flipped
+        whole = int((wrong & precision.whole_changed(exact, cast)).sum())
+        share_max = precision.SHARE_MAX[self._draft.kind]
+        passed = wrong.sum() <= share_max * len(wrong) and whole <= held_to.rows_share_max * len(wrong)
+        margin_max = float(np.max(self._margins(expected)[flipped], initial=0.0))
+        check = self._check(
+            "precision", precision.CHANGE, len(wrong), passed=bool(passed), precision=found.errors,
+            beyond=int(found.beyond.sum()), flips=int(flipped.sum()), flip_margin_max=margin_max,
+        )  # fmt: skip
+        return [check if passed else replace(check, cause=self._cause(exact, wrong))]
+
+    def _cause(self, exact: Tensors, wrong: Flags) -> str:
+        few = precision.affected(exact, wrong)
+        before = self._draft.answer(few)
+
+        def differs(tensors: Tensors) -> Flags:
+            found = self._compare(before, self._draft.answer(tensors))
+            return found.beyond | found.flipped
+
+        return precision.cause(few, self._runner.cast(few), names=self._draft.feature_names, differs=differs)
 
     def _accepted(self, tensors: Tensors) -> tuple[Flags, str]:
         """Return which rows the framework takes, and why it does not take the others."""
@@ -186,15 +228,28 @@ class _Judge:
         flipped = np.logical_and.reduce([comparison.flipped for comparison in comparisons])
         margin_max = 0.0
         if flipped.any():
-            margins = self._draft.margin(margin_of) if self._draft.margin else np.full(rows, np.inf)
-            margin_max = float(np.max(margins[flipped]))
+            margin_max = float(np.max(self._margins(margin_of)[flipped]))
         conversion, *others = comparisons
-        passed = int(beyond.sum()) <= self._tolerance.rows_share_max * rows and margin_max <= self._tolerance.margin_max
+        held_to = self._tolerance
+        passed = int(beyond.sum()) <= held_to.rows_share_max * rows and margin_max <= held_to.margin_max
+        if not name.startswith("edge-") and name != "thresholds":
+            passed = passed and int(flipped.sum()) <= max(held_to.flips_share_max * rows, rows / self._rows, 1)
         return self._check(
             name, about, rows, passed=passed, conversion=conversion.errors,
             precision=others[0].errors if others else (), beyond=int(beyond.sum()), flips=int(flipped.sum()),
             flip_margin_max=margin_max,
         )  # fmt: skip
+
+    def _margins(self, answers: Tensors) -> NDArray[np.float64]:
+        """Return how far each row's label is from another one; a label that was read from NaN could be any."""
+        numbers = [np.asarray(answers[output.name], np.float64) for output in self._draft.outputs
+                   if output.role != "label"]  # fmt: skip
+        rows = len(next(iter(answers.values())))
+        margins = self._draft.margin(answers) if self._draft.margin else np.full(rows, np.inf)
+        undefined = np.isnan(margins)
+        for item in numbers:
+            undefined |= np.isnan(item.reshape(rows, -1)).any(axis=1)
+        return np.where(undefined, 0.0, margins)
 
     def _check(self, name: str, about: str, rows: int, **found: Any) -> Check:
         found.setdefault("passed", not found.get("failure"))
@@ -202,8 +257,11 @@ class _Judge:
 
     def _ask(self, exact: Tensors, cast: Tensors) -> _Answers:
         answers = self._draft.answer(exact)
-        same = all(np.array_equal(item, cast[name], equal_nan=item.dtype.kind == "f") for name, item in exact.items())
-        return _Answers(answers, answers if same else self._draft.answer(cast))
+        return _Answers(answers, answers if self._is_same(exact, cast) else self._draft.answer(cast))
+
+    @staticmethod
+    def _is_same(exact: Tensors, cast: Tensors) -> bool:
+        return all(np.array_equal(item, cast[name], equal_nan=item.dtype.kind == "f") for name, item in exact.items())
 
     def _compare(self, expected: Tensors, got: Mapping[str, Array]) -> Comparison:
         return compare(expected, got, outputs=self._draft.outputs, tolerance=self._tolerance, scales=self._scales)

@@ -16,7 +16,7 @@ class Check:
     `conversion` are errors against the framework fed the very numbers that the graph was fed, `precision` against the
     framework fed the sample in its own precision. `beyond` and `flips` count the rows that count: a row is beyond
     tolerance, or has another label, when it differs from both. `refusal` says what the framework does not take, so
-    that nothing can be compared; `failure` why the graph gave no answer.
+    that nothing can be compared; `failure` why the graph gave no answer; `cause` where a difference comes from.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Check:
     refused_rows: int = 0
     refusal: str = ""
     failure: str = ""
+    cause: str = ""
     waiver: str = ""
 
     @property
@@ -55,6 +56,7 @@ class Check:
             "refused_rows": self.refused_rows,
             "refusal": self.refusal,
             "failure": self.failure,
+            "cause": self.cause,
             "waiver": self.waiver,
         }
 
@@ -64,13 +66,13 @@ class Check:
             return f"{self.name}: {self.failure}"
         told = []
         if self.beyond:
-            worst = max(self.conversion, key=lambda error: error.largest)
+            worst = max(self.conversion or self.precision, key=lambda error: error.largest)
             told.append(
                 f"{self.beyond} of {self.rows} rows beyond tolerance (up to {worst.largest:.3g} in {worst.output})"
             )
         if self.flips:
             told.append(f"{self.flips} labels differ (margin up to {self.flip_margin_max:.3g})")
-        return f"{self.name}: {', '.join(told)}"
+        return f"{self.name}: {', '.join(told)}{f'; {self.cause}' if self.cause else ''}"
 
 
 @dataclass(frozen=True, slots=True)

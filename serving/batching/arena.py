@@ -137,7 +137,7 @@ class Staging:
     def __init__(self, signature: Signature) -> None:
         self._buffers = [
             np.empty((0, *spec.shape[1:]), spec.datatype.dtype)
-            if DYNAMIC not in spec.shape[1:] and spec.datatype is not Datatype.BYTES
+            if DYNAMIC not in spec.shape[1:] and spec.datatype is not Datatype.BYTES and not spec.is_ragged
             else None
             for spec in signature.inputs
         ]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from serving.batching.entries import OUT_OF_REACH, Batch, Entry, Over, Progress
 from serving.batching.outlook import Outlook
-from serving.batching.policy import NEVER, Decision, Reason, Window, decide_in_window
+from serving.batching.policy import NEVER, Decision, Newcomer, Reason, Window, decide_in_window
 from serving.batching.queue import LaneQueue, Queue, due_ns
 from serving.batching.sweep import Sample
 from serving.clock import Clock
@@ -74,6 +74,12 @@ class Batcher:
         return self._queue.input_bytes
 
     @property
+    def queued_requests(self) -> int:
+        """How many requests wait; counted anew, so for who asks now and then."""
+        with self._ready:
+            return sum(entry.requests for entry in self._queue)
+
+    @property
     def has_window(self) -> bool:
         """Whether rows may wait for more while an instance is idle, however cheap the model is."""
         return self._config.mode == "window" and self._window.queue_delay_ns_max > 0 and not self._hurries
@@ -129,7 +135,7 @@ class Batcher:
         free_bytes = self._config.queue_bytes_max - self.queued_bytes - self._reserved_bytes
         if self._has_target and queued_rows:
             with self._lock:
-                in_time = self.outlook.rows_in_time(self._clock.now_ns()) - queued_rows
+                in_time = self.outlook.rows_in_time(self._head_due_ns(), self._clock.now_ns()) - queued_rows
             rows = rows if in_time > rows else int(in_time)
         return max(0, min(rows, free_bytes // row_bytes if row_bytes else rows))
 
@@ -281,7 +287,8 @@ class Batcher:
             return []
         due = due_ns(entry, self._queue.target_ns)
         rows, queued_rows = entry.rows // max(1, entry.requests), self.queued_rows
-        retry_ns = self.outlook.retry_after_ns(rows, due, entry.lane, queued_rows=queued_rows, now_ns=now_ns)
+        newcomer = Newcomer(rows, due, queued_rows, now_ns)
+        retry_ns = self.outlook.retry_after_ns(newcomer, entry.lane, head_due_ns=self._head_due_ns(), now_ns=now_ns)
         if retry_ns <= 0.0:
             return []
         slack_ns = due - entry.arrival_ns
@@ -291,6 +298,10 @@ class Batcher:
         parts = entry.part_due(due + retry_ns)  # others of the same turn may have more time
         self.outlook.note_missed(sum(part.rows for part in parts))
         return [(part, _too_late(slack_ns, queued_rows, retry_ns)) for part in parts]
+
+    def _head_due_ns(self) -> float:
+        head = self._queue.head
+        return NEVER if head is None else due_ns(head, self._queue.target_ns)
 
     # ---- what to run next ------------------------------------------------------------------------------------------
 
@@ -319,7 +330,6 @@ class Batcher:
                 break
         if batch.entries:
             self.releases[batch.reason] += 1
-            batch.leaves_rows = not self._queue.is_empty
         return NEVER
 
     def _take_lone(self, batch: Batch, rows_max: int) -> bool:

@@ -1,5 +1,7 @@
 """Where the samples of a sweep are kept, so that loading the same files on the same machine again needs no sweep.
 
+What was learnt of batches since then takes their place when it differs, so that the next load begins with it.
+
 One small JSON file per digest of the model's files, its session, and the machine. Nothing here is trusted: a file that
 does not hold what is expected counts as none, and a folder that cannot be written is as good as an empty one.
 """
@@ -16,10 +18,13 @@ from pathlib import Path
 
 from serving.batching.loads import Loads
 from serving.batching.sweep import Sample
+from serving.cores import usable_cores
 
 Part = tuple[str, int, Iterable[bytes]]
 """A file of a model: its name, its length, its bytes in chunks."""
 
+MATERIAL = 0.25
+"""What was learnt is kept in place of a sweep when it differs by more than this part."""
 FILES_MAX = 256
 """The files used last are kept."""
 _FILE_BYTES_MAX = 65_536
@@ -80,6 +85,14 @@ class Calibrations:
             _log.info("%s: batch times are not kept: %s", self._folder, error.strerror)
 
 
+def differ(kept: Sequence[Sample], learnt: Sequence[Sample]) -> bool:
+    """Say whether what was learnt later tells of a size that is not kept, or of much longer or shorter runs."""
+    kept_ns = dict(kept)
+    return any(
+        rows not in kept_ns or abs(learnt_ns - kept_ns[rows]) > MATERIAL * kept_ns[rows] for rows, learnt_ns in learnt
+    )
+
+
 def _prune(folder: Path) -> None:
     files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in files[FILES_MAX:]:
@@ -116,4 +129,4 @@ def _machine() -> tuple[str, str, int]:
         cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     except OSError:
         cpu = ""
-    return platform.machine(), cpu, len(os.sched_getaffinity(0))
+    return platform.machine(), cpu, usable_cores()

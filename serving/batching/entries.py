@@ -91,6 +91,9 @@ class Entry(Protocol):
     def singles(self) -> Sequence["Entry"]:
         """Return an entry for each request."""
 
+    def place_of(self, request: int) -> tuple[int, int]:
+        """Return where the rows of one of its requests begin among its own, and how many; of a part that ran."""
+
     def finished(self, outputs: list[Array], now_ns: int) -> Sequence[tuple["Entry", Result]]:
         """Return what to settle, and with what, when it has run: those that nobody waits for any more get an error.
 
@@ -180,6 +183,10 @@ class QueuedRequest:
         """See `Entry`."""
         return (self,)
 
+    def place_of(self, request: int) -> tuple[int, int]:  # noqa: ARG002 - there is only one
+        """See `Entry`."""
+        return 0, self.rows
+
     def finished(self, outputs: list[Array], now_ns: int) -> Sequence[tuple[Self, Result]]:
         """See `Entry`; whoever has queued it settles it when it expires, but not while it runs on that thread."""
         return ((self, DeadlineExceeded(EXPIRED) if self.is_stale(now_ns) else outputs),)
@@ -196,8 +203,7 @@ class Batch:
     """Entries that run together, and how long each step took in all its runs. Owned by whoever took it.
 
     `over` left the queue with them and is not run. `reason` says why it was taken then. `cpu_ns` is what the thread
-    that ran it has worked, `wall_ns` what passed meanwhile. `is_clean` says that the time it took tells about its rows,
-    `leaves_rows` that others waited on when it was taken.
+    that ran it has worked, `wall_ns` what passed meanwhile. `is_clean` says that the time it took tells about its rows.
     """
 
     entries: list[Entry]
@@ -209,7 +215,6 @@ class Batch:
     reruns: int = 0
     reason: Reason = Reason.IDLE
     is_clean: bool = True
-    leaves_rows: bool = False
     cpu_ns: int = 0
     wall_ns: int = 0
     over: list[Over] = field(default_factory=list)

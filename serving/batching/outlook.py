@@ -20,6 +20,7 @@ from serving.batching.demand import (
     rows_per_ns,
     utilisation,
 )
+from serving.batching.door import Door, rows_in_time, wait_ns
 from serving.batching.entries import Batch, Lane
 from serving.batching.lanes import LaneTimes
 from serving.batching.policy import (
@@ -36,7 +37,7 @@ from serving.batching.policy import (
     run_ns,
 )
 from serving.batching.queue import LaneQueue, due_ns
-from serving.batching.service_time import ServiceTimes, ladder, nearest
+from serving.batching.service_time import ServiceTimes, ladder, nearest, seeded
 from serving.batching.sweep import Sample, ended_by_time
 
 LEARNING_INTERVAL_NS = 16_000_000
@@ -45,7 +46,7 @@ PROBE_NS, PROBE_RUNS = 100_000_000, 8.0
 """An estimate that keeps everybody out is put to the test again after so long, or so many times S(1)."""
 
 WORK_NS = 1_000_000_000
-"""How fast a backlog was worked off is remembered for so long."""
+"""What passes between batches of a backlog is remembered for so long."""
 
 _OVERHEAD_BATCHES = 64.0
 _WORK_BATCHES = 16.0
@@ -57,6 +58,10 @@ _STEP_BITS = 3
 """Of numbers of rows beyond some, those that share all but so many bits share a decision."""
 ARRIVALS_NS = BATCHES_NS = 1_000_000
 """Rows that come, and batches that run, on the I/O thread are counted together as often as this."""
+_STRETCH_MAX = 4.0
+"""Batches take at most so many times what is expected of them; more is a disturbance."""
+_FULL = 0.9
+"""From this utilisation on what is let in leaves no time to those that come after."""
 _SIZE_KNOWN_WEIGHT = 4.0
 _SEED_WEIGHT = 3
 """A size of a sweep counts as so many batches."""
@@ -95,8 +100,8 @@ class Outlook:
         self._known: set[int] = set()  # levels that have been learnt often enough
         self._came_rows = 0
         self._busy_ns = 0
-        self._worked = 0.0
-        self._worked_at_ns = 0
+        self._stretch = 1.0
+        self._stretched_at_ns = -WORK_NS
         self._kept: dict[int, Kept] = {}
         self._kept_for: list[float] = []  # the estimates that they were made for
         self._kept_used = 0.0
@@ -132,7 +137,7 @@ class Outlook:
         """Learn from a batch that occupied an instance, or the I/O thread, for so long."""
         if self._running:
             self._running.pop(id(batch), None)
-        if batch.leaves_rows and batch.rows:
+        if self.target_ns < NEVER and batch.rows and batch.entries[0].arrival_ns <= self.idle_since_ns:
             self._note_work(batch.rows, duration_ns, now_ns)
         self.idle_since_ns = float(now_ns)
         self._busy_ns += duration_ns
@@ -185,6 +190,7 @@ class Outlook:
         for rows, duration_ns in samples:
             for _ in range(_SEED_WEIGHT):
                 self.learn(rows, duration_ns, now_ns)
+        seeded(self.times.curve)
         self._decide_anew(now_ns)
 
     # ---- what follows ----------------------------------------------------------------------------------------------
@@ -194,54 +200,57 @@ class Outlook:
         """How many instances run nothing."""
         return max(0, self._instances - len(self._running))
 
-    def retry_after_ns(self, rows: int, due_ns: float, lane: Lane, *, queued_rows: int, now_ns: int) -> float:
-        """Return 0 to admit a newcomer, or after how long it may try again. Whoever finds all idle is admitted."""
+    def retry_after_ns(self, newcomer: Newcomer, lane: Lane, *, head_due_ns: float, now_ns: int) -> float:
+        """Return 0 to admit a newcomer, or after how long it may try again. Whoever finds all idle is admitted.
+
+        `head_due_ns` is when the first of the rows is due that wait, NEVER if none does.
+        """
+        due_ns, queued_rows = newcomer.due_ns, newcomer.queued_rows
         if due_ns >= NEVER or (not queued_rows and not self._running):
             return 0.0
-        due_ns += (1.0 - self._share(lane)) * run_ns(self._bounds, self.times.curve, rows)
-        newcomer = Newcomer(rows, due_ns, queued_rows, self._free_ns(now_ns))
+        due_ns += (1.0 - self._share(lane)) * run_ns(self._bounds, self.times.curve, newcomer.rows)
+        newcomer = newcomer._replace(due_ns=due_ns, free_ns=self._free_ns(now_ns))
         retry_ns = retry_after_ns(self._bounds, self.times.curve, newcomer)
-        if retry_ns > 0.0 or not queued_rows or self.target_ns >= NEVER:
+        if retry_ns > 0.0 or not queued_rows or self.target_ns >= NEVER or not self.times.best_rows_per_s:
             return retry_ns
-        done_ns = now_ns + self.backlog_ns(queued_rows, now_ns) + self._last_ns(queued_rows + rows) + self.overhead_ns
-        return max(0.0, done_ns - due_ns)
+        door = self._door(due_ns, head_due_ns, now_ns)
+        return wait_ns(self.times.curve, door, queued_rows + newcomer.rows)
 
-    def rows_in_time(self, now_ns: int) -> float:
+    def rows_in_time(self, head_due_ns: float, now_ns: int) -> float:
         """Return how many rows can wait now without making one that comes behind them late for the target."""
-        rate = self._rate(now_ns)
-        if rate <= 0.0 or self.target_ns >= NEVER:
+        if not self.times.best_rows_per_s or self.target_ns >= NEVER:
             return NEVER
-        left_ns = self.target_ns - self.overhead_ns - (self._free_ns(now_ns) - now_ns)
-        return max(0.0, (left_ns - self._last_ns(self._batch_rows_max)) * rate)
-
-    def _last_ns(self, rows: int) -> float:
-        """Return how long the batch of a newcomer may take: who is let in for a target is never dropped again.
-
-        While it waits its batch fills up, and takes longer at times than on average.
-        """
-        return self.times.upper_ns(min(rows, self._chosen))
+        return rows_in_time(self.times.curve, self._door(now_ns + self.target_ns, head_due_ns, now_ns))
 
     def backlog_ns(self, rows: int, now_ns: int) -> float:
         """Return how long so many rows keep all instances busy from now on; 0 while nothing is known."""
-        rate = self._rate(now_ns)
+        rate = self.times.best_rows_per_s * 1e-9 * self._instances / self._stretch_now(now_ns)
         return self._free_ns(now_ns) - now_ns + rows / rate if rate > 0.0 else 0.0
 
-    def _rate(self, now_ns: int) -> float:
-        """Return how many rows per ns all instances work off: at best, or as they lately did with others waiting."""
-        best = self.times.best_rows_per_s * 1e-9
-        if self._worked > 0.0 and now_ns - self._worked_at_ns < WORK_NS:
-            best = min(best, self._worked)
-        return best * self._instances
+    def _door(self, due_ns: float, head_due_ns: float, now_ns: int) -> Door:
+        """Return what decides how long somebody waits who comes now and is due at a moment."""
+        free_ns = self._free_ns(now_ns)
+        if free_ns <= now_ns and self._running and not self.idle:
+            free_ns += now_ns - min(self._running.values())  # a batch that is late may be as late again
+        return Door(
+            busy_ns=free_ns - now_ns, first_ns=min(due_ns, head_due_ns) - free_ns - self.overhead_ns,
+            slack_ns=due_ns - now_ns, rows_max=self._chosen, instances=self._instances,
+            stretch=self._stretch_now(now_ns), overhead_ns=self.overhead_ns,
+            is_full=utilisation(self.demand, self._instances, now_ns) >= _FULL,
+        )  # fmt: skip
+
+    def _stretch_now(self, now_ns: int) -> float:
+        return self._stretch if now_ns - self._stretched_at_ns < WORK_NS else 1.0
 
     def _note_work(self, rows: int, duration_ns: int, now_ns: int) -> None:
-        """Learn how fast one instance works off a backlog, with what passes between its batches."""
+        """Learn how much longer than expected a batch takes that follows another: what passes between them counts."""
         period_ns = float(duration_ns)
         if self._instances == 1:
             period_ns = min(max(period_ns, now_ns - self.idle_since_ns), 2 * period_ns)
-        rate = rows / max(period_ns, 1.0)
-        is_recent = self._worked > 0.0 and now_ns - self._worked_at_ns < WORK_NS
-        self._worked += (rate - self._worked) / _WORK_BATCHES if is_recent else rate - self._worked
-        self._worked_at_ns = now_ns
+        stretch = min(max(1.0, period_ns / max(self.times.mean_ns(rows), 1.0)), _STRETCH_MAX)
+        is_recent = now_ns - self._stretched_at_ns < WORK_NS
+        self._stretch += (stretch - self._stretch) / _WORK_BATCHES if is_recent else stretch - self._stretch
+        self._stretched_at_ns = now_ns
 
     def hopeless_before_ns(self, now_ns: int, lane: Lane) -> float:
         """Return the moment before which no deadline can be made any more by a row of a lane."""

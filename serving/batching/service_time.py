@@ -28,6 +28,7 @@ SEEN, BEST = 0, 1
 _TRUSTED_WEIGHT = 2.0  # below it a size is too little known for its estimate to clip anything
 _LEAST_WEIGHT = 1e-9
 _RECENT_BATCHES = 32.0  # half of what makes a size one that runs is gone after so many batches of other sizes
+_RECENT_AT_FIRST = 0.5  # the machine may have been busy then, or batches pay otherwise than with random rows
 _SPREAD_STEP = 0.02
 _SPREAD_AT_FIRST = 1.1
 
@@ -74,6 +75,25 @@ def upper_ns(curve: Curve, rows: float) -> float:
     return interpolated(curve.sizes, curve.fitted_ns, rows) * curve.upper[level]
 
 
+def rows_within(curve: Curve, time_ns: float, rows_max: int, *, runs: float = 1.0) -> int:
+    """Return how many rows, at most `rows_max`, are likely to be done within a time; 0 if not even one is.
+
+    With `runs` above 1 that many batches of so many rows are.
+    """
+    below, below_ns = 0, 0.0
+    for level in range(len(curve.sizes)):
+        rows, factor = curve.sizes[level], curve.upper[level] * runs
+        if curve.fitted_ns[level] * factor > time_ns:
+            if below == 0:
+                return 0
+            share = (time_ns / factor - below_ns) / max(curve.fitted_ns[level] - below_ns, 1.0)
+            return min(below + int(max(0.0, share) * (rows - below)), rows_max)
+        below, below_ns = rows, curve.fitted_ns[level]
+        if rows >= rows_max:
+            break
+    return min(below, rows_max)
+
+
 def nearest(sizes: Sequence[int], rows: float) -> int:
     """Return the index of the least size that holds `rows`, or of the last one."""
     level = 0
@@ -89,7 +109,8 @@ def learn(curve: Curve, rows: int, duration_ns: float, now_ns: float) -> None:
     below = above - 1 if above > 0 and rows < curve.sizes[above] else above
     share = 1.0
     if below < above:
-        share = (rows - curve.sizes[below]) / (curve.sizes[above] - curve.sizes[below])
+        place = (rows - curve.sizes[below]) / (curve.sizes[above] - curve.sizes[below])
+        share = min(max(2.0 * place - 0.5, 0.0), 1.0)  # 17 rows tell nothing of 32: what they take may be a step
     expected_ns = interpolated(curve.sizes, curve.means_ns, rows)
     if expected_ns <= 0.0:  # the first one of all
         curve.means_ns[above] = max(1.0, duration_ns * curve.sizes[above] / max(rows, 1))
@@ -104,7 +125,7 @@ def learn(curve: Curve, rows: int, duration_ns: float, now_ns: float) -> None:
     if below < above:
         step = max(step, _move(curve, below, 1.0 - share, ratio))
     if was_seen:
-        _follow(curve, (below, above), step, ratio)
+        _follow(curve, (below if share < 1.0 else above, above if share > 0.0 else below), step, ratio)
     fit(curve)
 
 
@@ -140,6 +161,12 @@ def _follow(curve: Curve, moved: tuple[int, int], step: float, ratio: float) -> 
         if curve.weights[level] > 0.0 and level not in moved:
             factor = 1.0 + step * (ratio - 1.0) * (1.0 - curve.recent[level])
             curve.means_ns[level] = max(1.0, factor * curve.means_ns[level])
+
+
+def seeded(curve: Curve) -> None:
+    """Note that all that is known was measured at one moment: when sizes that run differ from it, others do in part."""
+    for level in range(len(curve.sizes)):
+        curve.recent[level] = _RECENT_AT_FIRST
 
 
 def fit(curve: Curve) -> None:
@@ -226,6 +253,12 @@ class ServiceTimes:
     def upper_ns(self, rows: int) -> float:
         """Return a time within which so many rows are likely to be done."""
         return upper_ns(self.curve, rows)
+
+    def known(self) -> list[tuple[int, float]]:
+        """Return the sizes of which something is known, in order, and how long each takes in ns."""
+        curve = self.curve
+        levels = [level for level in range(len(curve.sizes)) if curve.weights[level] > 0.0]
+        return [(curve.sizes[level], curve.fitted_ns[level]) for level in levels]
 
     @property
     def knee_rows(self) -> int:

@@ -11,11 +11,14 @@ from typing import Any
 import click
 from google.protobuf.message import DecodeError
 
+from serving.commands.calibrate import calibrate
 from serving.commands.drift_page import page
 from serving.commands.options import Connect, client_options, json_option, model_option, show
+from serving.commands.table import table
 from serving.errors import ConfigError
 from serving.pb import penstock_pb2 as pb
-from serving.statistics.drift.report import DriftReport, FeatureDrift, as_json, merged, ranked
+from serving.statistics.drift.accuracy import ExpectedAccuracy
+from serving.statistics.drift.report import DriftReport, FeatureDrift, as_json, expected_of, merged, ranked
 from serving.transport.drift import decode
 from serving.transport.monitor import LABELS_MAX, MONITOR_SERVICE
 
@@ -110,6 +113,9 @@ def feedback(model: str, version: str, source: str, connect: Connect, json_file:
     show(text, facts, json_file)
 
 
+group.add_command(calibrate)
+
+
 def _read_labels(source: str) -> list[pb.Label]:
     try:
         with click.open_file(source) as stream:
@@ -191,14 +197,31 @@ def _text(found: DriftReport) -> str:
     lines = [f"{found.model}/{found.version}: {_state(found)}", f"  {_counted(found)}"]
     if not found.features:
         return "\n".join(lines)
-    lines += [f"  {found.guarantee}", ""]
+    lines.append(f"  {found.guarantee}")
+    if (expected := expected_of(found)) is not None:
+        lines.append(f"  {_expected(expected)}")
+    lines.append("")
     header = ("FEATURE", "EVIDENCE", "PSI", "FLOOR", "MISSING", "OUT OF RANGE", "MEAN SHIFT", "MOVED MOST")
-    rows = [_row(drift) for drift in ranked(found)[:_FEATURES_SHOWN]]
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (header, *rows)]
-    if len(found.features) > _FEATURES_SHOWN:
-        lines.append(f"... and {len(found.features) - _FEATURES_SHOWN} more; --json and --html hold all")
+    features = ranked(found)
+    shown = len(features)
+    lines += _lines(header, [_row(drift) for drift in features[:_FEATURES_SHOWN]])
+    if shown > _FEATURES_SHOWN:
+        lines.append(f"... and {shown - _FEATURES_SHOWN} more; --json and --html hold all")
+    if derived := ranked(found, is_derived=True):
+        lines += ["", *_lines(("OF WHOLE ROWS", *header[1:]), [_row(drift) for drift in derived[:_FEATURES_SHOWN]])]
     return "\n".join(lines)
+
+
+def _lines(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    return table(header, rows).splitlines()
+
+
+def _expected(expected: ExpectedAccuracy) -> str:
+    interval = f"{expected.low:.1%} to {expected.high:.1%}"
+    return (
+        f"expected to be right on {expected.value:.1%} ({interval}), as {expected.held_out_rows:,} held-out rows tell, "
+        f"{expected.held_out:.1%} of which were; if a confidence still means what it meant"
+    )
 
 
 def _state(found: DriftReport) -> str:

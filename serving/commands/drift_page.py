@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.statistics.drift.report import LOG_10, DriftReport, FeatureDrift, ranked
+from serving.statistics.drift.report import LOG_10, DriftReport, FeatureDrift, expected_of, ranked
 
 PLOTS_MAX = 40
 """Features that get a plot: the strongest ones. The table holds all."""
@@ -35,7 +35,7 @@ svg{width:100%;height:auto}svg text{font-size:10px;fill:#475467}
 def page(report: DriftReport) -> str:
     """Return the page of a report."""
     title = f"Drift of {report.model}/{report.version}"
-    features = ranked(report)
+    features = [*ranked(report), *ranked(report, is_derived=True)]
     body = [_head(title, report)]
     if features:
         body += [_evidence_section(report), _table(report, features), _plots(report, features)]
@@ -55,6 +55,11 @@ def _head(title: str, report: DriftReport) -> str:
         f"Compared with {reference}, {report.data_digest or 'not there yet'}.",
         f"False alarms: {report.guarantee}.",
     ]
+    if (expected := expected_of(report)) is not None:
+        lines.append(
+            f"Expected to be right on {expected.value:.1%} of rows ({expected.low:.1%} to {expected.high:.1%}); "
+            f"it was on {expected.held_out:.1%} of held-out rows. A confidence is taken to mean what it meant there."
+        )
     text = "".join(f'<p class="note">{_text(line)}</p>' for line in lines)
     return f'<h1>{_text(title)} <span class="state {kind}">{_text(state)}</span></h1>{text}'
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from google.protobuf.json_format import MessageToDict
 
+from serving.commands.latency import latency
 from serving.commands.options import Connect, client_options, json_option, model_option, show
 from serving.commands.table import table
 from serving.errors import RemoteError
@@ -94,6 +95,9 @@ def stats(model: str, connect: Connect, json_file: Path | None) -> None:
     header = ("MODEL", "VERSION", "OK", "FAILED", "ROWS", "BATCHES", "ROWS/BATCH", "QUEUE us", "INFER us", "REQUEST us")
     text = table(header, [_statistics_row(entry) for entry in answer.model_stats])
     show(text, [_statistics_dict(entry) for entry in answer.model_stats], json_file)
+
+
+group.add_command(latency)
 
 
 @group.command("pipeline")

@@ -2,19 +2,22 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from serving.commands.options import json_option, show
+from serving.config import load_model_config
 from serving.errors import ConfigError, PackageError, printable
 from serving.package import Golden, Package, Part, export, read, verify, write
 from serving.package.contents import Contents, Source
 from serving.package.folder import Folder, unpack
 from serving.package.manifest import Config
 from serving.package.signing import read_signatures, signer, trusted_key
-from serving.repository.scanner import is_version
+from serving.pipeline.files import files_named
+from serving.repository.scanner import CONFIG_FILE, is_version
 from serving.scoring.opened import is_package, open_model
 from serving.statistics.profile import ReferenceProfile
 from serving.types import TensorSpec
@@ -41,20 +44,32 @@ Examples:
 )
 @click.option("--name", default="", metavar="NAME", help="The model's name; without it, NAME of the path.")
 @click.option("--sign-key", type=_KEY, metavar="FILE", help="Sign with this private key (PEM, ed25519, no passphrase).")
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    metavar="NAME",
+    help="A file of the folder that a step of a pipeline needs; what DIR/NAME/model.toml names comes too.",
+)
 @json_option
-def pack(source: Path, out: Path, name: str, sign_key: Path | None, json_file: Path | None) -> None:
+def pack(
+    source: Path, out: Path, name: str, sign_key: Path | None, files: tuple[str, ...], json_file: Path | None
+) -> None:
     """Make a package of the folder of a version, or a copy of a package, signed if a key is given.
 
     The folder holds model.onnx and its weights and, where they are there, package.json, profile.npz, golden.npz,
-    parity.json, evaluation.json, lineage.json and LICENCE.txt. The same folder always gives the same digest.
+    parity.json, evaluation.json, lineage.json and LICENCE.txt, and the files that the steps of its pipeline need. The
+    same folder, with the same files needed, always gives the same digest.
     """
     sign = signer(sign_key) if sign_key else None
     if is_package(source):
         if name:
             raise click.UsageError("--name renames nothing: the package of a model keeps its name")
+        if files:
+            raise click.UsageError("--file adds nothing: a package does not change")
         digest = export(read(source), out, sign=sign)
     else:
-        digest = write(_contents(source, name), out, sign=sign)
+        digest = write(_contents(source, name, files), out, sign=sign)
     show(f"{digest}\n{out}", {"digest": digest, "path": str(out)}, json_file)
 
 
@@ -83,21 +98,28 @@ def inspect(package: Path, verify_key: Path | None, json_file: Path | None) -> N
     show("\n".join(map(printable, _lines(opened, signed_by, verified))), value, json_file)
 
 
-def _contents(source: Path, name: str) -> Contents:
+def _contents(source: Path, name: str, files: tuple[str, ...]) -> Contents:
     folder = Folder.at(source)
+    model = open_model(source)
+    config = folder.config
+    if config is None:
+        config = Config(name or _name(source), model.signature, model.columns, model.labels, model.passes, ())
+    elif name and name != config.name:
+        raise ConfigError(f"{source}: {Part.CONFIG.title} calls the model '{config.name}', --name says '{name}'")
+    needed = sorted({*config.files, *files, *_files_named_beside(source)})
+    folder = folder.with_config(replace(config, files=tuple(needed)))
     for file in folder.left_out:
         click.echo(f"penstock: {source / file} is no part of a package and is left out", err=True)
-    model = open_model(source)
-    if folder.config is None:
-        folder = folder.with_config(
-            Config(name or _name(source), model.signature, model.columns, model.labels, model.passes, ())
-        )
-    elif name and name != folder.config.name:
-        raise ConfigError(f"{source}: {Part.CONFIG.title} calls the model '{folder.config.name}', --name says '{name}'")
     contents = folder.contents(model.signature)
     _check_arrays(contents.profile, ReferenceProfile.from_bytes)
     _check_arrays(contents.golden, Golden.from_bytes)
     return contents
+
+
+def _files_named_beside(source: Path) -> tuple[str, ...]:
+    """Return the files that the pipeline of the model names, when the folder is a version in a model repository."""
+    path = source.absolute()
+    return files_named(load_model_config(path.parent / CONFIG_FILE).pipeline) if is_version(path.name) else ()
 
 
 def _check_arrays(file: Source | None, read_arrays: Callable[[bytes], object]) -> None:

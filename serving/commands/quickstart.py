@@ -17,6 +17,7 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.commands.termination import ended_by_term
 from serving.errors import ConfigError
 from serving.pb import open_inference_pb2 as pb
 from serving.transport.calls import SERVICE
@@ -29,18 +30,31 @@ _TOLERANCE = 1e-5
 
 
 @click.command("quickstart")
-@click.option("--kind", type=click.Choice(["tabular", "image", "text"]), default="tabular", show_default=True,
-              help="What the model takes: numbers, JPEG images of digits, or sentences.")  # fmt: skip
+@click.option("--kind", type=click.Choice(["tabular", "image", "text", "release"]), default="tabular",
+              show_default=True, help="What the model takes: numbers, JPEG images of digits, or sentences. Or release: "
+              "a pipeline from data to production, drift, canaries; a few minutes.")  # fmt: skip
 @click.option("--models", type=click.Path(file_okay=False, path_type=Path), default=Path("models"), show_default=True,
               metavar="DIR", help="The model repository to write; an existing one gets the model added.")  # fmt: skip
 @click.option("--burst-s", type=click.FloatRange(0.1, 60), default=3.0, show_default=True, help="Length of the burst.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), default=16, show_default=True,
               help="Requests in flight during the burst.")  # fmt: skip
-def command(kind: str, models: Path, burst_s: float, concurrency: int) -> None:
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path("release"), show_default=True,
+              metavar="DIR", help="Of release: the folder to fill, which must be empty.")  # fmt: skip
+@click.pass_context
+def command(
+    ctx: click.Context, kind: str, models: Path, burst_s: float, concurrency: int, folder: Path
+) -> None:  # fmt: skip
     """Train a small real model, convert it to ONNX, serve it, check its answers, and measure a short burst.
 
     Models of images and texts are served with a pipeline: raw input goes in, a label and its probability come out.
     """
+    _check_options(ctx, kind)
+    if kind == "release":
+        from serving.commands.release_tour.tour import go  # noqa: PLC0415 - what only this kind needs
+
+        with ended_by_term():
+            go(folder)
+        return
     started = time.perf_counter()
     if kind != "tabular":
         _raw_tour(kind, models, burst_s, concurrency)
@@ -60,6 +74,14 @@ def command(kind: str, models: Path, burst_s: float, concurrency: int) -> None:
     )
     click.echo(f"  done       in {time.perf_counter() - started:.1f} s\n")
     click.echo(_next_steps(models, features[0]))
+
+
+def _check_options(ctx: click.Context, kind: str) -> None:
+    """Refuse options that this kind does not know."""
+    foreign = ("models", "burst_s", "concurrency") if kind == "release" else ("folder",)
+    for name in foreign:
+        if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name.replace('_', '-')} means nothing with --kind {kind}")
 
 
 def _raw_tour(kind: str, models: Path, burst_s: float, concurrency: int) -> None:

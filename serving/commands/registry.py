@@ -4,20 +4,25 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from serving.commands import release
+from serving.commands import release, release_pipeline, rollout
 from serving.commands.options import json_option, show
 from serving.commands.registry_options import Open, registry_options, show_change
 from serving.commands.table import table
+from serving.config import nearest
 from serving.errors import ConfigError, RegistryError
 from serving.registry.evidence import KINDS
 from serving.registry.names import Version, parse_alias, parse_reference, parse_version
 from serving.registry.record import RECORD_BYTES_MAX, Record
 
+if TYPE_CHECKING:
+    from serving.registry.client import Registry
+
 _CHARACTERS_SHOWN_MAX = 100
+_DIGEST_SHOWN = 15
 
 
 @click.group("registry")
@@ -28,7 +33,7 @@ def group() -> None:
     """
 
 
-for _command in (release.check, release.waive, release.promote):
+for _command in (release.check, release.waive, release.promote, rollout.group, release_pipeline.group):
     group.add_command(_command)
 
 
@@ -72,6 +77,7 @@ def pull(package: str, folder: Path, connect: Open, json_file: Path | None) -> N
 def list_packages(model: str | None, connect: Open, json_file: Path | None) -> None:
     """List the packages of all models, or of one, and the aliases that name them."""
     with connect() as registry:
+        _check_known(model, registry)
         pushed, aliases = registry.packages(model), registry.aliases(model)
     names = {each: [alias.name for alias, sequence in aliases.items() if Version(alias.model, sequence) == each.version]
              for each in pushed}  # fmt: skip
@@ -139,7 +145,10 @@ def record(
     """Add evidence of a stage to the ledger: data, train, evaluate, automl, note."""
     facts = _read_facts(facts_file)
     if files:
-        facts["digests"] = {**facts.get("digests", {}), **dict(map(_file_digest, files))}
+        known = facts.get("digests", {})
+        if not isinstance(known, dict):
+            raise RegistryError(f"'digests' of --facts is {known!r:.80}, expected an object")
+        facts["digests"] = {**known, **dict(map(_file_digest, files))}
     version = parse_version(package) if "/" in package else None
     model = package if version is None else version.model
     with connect(create=True) as registry:
@@ -155,6 +164,7 @@ def record(
 def history(model: str | None, connect: Open, json_file: Path | None) -> None:
     """Show every record of all models, or of one: when, who, what."""
     with connect() as registry:
+        _check_known(model, registry)
         records = registry.history(model)
     show(_records_table(records), [each.describe() for each in records], json_file)
 
@@ -196,6 +206,13 @@ def verify(head: str | None, connect: Open, json_file: Path | None) -> None:
 # ---- within --------------------------------------------------------------------------------------------------------
 
 
+def _check_known(model: str | None, registry: "Registry") -> None:
+    """Refuse a name that no record is about: an empty table would hide a slip of the pen."""
+    if model is not None and not registry.history(model):
+        known = dict.fromkeys(record.model for record in registry.history())
+        raise RegistryError(f"no record is about a model '{model}'{nearest(model, known)}")
+
+
 def _records_table(records: Iterable[Record]) -> str:
     rows = [(str(each.position), each.at, each.who, each.kind, each.model, _facts_line(each.facts)) for each in records]
     return table(("RECORD", "AT", "WHO", "KIND", "MODEL", "FACTS"), rows)
@@ -203,11 +220,15 @@ def _records_table(records: Iterable[Record]) -> str:
 
 def _facts_line(facts: Mapping[str, Any]) -> str:
     """Return facts on one line, what matters to people first, and digests in short."""
-    first = ("alias", "sequence", "reason")
-    names = [*(name for name in first if name in facts), *(name for name in facts if name not in {*first, "manifests"})]
-    shown = {name: facts[name][:15] if name == "package" else facts[name] for name in names}
+    first = ("alias", "sequence", "step", "event", "outcome", "reason", "explanation")
+    last = [name for name in facts if name not in {*first, "manifests", "files", "outputs"}]
+    shown = {name: _brief(facts[name]) for name in (*(name for name in first if name in facts), *last)}
     text = " ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in shown.items())
     return _cut(text)
+
+
+def _brief(value: Any) -> Any:
+    return value[:_DIGEST_SHOWN] if isinstance(value, str) and value.startswith("sha256:") else value
 
 
 def _short(value: Any) -> str:

@@ -9,7 +9,7 @@ from serving.commands.options import json_option
 from serving.commands.registry_options import Open, registry_options, show_change
 from serving.commands.table import table
 from serving.errors import ConfigError, RegistryError
-from serving.registry.names import Alias, parse_version
+from serving.registry.names import Alias, check_word, parse_version
 from serving.release.policy import CHECKS, Policy, policy_for
 from serving.release.report import HEADER, WAIVER, Report
 
@@ -35,12 +35,12 @@ def check(
 ) -> None:
     """Ask everything about a package, and record the answers; exit status 1 unless it may be promoted."""
     version = parse_version(package)
-    tools = _tools()
+    alias = Alias(version.model, check_word("an alias", against))
+    tools = check_tools()
     with connect() as registry:
         from serving.release.check import check as ask  # noqa: PLC0415 - scipy is slow to load
 
         policy = policy_for(registry.folder, version.model)
-        alias = Alias(version.model, against)
         report, record = ask(registry, version, alias, policy, tools=tools, held_out_file=held_out)
         waived = _waivers(registry, report)
     passes = not report.blocking(policy, waived)
@@ -91,13 +91,13 @@ def promote(package: str, alias: str, reason: str, connect: Open, json_file: Pat
 
 def training_digests(path: Path) -> bytes:
     """Return the digests of training rows, for a record of data. Raises ConfigError for a file that has none."""
-    from serving.release.held_out import digests_to_bytes, read_rows, row_digests  # noqa: PLC0415 - as above
+    from serving.release import held_out  # noqa: PLC0415 - as above
 
-    arrays = read_rows(path)
-    return digests_to_bytes(row_digests({name: array for name, array in arrays.items() if "/" not in name}))
+    return held_out.training_digests(path)
 
 
-def _tools() -> "Tools":
+def check_tools() -> "Tools":
+    """Return how to try packages on real servers. Raises ConfigError that says what to install."""
     try:
         from serving.release.check import Tools  # noqa: PLC0415 - scipy is slow to load, and of an extra
     except ModuleNotFoundError as error:

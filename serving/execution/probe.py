@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from serving.tensors import ragged
 from serving.types import DYNAMIC, Array, Datatype, Signature, TensorSpec
 
 Run = Callable[[Sequence[Array]], list[Array]]
@@ -31,12 +32,12 @@ def depends_on_batchmates(signature: Signature, run: Run) -> bool:
     rows = [[_random(spec, random) for spec in signature.inputs] for _ in range(2)]
     both = [np.concatenate(pair) for pair in zip(*rows, strict=True)]
     try:
-        together, again, alone = run(both), run(both), [run(row) for row in rows]
+        together, alone = run(both), [run(row) for row in rows]
+        if _agree(together, [np.concatenate(pair) for pair in zip(*alone, strict=True)]):
+            return False
+        return _agree(together, run(both))
     except Exception:  # noqa: BLE001 - random numbers may be nothing that this model can take
         return False
-    if not _agree(together, again):
-        return False
-    return not _agree(together, [np.concatenate(pair) for pair in zip(*alone, strict=True)])
 
 
 def _with_ranks(signature: Signature, runs: Sequence[Sequence[Array]]) -> Signature:
@@ -78,7 +79,8 @@ def _zeros(spec: TensorSpec, rows: int) -> Array:
         shape[0] = rows
     if spec.datatype is Datatype.BYTES:
         return np.full(shape, "", np.object_)
-    return np.zeros(shape, spec.datatype.dtype)
+    array: Array = np.zeros(shape, spec.datatype.dtype)
+    return ragged(array) if spec.is_ragged else array
 
 
 def _random(spec: TensorSpec, random: np.random.Generator, rows: int = 1) -> Array:

@@ -8,7 +8,6 @@ is used only where numpy has no such dtype (BF16).
 
 import contextlib
 import ctypes
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from serving.config import InstancesConfig, SessionConfig
+from serving.cores import usable_cores
 from serving.errors import LoadError
 from serving.execution.graph import Graph
 from serving.package.folder import files_beside, named_in
@@ -112,9 +112,14 @@ def _providers(config: SessionConfig, instances: InstancesConfig) -> list[str]:
     return wanted
 
 
+def threads_of(config: SessionConfig, instances: InstancesConfig) -> int:
+    """Return how many threads one run uses: as many as told, or the cores divided by the instances."""
+    return config.intra_op_threads or max(1, usable_cores() // instances.count)
+
+
 def _open(source: Path | Graph, config: SessionConfig, instances: InstancesConfig, providers: Sequence[str]) -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = config.intra_op_threads or max(1, len(os.sched_getaffinity(0)) // instances.count)
+    options.intra_op_num_threads = threads_of(config, instances)
     options.inter_op_num_threads = config.inter_op_threads
     options.execution_mode = (
         ort.ExecutionMode.ORT_PARALLEL if config.inter_op_threads > 1 else ort.ExecutionMode.ORT_SEQUENTIAL

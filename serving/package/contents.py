@@ -12,6 +12,7 @@ NAME_CHARACTERS_MAX = 255
 TENSORS_MAX = 1_024
 DIMENSIONS_MAX = 64
 COLUMNS_MAX = 1_000_000
+FILES_MAX = 256
 TEXT_CHARACTERS_MAX = 4_096
 """The longest name of a tensor, column, label or pass, and the longest reason of a waiver."""
 
@@ -35,7 +36,8 @@ class Contents:
     below). `columns` names what lies along the last dimension of an input, by the input's name, in the model's order;
     an input that is one column of a table has one. `labels` does the same for outputs: the classes of a score.
     `profile` is the reference profile (.npz), `golden` the bytes of `Golden`. `parity`, `evaluation` and `lineage` are
-    JSON without NaN, dates and facts of the host. `passes` are the optimisation passes applied, in order.
+    JSON without NaN, dates and facts of the host. `passes` are the optimisation passes applied, in order. `files` are
+    what steps of a pipeline need, by the names that these use (beside the graph or one folder below).
     """
 
     name: str
@@ -52,12 +54,17 @@ class Contents:
     licence: str | None = None
     passes: tuple[str, ...] = ()
     waivers: tuple[Waiver, ...] = ()
+    files: Mapping[str, Source] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_name(self.name)
         check_signature(self.signature)
         check_columns("columns", self.columns, self.signature.inputs)
         check_columns("labels", self.labels, self.signature.outputs)
+        if len(self.files) > FILES_MAX:
+            raise PackageError(f"{len(self.files)} files of a pipeline are given, expected at most {FILES_MAX}")
+        if doubled := sorted(self.files.keys() & self.weights.keys()):
+            raise PackageError(f"'{doubled[0]}' is given as weights and as a file of a pipeline, expected one of them")
         for text in (*self.passes, *(text for waiver in self.waivers for text in (waiver.check, waiver.reason))):
             check_text("a pass or waiver", text)
 

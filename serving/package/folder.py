@@ -1,4 +1,4 @@
-"""A package as plain files and back: `model.onnx`, its weights, `package.json`, reports, profile, licence.
+"""A package as plain files and back: `model.onnx`, its weights, files of its pipeline, `package.json` and the others.
 
 What is unpacked can be packed again, and gives the same digest. Files that a graph does not name and that are no part
 of a package stay behind; `left_out` names them.
@@ -15,7 +15,7 @@ from typing import Any
 from serving.errors import PackageError
 from serving.package.contents import Contents, Source
 from serving.package.manifest import Config, parse_config, parse_json
-from serving.package.parts import JSON_BYTES_MAX, Part
+from serving.package.parts import JSON_BYTES_MAX, Part, check_title
 from serving.package.reading import Package
 from serving.package.writing import check_place
 from serving.types import Signature
@@ -43,13 +43,17 @@ class Folder:
             graph, others = model.read_bytes(), [name for name in files_beside(model) if name not in known]
         except OSError as error:
             raise PackageError(f"{path} cannot be read: {error.filename}: {error.strerror}") from None
-        weights = named_in(graph, others)
-        left_out = tuple(name for name in others if name not in weights)
-        return cls(path, tuple(weights), config_in(path), left_out)
+        config = config_in(path)
+        files = config.files if config is not None else ()
+        weights = [name for name in named_in(graph, others) if name not in files]
+        left_out = tuple(name for name in others if name not in {*weights, *files})
+        return cls(path, tuple(weights), config, left_out)
 
     def with_config(self, config: Config) -> "Folder":
         """Return the folder as if it had this `package.json`."""
-        return replace(self, config=config)
+        unclaimed = [name for name in self.left_out if name not in config.files]
+        weights = tuple(name for name in self.weights if name not in config.files)
+        return replace(self, config=config, weights=weights, left_out=tuple(unclaimed))
 
     def contents(self, signature: Signature) -> Contents:
         """Return what a package of the folder holds; `signature` is what the graph itself says.
@@ -76,7 +80,19 @@ class Folder:
             licence=None if licence is None else _decoded(self.path, licence),
             passes=config.passes,
             waivers=config.waivers,
+            files={name: self._named_file(name) for name in config.files},
         )
+
+    def _named_file(self, name: str) -> Source:
+        """Return a file of a pipeline, which must lie within the folder also where links lead."""
+        check_title(name, Part.FILE)
+        try:
+            path = (self.path / name).resolve(strict=True)
+        except (OSError, RuntimeError):  # also links that lead round in a circle
+            raise PackageError(f"{self.path / name} is not there, and the pipeline needs it") from None
+        if not path.is_relative_to(self.path.resolve()) or not path.is_file():
+            raise PackageError(f"{self.path / name} is no file within the folder, and the pipeline needs it")
+        return path
 
     def _file(self, part: Part) -> Source | None:
         path = self.path / part.title

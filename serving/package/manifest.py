@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.errors import PackageError
-from serving.package.contents import Contents, Waiver, check_columns, check_name, check_signature, check_text
+from serving.package.contents import (
+    FILES_MAX,
+    Contents,
+    Waiver,
+    check_columns,
+    check_name,
+    check_signature,
+    check_text,
+)
 from serving.package.parts import DIGEST, PARTS_BY_MEDIA_TYPE, Descriptor, Part, check_title
 from serving.types import DATATYPES, Signature, TensorSpec
 
@@ -47,6 +55,7 @@ class Config:
     labels: Mapping[str, tuple[str, ...]]
     passes: tuple[str, ...]
     waivers: tuple[Waiver, ...]
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,8 @@ def config_bytes(contents: Contents) -> bytes:
         "passes": list(contents.passes),
         "waivers": [{"check": waiver.check, "reason": waiver.reason} for waiver in contents.waivers],
     }
+    if contents.files:  # a package without any keeps the digest that it had before there were any
+        value["files"] = sorted(contents.files)
     return canonical_json(value)
 
 
@@ -212,10 +223,13 @@ def parse_config(data: bytes) -> Config:
         labels=_parse_names(signature["outputs"], "labels"),
         passes=tuple(_strings("package.json", value, "passes", PASSES_MAX)),
         waivers=tuple(_parse_waiver(item) for item in _list("package.json", value, "waivers", WAIVERS_MAX)),
+        files=tuple(_strings("package.json", value, "files", FILES_MAX)) if "files" in value else (),
     )
     check_signature(config.signature)
     check_columns("columns", config.columns, config.signature.inputs)
     check_columns("labels", config.labels, config.signature.outputs)
+    for file in config.files:
+        check_title(file, Part.FILE)
     return config
 
 

@@ -11,11 +11,14 @@ from serving.errors import PackageError
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 TITLE_CHARACTERS_MAX = 255
 JSON_BYTES_MAX = 64 << 20
-"""The most bytes of a part that is JSON or text; such a part is read whole."""
+"""The most bytes of a part that is JSON or text, and of a file of a pipeline; such a part is read whole."""
 
 
 class Part(enum.Enum):
-    """A kind of part. `title` is its file's name in an unpacked folder; weights are called as the graph calls them."""
+    """A kind of part. `title` is its file's name in an unpacked folder.
+
+    Weights are called as the graph calls them, and files as the steps of a pipeline do.
+    """
 
     def __init__(self, media_type: str, title: str) -> None:
         self.media_type = media_type
@@ -30,11 +33,12 @@ class Part(enum.Enum):
     GOLDEN = ("application/vnd.penstock.golden.v1+zip", "golden.npz")
     LINEAGE = ("application/vnd.penstock.lineage.v1+json", "lineage.json")
     LICENCE = ("application/vnd.penstock.licence.v1", "LICENCE.txt")
+    FILE = ("application/vnd.penstock.file.v1", "")
 
     @property
-    def is_text(self) -> bool:
-        """Whether the part is JSON or text, and so bounded by JSON_BYTES_MAX."""
-        return self is Part.LICENCE or self.media_type.endswith("+json")
+    def is_small(self) -> bool:
+        """Whether the part is bounded by JSON_BYTES_MAX: JSON, text, or a file of a pipeline."""
+        return self in {Part.LICENCE, Part.FILE} or self.media_type.endswith("+json")
 
 
 PARTS_BY_MEDIA_TYPE = {part.media_type: part for part in Part}
@@ -62,8 +66,8 @@ def digest_of(data: bytes) -> str:
 
 
 def check_title(title: str, part: Part) -> None:
-    """Refuse a file name that is not the part's own or, for weights, that leads out of its folder."""
-    if part is not Part.WEIGHTS:
+    """Refuse a file name that is not the part's own or, for weights and files, that leads out of its folder."""
+    if part.title:
         if title != part.title:
             raise PackageError(f"part {part.media_type} is called {title!r}, expected '{part.title}'")
         return
@@ -71,6 +75,5 @@ def check_title(title: str, part: Part) -> None:
     fits = len(title) <= TITLE_CHARACTERS_MAX and title.isprintable() and "\\" not in title
     plain = str(PurePosixPath(title)) == title and not any(name.startswith(".") or not name for name in components)
     if not (fits and plain and len(components) <= 2) or title in _TITLES:
-        raise PackageError(
-            f"weights are called {title!r}, expected a visible file beside the graph or one folder below it"
-        )
+        kind = "weights are" if part is Part.WEIGHTS else "a file is"
+        raise PackageError(f"{kind} called {title!r}, expected a visible file beside the graph or one folder below it")

@@ -10,6 +10,7 @@ from serving.errors import PackageError
 from serving.package.contents import Waiver
 from serving.package.manifest import (
     INDEX_BYTES_MAX,
+    Config,
     Manifest,
     parse_config,
     parse_index,
@@ -66,7 +67,7 @@ class Package:
     def read_part(self, part: Part) -> bytes | None:
         """Return the bytes of a part, None when the package has none such."""
         blob = self.find(part)
-        return None if blob is None else self.read_blob(blob, bytes_max=JSON_BYTES_MAX if part.is_text else None)
+        return None if blob is None else self.read_blob(blob, bytes_max=JSON_BYTES_MAX if part.is_small else None)
 
     @property
     def model(self) -> bytes:
@@ -79,6 +80,12 @@ class Package:
     def weights(self) -> dict[str, bytes]:
         """The graph's external data by the names that the graph uses."""
         return {blob.title: self.read_blob(blob) for blob in self.blobs if blob.part is Part.WEIGHTS}
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """What steps of a pipeline need, by the names that they use."""
+        files = (blob for blob in self.blobs if blob.part is Part.FILE)
+        return {blob.title: self.read_blob(blob, bytes_max=JSON_BYTES_MAX) for blob in files}
 
     @property
     def profile(self) -> bytes | None:
@@ -153,7 +160,7 @@ def package_of(storage: Storage, manifest_blob: Descriptor, data: bytes, signatu
     if manifest.config.bytes_count > JSON_BYTES_MAX:
         raise PackageError(f"package.json has {manifest.config.bytes_count} bytes, expected at most {JSON_BYTES_MAX}")
     config = parse_config(b"".join(blob_chunks(storage, manifest.config)))
-    _check_agreement(manifest, config.name, waived_checks(config.waivers))
+    _check_agreement(manifest, config)
     return Package(
         path=storage.path,
         digest=manifest_blob.digest,
@@ -171,12 +178,15 @@ def package_of(storage: Storage, manifest_blob: Descriptor, data: bytes, signatu
     )
 
 
-def _check_agreement(manifest: Manifest, name: str, waived: tuple[str, ...]) -> None:
-    """What the manifest repeats for people who look at it alone must be what `package.json` says."""
-    if (manifest.name, manifest.waived) != (name, waived):
+def _check_agreement(manifest: Manifest, config: Config) -> None:
+    """What both the manifest and `package.json` say must be the same."""
+    files = sorted(layer.title for layer in manifest.layers if layer.part is Part.FILE)
+    said = [manifest.name, list(manifest.waived), files]
+    repeated = [config.name, list(waived_checks(config.waivers)), sorted(config.files)]
+    if said != repeated:
         raise PackageError(
-            f"the manifest says {json.dumps([manifest.name, manifest.waived])}, "
-            f"package.json says {json.dumps([name, waived])}; the package contradicts itself"
+            f"the manifest says {json.dumps(said)[:300]}, package.json says {json.dumps(repeated)[:300]}; "
+            "the package contradicts itself"
         )
 
 

@@ -107,6 +107,9 @@ def _sources(contents: Contents) -> Iterator[tuple[Part, str, Source]]:
         (Part.LINEAGE, contents.lineage),
         (Part.LICENCE, contents.licence),
     )
+    for title, file in sorted(contents.files.items()):
+        check_title(title, Part.FILE)
+        yield Part.FILE, title, file
     for part, value in documents:
         if value is None:
             continue
@@ -153,7 +156,7 @@ class _Draft:
                 key.update(chunk)
                 count += len(chunk)
                 file.write(chunk)
-        bytes_max = JSON_BYTES_MAX if part.is_text else BLOB_BYTES_MAX
+        bytes_max = JSON_BYTES_MAX if part.is_small else BLOB_BYTES_MAX
         if count > bytes_max:
             raise PackageError(f"{title or part.title} has {count} bytes, expected at most {bytes_max}")
         draft.rename(self._blobs / key.hexdigest())

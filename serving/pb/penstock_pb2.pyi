@@ -124,6 +124,64 @@ class BatchCount(_message.Message):
     count: int
     def __init__(self, rows: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
+class LatencyReportRequest(_message.Message):
+    __slots__ = ("name", "version", "quantiles")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    QUANTILES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    quantiles: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., quantiles: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class LatencyReportResponse(_message.Message):
+    __slots__ = ("servables",)
+    SERVABLES_FIELD_NUMBER: _ClassVar[int]
+    servables: _containers.RepeatedCompositeFieldContainer[ServableLatency]
+    def __init__(self, servables: _Optional[_Iterable[_Union[ServableLatency, _Mapping]]] = ...) -> None: ...
+
+class ServableLatency(_message.Message):
+    __slots__ = ("name", "version", "stages")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    stages: _containers.RepeatedCompositeFieldContainer[StageLatency]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[StageLatency, _Mapping]]] = ...) -> None: ...
+
+class StageLatency(_message.Message):
+    __slots__ = ("stage", "count", "total_s", "quantiles", "buckets")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_S_FIELD_NUMBER: _ClassVar[int]
+    QUANTILES_FIELD_NUMBER: _ClassVar[int]
+    BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    stage: str
+    count: int
+    total_s: float
+    quantiles: _containers.RepeatedCompositeFieldContainer[LatencyQuantile]
+    buckets: _containers.RepeatedCompositeFieldContainer[LatencyBucket]
+    def __init__(self, stage: _Optional[str] = ..., count: _Optional[int] = ..., total_s: _Optional[float] = ..., quantiles: _Optional[_Iterable[_Union[LatencyQuantile, _Mapping]]] = ..., buckets: _Optional[_Iterable[_Union[LatencyBucket, _Mapping]]] = ...) -> None: ...
+
+class LatencyQuantile(_message.Message):
+    __slots__ = ("quantile", "us")
+    QUANTILE_FIELD_NUMBER: _ClassVar[int]
+    US_FIELD_NUMBER: _ClassVar[int]
+    quantile: float
+    us: float
+    def __init__(self, quantile: _Optional[float] = ..., us: _Optional[float] = ...) -> None: ...
+
+class LatencyBucket(_message.Message):
+    __slots__ = ("from_ns", "below_ns", "count")
+    FROM_NS_FIELD_NUMBER: _ClassVar[int]
+    BELOW_NS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    from_ns: int
+    below_ns: int
+    count: int
+    def __init__(self, from_ns: _Optional[int] = ..., below_ns: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+
 class DriftReportRequest(_message.Message):
     __slots__ = ("name", "version")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -203,7 +261,7 @@ class LabelCounts(_message.Message):
     def __init__(self, matched: _Optional[int] = ..., unmatched: _Optional[int] = ..., doubled: _Optional[int] = ..., mean_error: _Optional[float] = ...) -> None: ...
 
 class DriftFeature(_message.Message):
-    __slots__ = ("name", "tensor", "column", "role", "kind", "edges", "texts", "keys", "reference", "centre", "spread", "reference_total", "reference_squares", "design_effect", "log_evidence")
+    __slots__ = ("name", "tensor", "column", "role", "kind", "edges", "texts", "keys", "reference", "centre", "spread", "reference_total", "reference_squares", "design_effect", "log_evidence", "derivation", "held_out", "held_out_right")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
     COLUMN_FIELD_NUMBER: _ClassVar[int]
@@ -219,6 +277,9 @@ class DriftFeature(_message.Message):
     REFERENCE_SQUARES_FIELD_NUMBER: _ClassVar[int]
     DESIGN_EFFECT_FIELD_NUMBER: _ClassVar[int]
     LOG_EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    DERIVATION_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_RIGHT_FIELD_NUMBER: _ClassVar[int]
     name: str
     tensor: str
     column: int
@@ -234,7 +295,10 @@ class DriftFeature(_message.Message):
     reference_squares: float
     design_effect: float
     log_evidence: float
-    def __init__(self, name: _Optional[str] = ..., tensor: _Optional[str] = ..., column: _Optional[int] = ..., role: _Optional[str] = ..., kind: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., texts: _Optional[_Iterable[str]] = ..., keys: _Optional[_Iterable[int]] = ..., reference: _Optional[_Iterable[int]] = ..., centre: _Optional[float] = ..., spread: _Optional[float] = ..., reference_total: _Optional[float] = ..., reference_squares: _Optional[float] = ..., design_effect: _Optional[float] = ..., log_evidence: _Optional[float] = ...) -> None: ...
+    derivation: str
+    held_out: _containers.RepeatedScalarFieldContainer[int]
+    held_out_right: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., tensor: _Optional[str] = ..., column: _Optional[int] = ..., role: _Optional[str] = ..., kind: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., texts: _Optional[_Iterable[str]] = ..., keys: _Optional[_Iterable[int]] = ..., reference: _Optional[_Iterable[int]] = ..., centre: _Optional[float] = ..., spread: _Optional[float] = ..., reference_total: _Optional[float] = ..., reference_squares: _Optional[float] = ..., design_effect: _Optional[float] = ..., log_evidence: _Optional[float] = ..., derivation: _Optional[str] = ..., held_out: _Optional[_Iterable[int]] = ..., held_out_right: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DriftEvidence(_message.Message):
     __slots__ = ("boundary", "log_evidence")

@@ -39,6 +39,11 @@ class MonitorStub(object):
                 request_serializer=serving_dot_pb_dot_penstock__pb2.BatchingReportRequest.SerializeToString,
                 response_deserializer=serving_dot_pb_dot_penstock__pb2.BatchingReportResponse.FromString,
                 _registered_method=True)
+        self.LatencyReport = channel.unary_unary(
+                '/penstock.v1.Monitor/LatencyReport',
+                request_serializer=serving_dot_pb_dot_penstock__pb2.LatencyReportRequest.SerializeToString,
+                response_deserializer=serving_dot_pb_dot_penstock__pb2.LatencyReportResponse.FromString,
+                _registered_method=True)
         self.DriftReport = channel.unary_unary(
                 '/penstock.v1.Monitor/DriftReport',
                 request_serializer=serving_dot_pb_dot_penstock__pb2.DriftReportRequest.SerializeToString,
@@ -56,6 +61,13 @@ class MonitorServicer(object):
 
     def BatchingReport(self, request, context):
         """How the requests of the served model versions are grouped into batches.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LatencyReport(self, request, context):
+        """How long the requests of the served model versions waited and ran, stage by stage: the companion of ModelStatistics.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,6 +94,11 @@ def add_MonitorServicer_to_server(servicer, server):
                     servicer.BatchingReport,
                     request_deserializer=serving_dot_pb_dot_penstock__pb2.BatchingReportRequest.FromString,
                     response_serializer=serving_dot_pb_dot_penstock__pb2.BatchingReportResponse.SerializeToString,
+            ),
+            'LatencyReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.LatencyReport,
+                    request_deserializer=serving_dot_pb_dot_penstock__pb2.LatencyReportRequest.FromString,
+                    response_serializer=serving_dot_pb_dot_penstock__pb2.LatencyReportResponse.SerializeToString,
             ),
             'DriftReport': grpc.unary_unary_rpc_method_handler(
                     servicer.DriftReport,
@@ -121,6 +138,33 @@ class Monitor(object):
             '/penstock.v1.Monitor/BatchingReport',
             serving_dot_pb_dot_penstock__pb2.BatchingReportRequest.SerializeToString,
             serving_dot_pb_dot_penstock__pb2.BatchingReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LatencyReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Monitor/LatencyReport',
+            serving_dot_pb_dot_penstock__pb2.LatencyReportRequest.SerializeToString,
+            serving_dot_pb_dot_penstock__pb2.LatencyReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

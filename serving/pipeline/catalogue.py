@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from serving.pipeline import answers, categories, detection, images, tabular, texts, user
+from serving.pipeline import answers, categories, detection, images, ragged, tabular, texts, user
 from serving.pipeline.parameters import Parameters
 from serving.pipeline.step import Draft, Flow
 from serving.types import DYNAMIC, Datatype, TensorSpec
@@ -27,6 +27,7 @@ PREPROCESS: Mapping[str, Builder] = {
     "normalise": images.normalise,
     "one_hot": categories.one_hot,
     "ordinal": categories.ordinal,
+    "pad": ragged.pad,
     "resize": images.resize,
     "scale": tabular.scale,
     "select": tabular.select,
@@ -37,6 +38,7 @@ PREPROCESS: Mapping[str, Builder] = {
 POSTPROCESS: Mapping[str, Builder] = {
     "argmax": answers.argmax,
     "boxes": detection.boxes,
+    "cut": ragged.cut,
     "l2_normalise": answers.l2_normalise,
     "pool": answers.pool,
     "sigmoid": answers.sigmoid,
@@ -52,8 +54,12 @@ NATURAL: Mapping[str, TensorSpec] = {
 }
 """What a step reads when nobody has declared it."""
 
+OF_SEVERAL = frozenset({"boxes", "concat", "user"})
+"""Steps that read more than one tensor."""
+
 FURTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "boxes": ("scores", "classes"),
+    "pad": ("mask", "lengths"),
     "tokenise": ("attention_mask",),
     "top_k": ("labels",),
 }

@@ -4,6 +4,7 @@ Strings are looked up by Python, into the places of their categories; what follo
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,8 @@ def _categories(parameters: Parameters, flow: Flow, *, refuses: bool) -> tuple[L
     flat = _exactly([item for items in lists for item in items], flow.spec.datatype)
     if flat is None:
         raise parameters.error(f"categories: expected values that fit {flow.spec.datatype.wire_name}")
+    if any(len(np.unique(flat[begin:end])) < end - begin for begin, end in pairwise(ends.tolist())):
+        raise parameters.error(f"categories: two values are the same in {flow.spec.datatype.wire_name}")
     return None, flat, ends
 
 

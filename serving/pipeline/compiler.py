@@ -49,10 +49,11 @@ def writable(dtype: np.dtype[Any], dimensions: int) -> Any:
     return types.Array(numba.from_dtype(dtype), dimensions, "C")
 
 
-@functools.cache
-def part(function: Callable[..., Any]) -> Any:
+@functools.lru_cache(1_024)
+def part(function: Callable[..., Any], *, checks_bounds: bool = False) -> Any:
     """Return a function as a piece of compiled code: compiled into what calls it, and not called from Python."""
-    return _njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    options = {**_OPTIONS, "boundscheck": True} if checks_bounds else _OPTIONS
+    return _njit(**options, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 def compiled(

@@ -6,34 +6,39 @@ runs here, and nothing is compiled.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from serving.config import PipelineConfig, Table, nearest
 from serving.errors import LoadError
-from serving.pipeline.catalogue import FURTHER_NAMES, NATURAL, POSTPROCESS, PREPROCESS, Builder
+from serving.pipeline.catalogue import FURTHER_NAMES, NATURAL, OF_SEVERAL, POSTPROCESS, PREPROCESS, Builder
+from serving.pipeline.files import Files
 from serving.pipeline.parameters import Parameters, declared
-from serving.pipeline.step import Draft, Flow, Half, Step
-from serving.types import DYNAMIC, Signature, TensorSpec
+from serving.pipeline.step import ROW_BYTES_MAX, Draft, Flow, Half, Step
+from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 
 STEPS_MAX = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """Both halves, and the signature that clients see."""
+    """Both halves, and the signature that clients see.
+
+    `lengths` are the positions of inputs whose rows' lengths follow the model's outputs into `after`.
+    """
 
     signature: Signature
     before: Half
     after: Half
+    lengths: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What steps may know besides their tensors: the version's folder, if any, and whether its Python may run."""
+    """What steps may know besides their tensors: the files beside the graph, and whether Python of them may run."""
 
-    folder: Path | None
+    files: Files
     allow_user_code: bool = False
 
 
@@ -44,9 +49,12 @@ def compose(config: PipelineConfig, model: Signature, surroundings: Surroundings
     if len(config.preprocess) + len(config.postprocess) > STEPS_MAX:
         raise LoadError(f"[pipeline] has more than {STEPS_MAX} steps")
     before = _before(config, model, surroundings)
-    after = _after(config, model, surroundings)
-    outputs = tuple(flow.spec for flow in after.results)
-    return Composition(Signature(tuple(flow.spec for flow in before.given), outputs, batchable=True), before, after)
+    inputs = tuple(flow.spec for flow in before.given)
+    flows = _after(config, model, surroundings, inputs)
+    after = _answering(config, flows)
+    outputs = tuple(replace(flow.spec, is_ragged=flow.is_ragged) for flow in after.results)
+    lengths = tuple(inputs.index(spec) for spec in flows.measured)
+    return Composition(Signature(inputs, outputs, batchable=True), before, after, lengths)
 
 
 def _before(config: PipelineConfig, model: Signature, surroundings: Surroundings) -> Half:
@@ -74,12 +82,20 @@ def _before(config: PipelineConfig, model: Signature, surroundings: Surroundings
     return Half(tuple(flows.given), tuple(flows.steps), results)
 
 
-def _after(config: PipelineConfig, model: Signature, surroundings: Surroundings) -> Half:
-    flows = _Flows(POSTPROCESS, "postprocess", surroundings)
+def _after(
+    config: PipelineConfig, model: Signature, surroundings: Surroundings, inputs: Sequence[TensorSpec]
+) -> "_Flows":
+    """Add the steps behind the model; lengths of rows that they need are given behind its outputs."""
+    flows = _Flows(POSTPROCESS, "postprocess", surroundings, {spec.name: spec for spec in inputs if spec.is_ragged})
     for spec in model.outputs:
         flows.give(spec)
     for table in config.postprocess:
         flows.add(table)
+    return flows
+
+
+def _answering(config: PipelineConfig, flows: "_Flows") -> Half:
+    """Choose what is answered."""
     if not config.outputs:
         return Half(tuple(flows.given), tuple(flows.steps), tuple(flows.unconsumed()))
     for name in config.outputs:
@@ -93,7 +109,13 @@ def _after(config: PipelineConfig, model: Signature, surroundings: Surroundings)
 class _Flows:
     """The tensors of one half as its steps are added."""
 
-    def __init__(self, catalogue: Mapping[str, Builder], key: str, surroundings: Surroundings) -> None:
+    def __init__(
+        self, catalogue: Mapping[str, Builder], key: str, surroundings: Surroundings,
+        measurable: Mapping[str, TensorSpec] | None = None,
+    ) -> None:  # fmt: skip
+        self.measured: list[TensorSpec] = []
+        self._lengths: dict[str, Flow] = {}
+        self._measurable = measurable or {}
         self.named: dict[str, Flow] = {}
         self.given: list[Flow] = []
         self.steps: list[Step] = []
@@ -106,7 +128,8 @@ class _Flows:
 
     def give(self, spec: TensorSpec) -> None:
         """Begin with a tensor."""
-        flow = self.named[spec.name] = Flow(spec, next(self._numbers))
+        _check_row(spec, f"[pipeline] '{spec.name}'")
+        flow = self.named[spec.name] = Flow(spec, next(self._numbers), spec.is_ragged)
         self.given.append(flow)
         self.unread.add(spec.name)
 
@@ -125,16 +148,31 @@ class _Flows:
         names = _names_read(table)
         where = f"{place} {step} of {', '.join(map(repr, names)) or 'nothing'}"
         parameters = Parameters(
-            table, where, self._surroundings.folder, allow_user_code=self._surroundings.allow_user_code
+            table, where, self._surroundings.files, allow_user_code=self._surroundings.allow_user_code
         )
         for key in ("step", "input", "inputs", "output", "outputs"):
             parameters.has(key)
         reads = [self._find(name, parameters) for name in names]
         if not reads:
             raise parameters.error("input is missing, expected the name of a tensor")
-        draft = self._catalogue[step](parameters, reads)
+        if len(reads) > 1 and step not in OF_SEVERAL:
+            raise parameters.error(f"{len(reads)} inputs are named, expected one")
+        taken = [*reads, self._lengths_of(parameters)] if step == "cut" else reads
+        draft = self._catalogue[step](parameters, taken)
         parameters.finish()
         self._append(step, draft, reads, parameters)
+
+    def _lengths_of(self, parameters: Parameters) -> Flow:
+        """Return the lengths of the rows of the input that a step names by `like`."""
+        name = parameters.text("like")
+        if name not in self._measurable:
+            raise parameters.error(f"like = {name!r}, expected the name of an input declared with ragged = true")
+        if name not in self._lengths:
+            spec = TensorSpec(f"lengths of '{name}'", Datatype.INT64, (DYNAMIC,))
+            self._lengths[name] = Flow(spec, next(self._numbers))
+            self.given.append(self._lengths[name])
+            self.measured.append(self._measurable[name])
+        return self._lengths[name]
 
     def _find(self, name: str, parameters: Parameters) -> Flow:
         if name not in self.named:
@@ -154,6 +192,8 @@ class _Flows:
         while link is not None:
             dims = link.follow([flow.dims for flow in taken])
             specs = [TensorSpec("", kind, (DYNAMIC, *each)) for kind, each in zip(link.datatypes, dims, strict=True)]
+            for spec in specs:
+                _check_row(spec, parameters.where)
             writes = tuple(
                 Flow(replace(spec, name=reads[0].spec.name), next(self._numbers), link.is_ragged) for spec in specs
             )
@@ -181,8 +221,9 @@ def _names_read(table: Table) -> list[str]:
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise LoadError(f"[pipeline] input = {names!r}, expected the name of a tensor")
-    if "input" in table and "inputs" in table:
-        raise LoadError("[pipeline] a step has both input and inputs, expected one of them")
+    for one, several in (("input", "inputs"), ("output", "outputs")):
+        if one in table and several in table:
+            raise LoadError(f"[pipeline] a step has both {one} and {several}, expected one of them")
     return names
 
 
@@ -195,6 +236,13 @@ def _names_written(step: str, parameters: Parameters, reads: Sequence[Flow], cou
     if len(names) != count or len(set(names)) != count or not all(names):
         raise parameters.error(f"outputs = {names}, expected {count} names that differ")
     return names
+
+
+def _check_row(spec: TensorSpec, where: str) -> None:
+    """Refuse rows that no server has memory for, before one is made."""
+    row_bytes = math.prod(length for length in spec.shape[1:] if length != DYNAMIC) * spec.datatype.item_bytes
+    if row_bytes > ROW_BYTES_MAX:
+        raise LoadError(f"{where}: a row takes {row_bytes} bytes, expected at most {ROW_BYTES_MAX}")
 
 
 def _check_fits(flow: Flow, spec: TensorSpec) -> None:

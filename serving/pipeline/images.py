@@ -6,13 +6,14 @@ there are cores are decoded at a time.
 
 import functools
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from serving.pipeline import elements, kernels, pixels
+from serving.pipeline import elements, image_files, kernels, pixels, signals
 from serving.pipeline.parameters import Parameters
 from serving.pipeline.step import Dims, Draft, Element, Flow, Kernel, PerRow, as_it_is
 from serving.pipeline.tabular import NUMBERS, columns
@@ -21,10 +22,10 @@ from serving.types import DYNAMIC, Array, Datatype
 SIDE_MAX = 8192
 PIXELS_MAX = 50_000_000
 """The most that `pixels_max` may say: Pillow itself warns from 89 million pixels on."""
-LENGTH_MAX = 16_384
-"""The longest side of an image: resizing needs memory for each pixel of it."""
 FORMATS = ("JPEG", "PNG")
 _CHANNELS = {"RGB": 3, "L": 1}
+_WIDE_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+"""What Pillow calls grey levels of 16 bits, which its own conversion would cut off at 255."""
 
 
 def decode_image(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
@@ -36,6 +37,7 @@ def decode_image(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
         from PIL import Image  # noqa: PLC0415 - behind an extra
     except ImportError:
         raise parameters.error("needs Pillow: pip install 'penstock[image]'") from None
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `pixels_max` is less, and says so to the client
     if not reads[0].spec.is_binary or reads[0].dims not in {(), (1,)}:
         raise parameters.error(
             f"'{reads[0].spec.name}' is not one binary string per row; declare binary = true, and shape = [-1]"
@@ -86,7 +88,7 @@ def normalise(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
     std = parameters.numbers("std", 1.0, count, kind)
     if not std.array.all():
         raise parameters.error("std holds a 0, expected numbers to divide by")
-    work = Element(elements.normalise, kind, (factor, mean, std), elements.refuses_overflow)
+    work = Element(elements.normalise, kind, (factor, mean, std), elements.refuses_overflow, signals.overflow_32)
     return Draft(work, (kind,), lambda dims: (dims[0],), "expected a result that fits FP32")
 
 
@@ -149,11 +151,13 @@ class _Decoder:
         octets = octets.encode() if isinstance(octets, str) else octets
         if len(octets) > self.bytes_max:
             raise ValueError(f"{len(octets)} bytes came, expected at most bytes_max = {self.bytes_max}")
+        if flaw := image_files.flaw(octets):
+            raise ValueError(flaw)
         try:
             with self.pillow.open(io.BytesIO(octets), formats=FORMATS) as image:  # reads the head alone
                 problem = self._problem(image)
                 if not problem:
-                    array = np.asarray(image if image.mode == self.mode else image.convert(self.mode))
+                    array = np.asarray(self._converted(image))
                     return array if array.ndim == 3 else array[:, :, None]
         except self.pillow.UnidentifiedImageError:
             problem = f"{len(octets)} bytes came that are no image, expected JPEG or PNG"
@@ -164,13 +168,21 @@ class _Decoder:
             problem = f"an image came that cannot be decoded ({reason}), expected a whole JPEG or PNG"
         raise ValueError(problem)
 
+    def _converted(self, image: Any) -> Any:
+        """Bring an image to the mode; of 16 bits the upper 8 are kept, as where a library reads 16-bit RGB."""
+        if image.mode == self.mode:
+            return image
+        if image.mode in _WIDE_MODES:
+            image = self.pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return image if image.mode == self.mode else image.convert(self.mode)
+
     def _problem(self, image: Any) -> str:
         """Say what is wrong with an image of which the head is known."""
         width, height = image.size
         if width * height > self.pixels_max:
             return f"an image of {width} x {height} came, expected at most pixels_max = {self.pixels_max}"
-        if max(width, height) > LENGTH_MAX:
-            return f"an image of {width} x {height} came, expected at most {LENGTH_MAX} on each side"
+        if max(width, height) > pixels.LENGTH_MAX:
+            return f"an image of {width} x {height} came, expected at most {pixels.LENGTH_MAX} on each side"
         if image.mode != self.mode and not self.converts:
             return f"an image of mode {image.mode} came, expected {self.mode}; send that, or set convert = true"
         return ""
@@ -184,6 +196,7 @@ def _crop(image: Array, *, height: int, width: int) -> Array:
 
 
 def _letterbox(image: Array, *, fit: Callable[..., Array], height: int, width: int, fill: int) -> Array:
+    pixels.check_sides(image)
     ratio = min(height / image.shape[0], width / image.shape[1])
     inner_height = min(height, max(1, round(image.shape[0] * ratio)))
     inner_width = min(width, max(1, round(image.shape[1] * ratio)))

@@ -6,9 +6,10 @@ over all models, beside the instance threads.
 
 import functools
 import itertools
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+
+from serving.cores import usable_cores
 
 
 def for_each(count: int, work: Callable[[int], None]) -> None:
@@ -34,5 +35,6 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_cores(), thread_name_prefix="pipeline rows")
 
 
+@functools.cache
 def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    return usable_cores()

@@ -2,18 +2,19 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from serving.config import nearest
 from serving.errors import LoadError
+from serving.pipeline.files import Files, PackedFiles, UnreadableFileError
 from serving.pipeline.step import Argument, Spread
-from serving.types import DATATYPES, Array, Datatype, TensorSpec
+from serving.types import DATATYPES, DYNAMIC, Array, Datatype, TensorSpec
 
-FILE_BYTES_MAX = 64 << 20
-"""The longest file that a step may name: labels, vocabularies, tokenizers."""
+DIMENSIONS_MAX = 32
+LENGTH_MAX = 1 << 31
+"""The most dimensions of a declared tensor, and the longest of them."""
 
 _LARGEST = sys.float_info.max
 
@@ -21,15 +22,13 @@ _LARGEST = sys.float_info.max
 class Parameters:
     """One table of `[pipeline]`. Every error is a LoadError that begins with `where`.
 
-    `folder` is the one of the version, where files that a step names must lie; None for a version in a package.
+    `files` are those that a step may name.
     """
 
-    def __init__(
-        self, table: Mapping[str, Any], where: str, folder: Path | None, *, allow_user_code: bool = False
-    ) -> None:
+    def __init__(self, table: Mapping[str, Any], where: str, files: Files, *, allow_user_code: bool = False) -> None:
         self._table = dict(table)
         self._known: set[str] = set()
-        self._folder = folder
+        self._files = files
         self.allow_user_code = allow_user_code
         self.where = where
 
@@ -108,9 +107,21 @@ class Parameters:
     def lengths(self, key: str) -> tuple[int, ...]:
         """Return dimensions behind the rows."""
         value = self._take(key)
-        if not isinstance(value, list) or not all(type(item) is int and 0 < item <= 1 << 24 for item in value):
+        is_list = isinstance(value, list) and len(value) < DIMENSIONS_MAX
+        if not is_list or not all(type(item) is int and 0 < item <= 1 << 24 for item in value):
             raise self.error(f"{key} = {_short(value)}, expected the lengths behind the rows, such as [4]")
         return tuple(value)
+
+    def buckets(self, maximum: int) -> tuple[int, ...]:
+        """Return `length`, or `lengths`, of which a batch takes the least that holds its longest row."""
+        if self.has("length") == self.has("lengths"):
+            raise self.error("expected either length, for all batches, or lengths, of which a batch takes one")
+        if self.has("length"):
+            return (self.whole("length", maximum=maximum),)
+        lengths = self.increasing("lengths")
+        if (lengths != np.floor(lengths)).any() or lengths[0] < 1 or lengths[-1] > maximum:
+            raise self.error(f"lengths: expected whole numbers from 1 to {maximum}")
+        return tuple(int(length) for length in lengths)
 
     def names(self, key: str) -> tuple[str, ...]:
         """Return a list of strings."""
@@ -126,7 +137,7 @@ class Parameters:
         if self.has("labels"):
             labels = self.names("labels")
         elif self.has("labels_file"):
-            labels = tuple(self.file("labels_file").decode(errors="replace").splitlines())
+            labels = self._lines("labels_file")
         else:
             return None
         if len(labels) != count:
@@ -139,7 +150,7 @@ class Parameters:
         if isinstance(value, list) and value and not all(isinstance(item, list) for item in value):
             value = [value]
         is_right = isinstance(value, list) and value and all(isinstance(item, list) and item for item in value)
-        if not is_right:
+        if not is_right or not all(isinstance(item, str | int | float) for items in value for item in items):
             raise self.error(f"categories = {_short(value)}, expected a list of values for each column")
         if len(value) != columns:
             raise self.error(f"categories has lists for {len(value)} columns, the tensor has {columns}")
@@ -154,19 +165,20 @@ class Parameters:
         return DATATYPES[self.text(key, choices=names)]
 
     def file(self, key: str) -> bytes:
-        """Return a file of bounded length that lies in the version's folder."""
-        name = self.text(key)
-        if self._folder is None:
-            raise self.error(f"{key} = {name!r}: this version came in a package, beside which no file is looked for")
-        path = (self._folder / name).resolve()
-        if not path.is_relative_to(self._folder.resolve()):
-            raise self.error(f"{key} = {name!r} lies outside of the version's folder {self._folder.name}/")
+        """Return the bytes of a file that lies beside the graph, of bounded length."""
         try:
-            if path.stat().st_size > FILE_BYTES_MAX:
-                raise self.error(f"{key}: {name} is longer than {FILE_BYTES_MAX} bytes")
-            return path.read_bytes()
-        except OSError as error:
-            raise self.error(f"{key}: {name} in the version's folder cannot be read: {error.strerror}") from error
+            return self._files.read(self.text(key))
+        except UnreadableFileError as error:
+            raise self.error(f"{key}: {error}") from None
+
+    def _lines(self, key: str) -> tuple[str, ...]:
+        """Return the lines of a text file; only line ends that editors write end one."""
+        try:
+            text = self.file(key).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise self.error(f"{key}: {self.text(key)!r} is not valid UTF-8 (byte {error.start})") from None
+        lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+        return tuple(lines) if text else ()
 
     def finish(self) -> None:
         """Refuse what nobody has asked for."""
@@ -190,21 +202,28 @@ class Parameters:
 
 def declared(table: Mapping[str, Any]) -> TensorSpec:
     """Read one table of `[[pipeline.inputs]]`. Raises LoadError."""
-    parameters = Parameters(table, "[[pipeline.inputs]]", Path())
+    parameters = Parameters(table, "[[pipeline.inputs]]", PackedFiles())
     name = parameters.text("name")
     parameters.where += f" '{name}'"
     datatype = parameters.datatype("datatype", tuple(Datatype))
     is_binary = parameters.flag("binary", default=False)
     if is_binary and datatype is not Datatype.BYTES:
         raise parameters.error("binary is for BYTES alone")
+    is_ragged = parameters.flag("ragged", default=False)
+    if is_ragged and datatype is Datatype.BYTES:
+        raise parameters.error("ragged is for numbers, expected another datatype than BYTES")
     shape = table.get("shape")
     parameters.has("shape")
     parameters.finish()
-    if not isinstance(shape, list) or not shape or not all(type(item) is int and item >= -1 for item in shape):
+    if not isinstance(shape, list) or not all(type(item) is int and -1 <= item <= LENGTH_MAX for item in shape):
+        raise parameters.error(f"shape = {_short(shape)}, expected a list of lengths such as [-1, 4]")
+    if not 0 < len(shape) <= DIMENSIONS_MAX:
         raise parameters.error(f"shape = {_short(shape)}, expected a list of lengths such as [-1, 4]")
     if shape[0] != -1:
         raise parameters.error(f"shape = {shape}, expected -1 in front, which stands for the rows")
-    return TensorSpec(name, datatype, tuple(shape), is_binary)
+    if is_ragged and DYNAMIC not in shape[1:]:
+        raise parameters.error(f"shape = {shape} is the same for all rows, expected a -1 behind the rows with ragged")
+    return TensorSpec(name, datatype, tuple(shape), is_binary, is_ragged)
 
 
 def _floats(values: Sequence[float]) -> Array:

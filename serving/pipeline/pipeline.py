@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from serving.config import PipelineConfig
 from serving.pipeline.composition import Surroundings, compose
 from serving.pipeline.program import Program, Workspace
-from serving.pipeline.step import Flow, Host, PerRow
+from serving.pipeline.step import Flow, Host, Kernel, PerRow, Work
+from serving.tensors import whole
 from serving.types import Array, Signature
 
 
@@ -34,22 +37,34 @@ class Pipeline:
     def __init__(self, config: PipelineConfig, model: Signature, surroundings: Surroundings) -> None:
         composed = compose(config, model, surroundings)
         self.signature = composed.signature
+        self._measured = composed.lengths
         self._before = Program(composed.before, outlive=False)
         self._after = Program(composed.after, outlive=True)
         self._buffers: dict[object, Buffers] = {}
         steps = (*composed.before.steps, *composed.after.steps)
-        self.is_quick = all(
-            not isinstance(step.work, PerRow) and (not isinstance(step.work, Host) or step.work.is_quick)
-            for step in steps
-        )
+        self.is_quick = all(_is_quick(step.work) for step in steps)
 
     def preprocess(self, inputs: Sequence[Array], runner: object, *, is_strict: bool = True) -> list[Array]:
         """Turn what clients sent, in the order of `signature`, into what the model takes. Raises RefusedRowsError."""
         return self._before.run(inputs, self._buffers_of(runner).before, is_strict=is_strict)
 
-    def postprocess(self, outputs: Sequence[Array], runner: object) -> list[Array]:
-        """Turn what the model gave into answers. Raises ValueError when that is not what it said it gives."""
-        return self._after.run(outputs, self._buffers_of(runner).after, is_strict=False)
+    def postprocess(self, outputs: Sequence[Array], runner: object, given: Sequence[Array]) -> list[Array]:
+        """Turn what the model gave into answers; `given` are the inputs of `preprocess`.
+
+        Raises ValueError when that is not what the model said it gives.
+        """
+        lengths = [np.fromiter(map(len, given[index]), np.int64, len(given[index])) for index in self._measured]
+        return self._after.run([*outputs, *lengths], self._buffers_of(runner).after, is_strict=False)
+
+    def answered(self, rows: Sequence[Array]) -> list[Array]:
+        """Return rows of the answers, those of one request, as tensors: where they have shapes of their own as well."""
+        specs = self.signature.outputs
+        return [whole(array, spec) if spec.is_ragged else array for array, spec in zip(rows, specs, strict=True)]
+
+    @property
+    def has_ragged_answers(self) -> bool:
+        """Whether `answered` changes anything."""
+        return any(spec.is_ragged for spec in self.signature.outputs)
 
     def _buffers_of(self, runner: object) -> Buffers:
         buffers = self._buffers.get(runner)
@@ -80,6 +95,13 @@ class Pipeline:
                     }
                 )
         return lines
+
+
+def _is_quick(work: Work) -> bool:
+    """Say whether work may run on the I/O thread."""
+    if isinstance(work, Kernel):
+        return work.is_trusted
+    return not isinstance(work, PerRow) and (not isinstance(work, Host) or work.is_quick)
 
 
 def _described(flow: Flow) -> str:

@@ -14,11 +14,21 @@ from numpy.typing import NDArray
 from serving.pipeline.compiler import readable, standalone, writable
 from serving.types import Array
 
+LENGTH_MAX = 16_384
+"""The longest side of an image: resizing needs memory for each pixel of it."""
 SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 
 
+def check_sides(image: Array) -> None:
+    """Refuse an image without pixels, or with a longer side than resizing has memory for. Raises ValueError."""
+    height, width = image.shape[:2]
+    if not 0 < min(height, width) <= max(height, width) <= LENGTH_MAX:
+        raise ValueError(f"an image of {width} x {height} came, expected 1 to {LENGTH_MAX} on each side")
+
+
 def resized(image: Array, height: int, width: int, method: str, *, antialias: bool) -> Array:
-    """Return an image in another size. Of two equal sizes, it is the image itself."""
+    """Return an image in another size. Of two equal sizes, it is the image itself. Raises ValueError."""
+    check_sides(image)
     if image.shape[:2] == (height, width):
         return image
     if method == "nearest":

@@ -3,6 +3,7 @@
 A program is shared by the threads of a servable; what a run writes lies in a `Workspace`, which one run has at a time.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from serving.pipeline.step import Dims, Flow, Half, Host, PerRow
 from serving.types import DYNAMIC, Array
 
 _FIRST_ROWS = 64
+_FIRST_BYTES = 16 << 20
+"""A buffer begins with room for so many rows, in so many bytes at most."""
 
 
 class Workspace:
@@ -54,7 +57,9 @@ class Workspace:
         """Return room for a tensor whose dimensions are fixed; it is overwritten by the next run."""
         buffer = self._buffers.get(flow.number)
         if buffer is None or len(buffer) < rows:
-            buffer = self._buffers[flow.number] = np.empty((_capacity(rows), *dims), flow.spec.datatype.dtype)
+            row_bytes = math.prod(dims) * flow.spec.datatype.dtype.itemsize
+            shape = (_capacity(rows, row_bytes), *dims)
+            buffer = self._buffers[flow.number] = np.empty(shape, flow.spec.datatype.dtype)
         return buffer[:rows]
 
 
@@ -94,7 +99,7 @@ class Program:
         self.passes = passes_of(half)
         self._half = half
         self._outliving = frozenset(flow.number for flow in half.results if outlive)
-        self._promised = [(flow.number, flow.dims, flow.spec.datatype.dtype) for flow in half.given]
+        self._promised = [(flow.number, *_promise(flow)) for flow in half.given]
         self._stages: list[Stage] = []
         first = 0
         for group in stages_of(self.passes):
@@ -225,11 +230,16 @@ class _RowStage:
         run.workspace.ticks[self._index] += time.monotonic_ns() - began_ns
 
 
+def _promise(flow: Flow) -> tuple[Dims, np.dtype[np.generic]]:
+    """Return the dimensions behind the rows, and the dtype, of an array that is given; rows may be objects."""
+    return ((), np.dtype(np.object_)) if flow.is_ragged else (flow.dims, flow.spec.datatype.dtype)
+
+
 def _check_promised(flow: Flow, array: Array, rows: int) -> None:
     """Check an array, which compiled code will index without looking. Raises ValueError."""
-    dims = flow.dims
+    dims, dtype = _promise(flow)
     is_right = (
-        array.dtype == flow.spec.datatype.dtype
+        array.dtype == dtype
         and array.ndim == len(dims) + 1
         and len(array) == rows
         and all(expected in {DYNAMIC, actual} for actual, expected in zip(array.shape[1:], dims, strict=True))
@@ -237,7 +247,7 @@ def _check_promised(flow: Flow, array: Array, rows: int) -> None:
     if not is_right:
         raise ValueError(
             f"tensor '{flow.spec.name}' is {array.dtype} {list(array.shape)}, "
-            f"expected {flow.spec.datatype.dtype} [{rows}, {', '.join(map(str, dims))}]"
+            f"expected {dtype} [{rows}, {', '.join(map(str, dims))}]"
         )
 
 
@@ -246,5 +256,7 @@ def _as_compiled_code_reads(array: Array) -> Array:
     return array if flags.c_contiguous and flags.aligned else np.array(array, order="C")
 
 
-def _capacity(rows: int) -> int:
-    return max(_FIRST_ROWS, 1 << max(0, rows - 1).bit_length())
+def _capacity(rows: int, row_bytes: int = 1) -> int:
+    """Return how many rows to make room for; where a row is large, no more than a power of two asks for."""
+    first = max(1, min(_FIRST_ROWS, _FIRST_BYTES // max(1, row_bytes)))
+    return max(first, 1 << max(0, rows - 1).bit_length())

@@ -7,9 +7,7 @@ number of the pass that cannot take a row; clock[2] counts what was marked there
 of each pass; the rest of `clock` is scratch. Texts name functions of this package only, and numbers that it has chosen.
 """
 
-import functools
 import itertools
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,13 +21,10 @@ from serving.errors import LoadError
 from serving.pipeline.compiler import compiled, part, readable, writable
 from serving.pipeline.passes import Pass
 from serving.pipeline.step import Argument, Element, Flow, Kernel, Spread
-from serving.types import DYNAMIC, Array, Datatype
+from serving.types import Array, Datatype
 
 PERIOD_MAX = 512
-"""Arguments that differ by column are repeated to about so many, so that rows of few columns have long inner loops."""
-
-USER_MODULE = "penstock_user_steps"
-"""The name of modules that are not of this package."""
+"""Blocks have about so many numbers, and arguments that differ by column are repeated as often: loops must be long."""
 
 _MONOTONIC = 1
 _clock_gettime: Any = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.voidptr))
@@ -86,6 +81,7 @@ class _Text:
         self._parts: dict[str, Any] = {"nanoseconds": part(nanoseconds)}
         self._lines: list[str] = ["    began = nanoseconds(clock)"]
         self._counter = itertools.count()
+        self._is_ours = True
 
     def begin_pass(self, each: Pass) -> None:
         """Say what follows."""
@@ -119,13 +115,20 @@ class _Text:
         return f"a{len(self._arguments) - 1}"
 
     def function(self, function: Callable[..., Any]) -> str:
-        """Name a function that is called."""
+        """Name a function of this package that is called."""
         if function not in self._names:
             name = f"{function.__name__.strip('_')}_{len(self._names)}"
             self._names[function] = name
             self._parts[name] = part(function)
             self.line(1, f"# {name}: {function.__module__}.{function.__qualname__}")
         return self._names[function]
+
+    def foreign(self, function: Callable[..., Any]) -> str:
+        """Name a function that is not of this package, of whose own names nothing gets into the text."""
+        self._is_ours = False
+        name = self._names[function] = f"foreign_{len(self._names)}"
+        self._parts[name] = part(function, checks_bounds=True)
+        return name
 
     def compiled(self) -> Function:
         """Compile what was written."""
@@ -135,55 +138,86 @@ class _Text:
         text = "\n".join([head, *self._lines, ""])
         integers = writable(np.dtype(np.int64), 1)
         kinds = [readable(array.dtype, array.ndim) for array in self._arguments]
-        is_ours = all(function.__module__ != USER_MODULE for function in self._names)
         try:
             call = compiled(
                 text, "run", {**self._parts, **_CASTS}, [integers, integers, integers, *self._types, *kinds],
-                is_kept=is_ours,
+                is_kept=self._is_ours,
             )  # fmt: skip
         except Exception as error:
-            raise LoadError(f"[pipeline] does not compile: {' '.join(str(error).split())[:300]}") from error
+            raise LoadError(f"[pipeline] does not compile: {_one_line(error)}") from error
         return Function(call, tuple(self.operands), tuple(self._arguments), text)
 
 
 def _one_line(error: Exception) -> str:
     """Return what numba says, without its colours and advice."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    return " ".join(text.split())[:400]
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    text = re.sub(r"^(Failed in nopython mode pipeline \(step: [^)]*\) )+", "", text)
+    return text[:400] or type(error).__name__
 
 
 def _write_loop(text: _Text, each: Pass, mark: int) -> None:
-    """Write a pass of element-wise steps: one loop over rows, spots and columns."""
+    """Write a pass of element-wise steps: a loop over blocks of the numbers of all rows, and one within a block.
+
+    The loop within has no branches. Where it has been signalled that a number is refused, another one finds its row.
+    """
     elements = [step.work for step in each.steps if isinstance(step.work, Element)]
-    dims = each.reads[0].dims
-    view, repeats = _layout(dims, elements)
-    source = text.tensor(each.reads[0], view, 3, is_written=False)
-    target = text.tensor(each.writes[0], view, 3, is_written=True)
+    columns = (each.reads[0].dims or (1,))[-1]
+    has_columns = any(argument.spread is Spread.COLUMN for work in elements for argument in work.arguments)
+    repeats = max(1, PERIOD_MAX // columns) if has_columns and columns else 1
+    numbers = columns * repeats if has_columns else PERIOD_MAX
+    source = text.tensor(each.reads[0], _flat, 1, is_written=False)
+    target = text.tensor(each.writes[0], _flat, 1, is_written=True)
+    length = text.argument(np.array([max(1, numbers)]))
+    arguments = [[_argument(text, argument, repeats) for argument in work.arguments] for work in elements]
+    text.line(1, f"for start in range(0, {source}.shape[0], {length}[0]):")
+    text.line(2, f"given = {source}[start : start + {length}[0]]")
+    text.line(2, f"taken = {target}[start : start + {length}[0]]")
+    names = _write_numbers(text, each, elements, arguments, marks=False)
+    if not names:
+        return
+    text.line(2, f"if {' or '.join(f'{name} < 0' for name in names)}:")
+    _write_numbers(text, each, elements, arguments, marks=True)
+    text.line(4, f"row = (start + at) // ({source}.shape[0] // flaws.shape[0])")
+    text.line(4, "if refused and flaws[row] == 0:")
+    text.line(5, f"flaws[row] = {mark}")
+    text.line(5, "clock[2] += 1")
+
+
+def _write_numbers(
+    text: _Text, each: Pass, elements: Sequence[Element], arguments: Sequence[Sequence[str]], *, marks: bool
+) -> list[str]:
+    """Write the loop within a block; return the names of what is negative when a number of it is refused.
+
+    With `marks` nothing is written to the block, and `refused` says whether the last number is.
+    """
     code: list[str] = []
-    refuses: list[str] = []
-    last = f"{source}[row, spot, column]"
-    for step, work in zip(each.steps, elements, strict=True):
+    names: set[str] = set()
+    last = "given[at]"
+    for step, work, taken in zip(each.steps, elements, arguments, strict=True):
         value, result = text.fresh("v"), text.fresh("r")
-        arguments = [_argument(text, argument, repeats) for argument in work.arguments]
         kind = step.writes[0].spec.datatype
         code.append(f"{value} = {_CAST_NAMES[work.computes]}({last})")
-        call = f"{text.function(work.function)}({', '.join([value, *arguments])})"
-        code.append(f"{result} = {_CAST_NAMES[kind]}({call})")
-        if work.refuses is not None:
-            refuses.append(f"{text.function(work.refuses)}({', '.join([value, result, *arguments])})")
-            code.append(f"refused += int32({refuses[-1]})")
+        code.append(f"{result} = {_CAST_NAMES[kind]}({text.function(work.function)}({', '.join([value, *taken])}))")
         last = result
-    text.line(1, f"for row in range({source}.shape[0]):")
-    if refuses:
-        text.line(2, "refused = int32(0)  # as wide as FP32, so that counting is a vector instruction too")
-    text.line(2, f"for spot in range({source}.shape[1]):")
-    text.line(3, f"for column in range({source}.shape[2]):")
-    for line in (*code, f"{target}[row, spot, column] = {last}"):
-        text.line(4, line)
-    if refuses:
-        text.line(2, "if refused and flaws[row] == 0:")
-        text.line(3, f"flaws[row] = {mark}")
-        text.line(3, "clock[2] += 1")
+        if work.refuses is None:
+            continue
+        given = f"({', '.join([value, result, *taken])})"
+        if marks:
+            code.append(f"refused |= {text.function(work.refuses)}{given}")
+        elif work.signals is None:
+            code.append(f"signal_32 |= int32(-int32({text.function(work.refuses)}{given}))")
+            names.add("signal_32")
+        else:
+            name = f"signal_{work.computes.item_bytes * 8}"
+            code.append(f"{name} |= {text.function(work.signals)}{given}")
+            names.add(name)
+    depth = 3 if marks else 2
+    for name in sorted(names):
+        text.line(depth, f"{name} = int{name.removeprefix('signal_')}(0)")
+    text.line(depth, "for at in range(given.shape[0]):")
+    for line in ("refused = False", *code) if marks else (*code, f"taken[at] = {last}"):
+        text.line(depth + 1, line)
+    return sorted(names)
 
 
 def _write_call(text: _Text, each: Pass, mark: int) -> None:
@@ -198,38 +232,27 @@ def _write_call(text: _Text, each: Pass, mark: int) -> None:
     ]
     names += [text.argument(argument.array) for argument in work.arguments]
     names += ["flaws", str(mark)] if work.marks else []
+    if not work.is_trusted:
+        for name in names[len(step.reads) : len(flows)]:
+            text.line(1, f"{name}[...] = 0")
+        text.line(1, f"{text.foreign(work.function)}({', '.join(names)})")
+        return
     text.line(1, f"{'clock[2] += ' * work.marks}{text.function(work.function)}({', '.join(names)})")
 
 
 def _argument(text: _Text, argument: Argument, repeats: int) -> str:
+    """Name an argument as the loop within a block uses it."""
     if argument.spread is Spread.ONE:
-        return f"{text.argument(argument.array)}[0]"
+        name = text.fresh("c")  # read once: what is written could lie there, as far as a compiler knows
+        text.line(1, f"{name} = {text.argument(argument.array)}[0]")
+        return name
     if argument.spread is Spread.COLUMN:
-        return f"{text.argument(np.tile(argument.array, repeats))}[column]"
+        return f"{text.argument(np.tile(argument.array, repeats))}[at]"
     return text.argument(argument.array)
 
 
-def _layout(dims: tuple[int, ...], elements: Sequence[Element]) -> tuple[View, int]:
-    """Choose how a tensor lies for a loop, [rows, spots, columns], and how often arguments by column are repeated."""
-    period, repeats = 0, 1
-    if any(argument.spread is Spread.COLUMN for work in elements for argument in work.arguments):
-        columns = dims[-1] if dims else 1
-        spots = math.prod(dims[:-1]) if DYNAMIC not in dims else 1
-        repeats = max(count for count in range(1, max(1, PERIOD_MAX // columns) + 1) if spots % count == 0)
-        period = columns * repeats
-    if DYNAMIC in dims:
-        return functools.partial(_periodic, period=period), repeats
-    numbers = math.prod(dims)
-    return functools.partial(_fixed, spots=numbers // period if period else 1, period=period or numbers), repeats
-
-
-def _fixed(array: Array, *, spots: int, period: int) -> Array:
-    return array.reshape(len(array), spots, period)
-
-
-def _periodic(array: Array, *, period: int) -> Array:
-    numbers = math.prod(array.shape[1:])
-    return array.reshape(len(array), numbers // period if period else 1, period or numbers)
+def _flat(array: Array) -> Array:
+    return array.reshape(array.size)
 
 
 def _dimensions(flow: Flow, view: View) -> int:

@@ -15,6 +15,9 @@ import numpy as np
 
 from serving.types import Array, Datatype, TensorSpec
 
+ROW_BYTES_MAX = 1 << 30
+"""The most bytes that a row of a tensor may take."""
+
 Dims = tuple[int, ...]
 """The dimensions of a tensor behind its rows."""
 
@@ -46,13 +49,15 @@ class Element:
     """Work on one number: `function(value, *arguments)` is the result.
 
     `refuses(value, result, *arguments)` says that a row with such a number cannot be taken. `computes` is the dtype
-    that a number is turned into before. All run compiled, and as plain Python where a refusal is explained.
+    that a number is turned into before. All run compiled, and as plain Python where a refusal is explained. `signals`
+    says the same as `refuses` by an integer as wide as `computes` that is negative, for fast loops.
     """
 
     function: Callable[..., Any]
     computes: Datatype
     arguments: tuple[Argument, ...] = ()
     refuses: Callable[..., Any] | None = None
+    signals: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,8 @@ class Kernel:
     With `marks`, two more arguments follow, flaws, INT64 [rows], and the number to put where a row has none yet, and it
     returns how many it has put. The last `scratch` of what it writes are for itself alone.
     `views` says how each of reads and writes is laid out for it. `explain` says what was wrong in one row that it read.
+    `is_trusted` is false for a function that is not of this package: its indices are checked, what it writes is zeros
+    before it runs, it is kept in no cache, and does not run on the I/O thread.
     """
 
     function: Callable[..., Any]
@@ -70,6 +77,7 @@ class Kernel:
     marks: bool = False
     scratch: int = 0
     explain: Callable[[Array], str] | None = None
+    is_trusted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

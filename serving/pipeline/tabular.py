@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.pipeline import elements, kernels
+from serving.pipeline import elements, kernels, signals
 from serving.pipeline.parameters import Parameters
 from serving.pipeline.step import (
     Argument,
@@ -46,7 +46,8 @@ def scale(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
     divisor = parameters.numbers("scale", 1.0, columns(reads[0]), datatype)
     if not divisor.array.all():
         raise parameters.error("scale holds a 0, expected numbers to divide by")
-    work = Element(elements.scale, datatype, (mean, divisor), elements.refuses_overflow)
+    signal = signals.overflow_32 if datatype is Datatype.FP32 else signals.overflow_64
+    work = Element(elements.scale, datatype, (mean, divisor), elements.refuses_overflow, signal)
     return Draft(work, (datatype,), same, f"expected a result that fits {datatype.wire_name}")
 
 
@@ -71,7 +72,8 @@ def log1p(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
 def finite(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
     """Refuse rows that hold NaN or infinity."""
     datatype = _float_of(parameters, reads[0], must_be_float=True)
-    work = Element(elements.finite, datatype, (), elements.refuses_infinite)
+    signal = signals.infinite_32 if datatype is Datatype.FP32 else signals.infinite_64
+    work = Element(elements.finite, datatype, (), elements.refuses_infinite, signal)
     return Draft(work, (datatype,), same, "expected finite numbers")
 
 
@@ -83,7 +85,8 @@ def bucketise(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
     if not np.isfinite(boundaries).all() or not (np.diff(boundaries) > 0).all():
         raise parameters.error(f"boundaries: numbers must differ, and fit, as {datatype.wire_name}")
     function = elements.bucketise_right if parameters.flag("right", default=False) else elements.bucketise_left
-    work = Element(function, datatype, (Argument(boundaries),), elements.refuses_nan)
+    signal = signals.nan_32 if datatype is Datatype.FP32 else signals.nan_64
+    work = Element(function, datatype, (Argument(boundaries),), elements.refuses_nan, signal)
     return Draft(work, (Datatype.INT64,), same, "expected a number")
 
 
@@ -99,8 +102,9 @@ def cast(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
         return Draft(Element(elements.is_not_zero, given), (wanted,), same)
     if wanted in FLOATS:
         computes = Datatype.FP64 if given in {Datatype.FP64, wanted} else wanted
-        refuses = elements.refuses_overflow if (given, wanted) == (Datatype.FP64, Datatype.FP32) else None
-        return Draft(Element(elements.keep, computes, (), refuses), (wanted,), same, complaint)
+        is_narrowed = (given, wanted) == (Datatype.FP64, Datatype.FP32)
+        rule = (elements.refuses_overflow, signals.narrowed) if is_narrowed else (None, None)
+        return Draft(Element(elements.keep, computes, (), *rule), (wanted,), same, complaint)
     if given in FLOATS:
         low, high = (Argument(np.array([bound], given.dtype), Spread.ONE) for bound in _bounds_in(given, wanted))
         work = Element(_truncate_within, given, (low, high), _refuses_truncated)

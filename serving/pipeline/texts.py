@@ -23,14 +23,14 @@ def tokenise(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
     flow = reads[0]
     if flow.spec.datatype is not Datatype.BYTES or flow.spec.is_binary or flow.dims not in {(), (1,)}:
         raise parameters.error(f"'{flow.spec.name}' is not one text per row, expected BYTES [-1]")
-    lengths = _lengths(parameters)
+    lengths = parameters.buckets(TOKENS_MAX)
     datatype = Datatype.INT64
     if parameters.has("datatype"):
         datatype = parameters.datatype("datatype", (Datatype.INT64, Datatype.INT32))
     work = _Tokeniser(
         _tokenizer(parameters),
         lengths,
-        parameters.whole("pad", 0, minimum=0),
+        parameters.whole("pad", 0, minimum=0, maximum=(1 << 31) - 1),
         parameters.whole("bytes_max", 1 << 16),
         parameters.flag("truncate", default=False),
         datatype,
@@ -41,17 +41,6 @@ def tokenise(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
         return (length,), (length,)
 
     return Draft(Host(work, is_quick=False), (datatype, datatype), follow)
-
-
-def _lengths(parameters: Parameters) -> tuple[int, ...]:
-    if parameters.has("length") == parameters.has("lengths"):
-        raise parameters.error("expected either length, for all batches, or lengths, of which a batch takes one")
-    if parameters.has("length"):
-        return (parameters.whole("length", maximum=TOKENS_MAX),)
-    lengths = parameters.increasing("lengths")
-    if (lengths != np.floor(lengths)).any() or lengths[0] < 1 or lengths[-1] > TOKENS_MAX:
-        raise parameters.error(f"lengths: expected whole numbers from 1 to {TOKENS_MAX}")
-    return tuple(int(length) for length in lengths)
 
 
 def _tokenizer(parameters: Parameters) -> Any:

@@ -3,13 +3,14 @@
 Reads only. What it finds are sentences for people, each with the kind of thing it is about and its place in it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from serving.errors import RegistryDamaged, RegistryError
 from serving.package.parts import Descriptor
 from serving.registry import record as ledger
+from serving.registry.aliases import MOVES
 from serving.registry.catalogue import PUSH, Catalogue
 from serving.registry.manifests import blobs_of, index_of, manifests_of, row_digests_of
 from serving.registry.record import Record
@@ -59,7 +60,10 @@ def audit(catalogue: Catalogue, store: BlobStore, *, head: str | None = None) ->
         lines = catalogue.lines()
     except RegistryDamaged as error:  # pages of the file that cannot be read at all
         return Audit(0, 0, 0, False, ledger.GENESIS, (Finding("catalogue", "file", str(error)),))
-    findings += [*_chain(lines), *_cut(lines, head)]
+    broken = list(_chain(lines))
+    findings += [*broken, *_cut(lines, head)]
+    if not broken:  # a record that cannot be read would make misfits of those that refer to it
+        findings += _misfits(_parsed(lines))
     referenced: dict[str, Descriptor] = {}
     for record in _parsed(lines):
         try:
@@ -104,7 +108,9 @@ def _chain(lines: Sequence[Line]) -> Iterator[Finding]:
         place = f"record {position}"
         if position != expected:
             yield Finding("ledger", f"record {expected}", f"it is missing; record {position} comes next")
-        if ledger.digest_of(text.encode("utf-8", "surrogatepass")) != digest:
+        if not isinstance(text, str) or not isinstance(digest, str):  # bytes may stand there, whatever is declared
+            yield Finding("ledger", place, "it is not stored as text")
+        elif ledger.digest_of(text.encode("utf-8", "surrogatepass")) != digest:
             yield Finding("ledger", place, "its text has changed: it does not have the digest that it had")
         try:
             record = ledger.parse(text)
@@ -125,6 +131,25 @@ def _cut(lines: Sequence[Line], head: str | None) -> Iterator[Finding]:
     yield Finding("ledger", f"after {last}", f"no record has the digest {head}: the end was cut off, or rewritten")
 
 
+def _misfits(records: Iterable[Record]) -> Iterator[Finding]:
+    """Check that pushes count up from 1, model by model, and that aliases name what was pushed before."""
+    pushed: dict[str, list[Any]] = {}
+    for record in records:
+        facts, known = record.facts, pushed.setdefault(record.model, [])
+        sequence, package = facts.get("sequence"), facts.get("package")
+        place = f"record {record.position}"
+        if record.kind == PUSH:
+            if sequence != len(known) + 1 or package is None:
+                yield Finding("ledger", place, f"it pushes package {sequence} of '{record.model}' after {len(known)}")
+            known.append(package)
+        elif record.kind in MOVES and "alias" not in facts:
+            yield Finding("ledger", place, f"it is a {record.kind} of no alias")
+        elif record.kind in MOVES and (
+            sequence is None or package is None or package not in known[sequence - 1 : sequence]
+        ):
+            yield Finding("ledger", place, f"it names package {sequence}, {package}, which was not pushed before")
+
+
 def _parsed(lines: Sequence[Line]) -> Iterator[Record]:
     for _, text, _ in lines:
         try:
@@ -139,7 +164,10 @@ def _collect(store: BlobStore, record: Record, referenced: dict[str, Descriptor]
     if digests is not None:
         referenced[digests.digest] = digests
     findings = []
-    for manifest in manifests_of(record.facts) if record.kind == PUSH else ():
+    manifests = manifests_of(record.facts) if record.kind == PUSH else ()
+    if manifests and manifests[0].digest != record.facts.get("package"):
+        raise RegistryError("a push whose first manifest is not that of its package")
+    for manifest in manifests:
         referenced[manifest.digest] = manifest
         try:
             referenced.update({blob.digest: blob for blob in blobs_of(store.read(manifest))})

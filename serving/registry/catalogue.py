@@ -19,7 +19,7 @@ from serving.errors import RegistryAway, RegistryDamaged, RegistryError
 from serving.registry import record as ledger
 from serving.registry.aliases import MOVES
 from serving.registry.disk import is_local
-from serving.registry.names import Alias, Version
+from serving.registry.names import Alias, Version, is_digest
 from serving.registry.record import Record
 from serving.registry.schema import APPLICATION_ID, FORMAT, OBJECTS
 
@@ -28,6 +28,11 @@ BUSY_TIMEOUT_S = 60.0
 """How long a writer waits for another one before it gives up."""
 
 PUSH = "push"
+_REMEDIES = {
+    "disk I/O error": "; is the disk full?",
+    "unable to open database file": "; who reads it must be able to write its folder as well",
+}
+"""What SQLite's words mean in most cases: its log needs room, and a file beside the catalogue, for reading too."""
 _KINDS_OF_MOVES = ", ".join(f"'{kind}'" for kind in MOVES)
 
 
@@ -66,6 +71,7 @@ class Catalogue:
             if create:
                 folder.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None)
+            connection.text_factory = _text
             try:
                 _prepare(connection, folder)
             except BaseException:
@@ -88,7 +94,7 @@ class Catalogue:
         """List the packages of all models or of one, in the order of pushes."""
         where = "" if model is None else "WHERE model = ?"
         query = f"SELECT model, sequence, package, position FROM package {where} ORDER BY model, sequence"  # noqa: S608
-        return [Pushed(*row) for row in self._rows(query, *(() if model is None else (model,)))]
+        return [_pushed(*row) for row in self._rows(query, *(() if model is None else (model,)))]
 
     def package(self, version: Version) -> Pushed:
         """Return one package. Raises RegistryError when there is none."""
@@ -99,8 +105,12 @@ class Catalogue:
 
     def aliases(self, model: str | None = None) -> dict[Alias, int]:
         """Return what each alias names, as a sequence number."""
-        rows = self._rows("SELECT model, alias, sequence FROM alias ORDER BY model, alias")
-        return {Alias(row[0], row[1]): int(row[2]) for row in rows if model in {None, row[0]}}
+        rows = self._rows("SELECT model, alias, sequence, package, position FROM alias ORDER BY model, alias")
+        named = {Alias(row[0], row[1]): _pushed(row[0], *row[2:]) for row in rows if model in {None, row[0]}}
+        for alias, pushed in named.items():
+            if alias.name is None:
+                raise _misfit(pushed.position)
+        return {alias: pushed.sequence for alias, pushed in named.items()}
 
     def resolve(self, reference: Version | Alias) -> Pushed:
         """Return the package that a reference names now. Raises RegistryError when it names none."""
@@ -115,7 +125,11 @@ class Catalogue:
     def moves(self, alias: Alias) -> list[Record]:
         """Return the records that moved an alias, in order."""
         query = f"SELECT text FROM record WHERE model = ? AND alias = ? AND kind IN ({_KINDS_OF_MOVES})"  # noqa: S608
-        return self._records(query, alias.model, alias.name)
+        moves = self._records(query, alias.model, alias.name)
+        for record in moves:
+            if "sequence" not in record.facts:
+                raise _misfit(record.position)
+        return moves
 
     def records(self, model: str | None = None, *, kind: str | None = None) -> list[Record]:
         """Return all records, or those of a model, or of a kind, in order."""
@@ -181,6 +195,17 @@ class Catalogue:
         return f"'{model}' has: {', '.join(sequences)}" if sequences else f"there is no model '{model}'"
 
 
+def _pushed(model: Any, sequence: Any, digest: Any, position: Any) -> Pushed:
+    """Trust a row of a view only as far as its record could be one of ours."""
+    if not (isinstance(model, str) and type(sequence) is int and isinstance(digest, str) and is_digest(digest)):
+        raise _misfit(position)
+    return Pushed(model, sequence, digest, position)
+
+
+def _misfit(position: int) -> RegistryDamaged:
+    return RegistryDamaged(f"{FILE}: record {position} does not say which package or alias it is about; see `verify`")
+
+
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keep others out of this block, for as long as a statement takes."""
@@ -213,6 +238,11 @@ def _prepare(connection: sqlite3.Connection, folder: Path) -> None:
         raise RegistryDamaged(f"{folder / FILE} is not a catalogue of format {FORMAT}, which this Penstock reads")
 
 
+def _text(content: bytes) -> str:
+    """Read text that somebody may have tampered with: what is not UTF-8 has another digest, and ends nothing."""
+    return content.decode(errors="surrogateescape")
+
+
 def _identity(connection: sqlite3.Connection) -> tuple[int, int]:
     names = ("application_id", "user_version")
     first, second = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
@@ -227,7 +257,7 @@ def _translated(path: Path | str) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
             raise RegistryAway(f"{path}: another writer has held it for too long; try again") from error
-        raise RegistryAway(f"{path} cannot be used: {error}") from error
+        raise RegistryAway(f"{path} cannot be used: {error}{_REMEDIES.get(str(error), '')}") from error
     except sqlite3.DatabaseError as error:
         raise RegistryDamaged(f"{path}: {error}") from error
     except OSError as error:

@@ -32,7 +32,7 @@ from serving.registry.difference import Difference, differences
 from serving.registry.evidence import check_evidence
 from serving.registry.lineage import Lineage, lineage_of
 from serving.registry.manifests import DIGESTS_BYTES_MAX, blobs_of, index_of, manifest_facts, manifests_of
-from serving.registry.names import Alias, Reference, Version, check_word
+from serving.registry.names import Alias, Reference, Version, check_digest, check_word
 from serving.registry.place import folder_of, store_uri
 from serving.registry.record import Record
 from serving.registry.store import BlobStore, StoredFiles
@@ -96,7 +96,7 @@ class Registry(AbstractContextManager["Registry"]):
         folder = folder_of(uri)
         store = BlobStore.at(store_uri(folder))
         catalogue = Catalogue.open(folder, clock or MonotonicClock(), create=create, busy_timeout_s=busy_timeout_s)
-        who = _checked_text("who", who or f"{_user()}@{socket.gethostname()}")
+        who = checked_text("who", who or f"{_user()}@{socket.gethostname()}")
         return cls(folder, catalogue, store, who=who)
 
     def __exit__(
@@ -220,9 +220,21 @@ class Registry(AbstractContextManager["Registry"]):
             named = {} if version is None else _named(self._catalogue.package(version))
             return self._catalogue.append(who=self.who, kind=kind, model=model, facts={**facts, **named})
 
-    def history(self, model: str | None = None) -> list[Record]:
-        """Return all records, or those of one model, in order."""
-        return self._catalogue.records(model)
+    def append_decided(self, kind: str, version: Version, decide: Gate, *, alias: str) -> Record:
+        """Add a record about a package, an alias and more facts, which `decide` gives from what the ledger says then.
+
+        No other writer comes between. Raises what `decide` raises, and nothing is written then.
+        """
+        assert kind not in {PUSH, PROMOTE, ROLLBACK}, f"bug: a {kind} has a verb of its own"
+        target = Alias(version.model, check_word("an alias", alias))
+        with self._catalogue.writing():
+            pushed = self._catalogue.package(version)
+            facts = {**decide(self._promotion(pushed, target)), "alias": alias, **_named(pushed)}
+            return self._catalogue.append(who=self.who, kind=kind, model=version.model, facts=facts)
+
+    def history(self, model: str | None = None, *, kind: str | None = None) -> list[Record]:
+        """Return all records, or those of one model, or of one kind, in order."""
+        return self._catalogue.records(model, kind=kind)
 
     def lineage(self, reference: Reference) -> Lineage:
         """Return everything that is known of where a package comes from and what happened to it."""
@@ -235,6 +247,8 @@ class Registry(AbstractContextManager["Registry"]):
 
     def verify(self, *, head: str | None = None) -> Audit:
         """Look at every record, view and blob. `head` is a digest that a record once had."""
+        if head is not None:
+            check_digest(head)
         return audit(self._catalogue, self._store, head=head)
 
     # ---- within ----------------------------------------------------------------------------------------------------
@@ -261,7 +275,7 @@ class Registry(AbstractContextManager["Registry"]):
     def _move(self, kind: str, alias: Alias, pushed: Pushed, reason: str, evidence: Mapping[str, Any]) -> Record:
         facts = {**evidence, "alias": alias.name, **_named(pushed)}
         if reason:
-            facts["reason"] = _checked_text("a reason", reason)
+            facts["reason"] = checked_text("a reason", reason)
         return self._catalogue.append(who=self.who, kind=kind, model=alias.model, facts=facts)
 
     def _publish_index(self) -> None:
@@ -309,7 +323,8 @@ def _blob(content: bytes) -> Descriptor:
     return Descriptor("", digest_of(content), len(content))
 
 
-def _checked_text(what: str, text: str) -> str:
+def checked_text(what: str, text: str) -> str:
+    """Return a line of text for a record. Raises RegistryError for what is none."""
     if not text.isprintable() or not 0 < len(text) <= REASON_CHARACTERS_MAX:
         raise RegistryError(f"{what} is {text!r:.80}, expected one line of up to {REASON_CHARACTERS_MAX} characters")
     return text

@@ -14,12 +14,12 @@ from serving.registry.names import check_digest
 _Types = tuple[type, ...]
 _OBJECT: _Types = (dict,)
 _TEXT: _Types = (str,)
-_NUMBER: _Types = (int, float)
+_COUNT: _Types = (int,)
 
 KINDS: Mapping[str, Mapping[str, _Types]] = MappingProxyType(
     {
         "data": {
-            "digests": _OBJECT, "rows": _NUMBER, "schema": _OBJECT, "profile": _TEXT, "source": _TEXT,
+            "digests": _OBJECT, "rows": _COUNT, "schema": _OBJECT, "profile": _TEXT, "source": _TEXT,
             "row_digests": _OBJECT,
         },
         "train": {
@@ -28,10 +28,10 @@ KINDS: Mapping[str, Mapping[str, _Types]] = MappingProxyType(
         },
         "evaluate": {
             "metrics": _OBJECT, "folds": _OBJECT, "train_metrics": _OBJECT, "slices": _OBJECT, "fairness": _OBJECT,
-            "digests": _OBJECT, "rows": _NUMBER,
+            "digests": _OBJECT, "rows": _COUNT,
         },
         "automl": {
-            "tool": _TEXT, "trials": _NUMBER, "best": _OBJECT, "space": _OBJECT, "seeds": _OBJECT, "digests": _OBJECT,
+            "tool": _TEXT, "trials": _COUNT, "best": _OBJECT, "space": _OBJECT, "seeds": _OBJECT, "digests": _OBJECT,
         },
         "note": {"text": _TEXT, "digests": _OBJECT},
     }
@@ -53,7 +53,7 @@ def check_evidence(kind: str, facts: Mapping[str, Any]) -> None:
     for name, value in facts.items():
         if name not in KINDS[kind]:
             raise RegistryError(f"a record of kind '{kind}' has no '{name}'{nearest(name, KINDS[kind])}")
-        if not isinstance(value, KINDS[kind][name]) or isinstance(value, bool):
+        if not _fits(value, KINDS[kind][name]):
             expected = _JSON_NAMES[KINDS[kind][name]]
             raise RegistryError(f"'{name}' of a record of kind '{kind}' is {value!r:.80}, expected {expected}")
     for digest in facts.get("digests", {}).values():
@@ -72,7 +72,11 @@ def _check_numbers(facts: Mapping[str, Any]) -> None:
                 raise RegistryError(f"'{name}' of '{metric}' is {value!r:.80}, expected a number")
 
 
-_JSON_NAMES = {_OBJECT: "an object", _TEXT: "text", _NUMBER: "a number"}
+_JSON_NAMES = {_OBJECT: "an object", _TEXT: "text", _COUNT: "a whole number from 0"}
+
+
+def _fits(value: Any, types: _Types) -> bool:
+    return isinstance(value, types) and not isinstance(value, bool) and not (isinstance(value, int) and value < 0)
 
 
 def _is_number(value: object) -> bool:

@@ -21,9 +21,12 @@ from serving.package import read, verify
 from serving.registry.catalogue import Pushed
 from serving.registry.client import Registry
 from serving.registry.names import Alias, Version, check_digest
+from serving.registry.source import Source
 
 STATE_FILE = "state.json"
 STATE_BYTES_MAX = 1 << 16
+BUSY_TIMEOUT_S = 2.0
+"""How long a look waits for a writer: the next one comes soon, and a server does not stop before this one has ended."""
 _DIGEST_SHOWN = 16
 
 _log = logging.getLogger(__name__)
@@ -54,17 +57,23 @@ class _Followed:
 
 
 class AliasFollower:
-    """Looks at the aliases of one registry whenever it is asked to. One thread at a time; `look` may take long."""
+    """Looks at the aliases of one registry whenever it is asked to. One thread at a time; `look` may take long.
 
-    def __init__(self, uri: str, aliases: Sequence[Alias], cache: Path, deliver: Deliver) -> None:
-        self._uri = uri
+    `connect` opens a registry of another kind than our own, which `uri` names.
+    """
+
+    def __init__(
+        self, uri: str, aliases: Sequence[Alias], cache: Path, deliver: Deliver, *,
+        connect: Callable[[], Source] | None = None,
+    ) -> None:  # fmt: skip
+        self._connect = connect or (lambda: Registry.open(uri, busy_timeout_s=BUSY_TIMEOUT_S))
         self._deliver = deliver
         self._followed = [_Followed(alias, cache / str(alias)) for alias in aliases]
 
     def look(self) -> None:
         """Hand over what each alias names. What goes wrong is logged once, and what serves goes on serving."""
         try:
-            registry = Registry.open(self._uri)
+            registry = self._connect()
         except (ConfigError, RegistryError, OSError) as error:
             for followed in self._followed:
                 self._without_registry(followed, str(error))
@@ -73,26 +82,16 @@ class AliasFollower:
             for followed in self._followed:
                 self._look_at(followed, registry)
 
-    def _look_at(self, followed: _Followed, registry: Registry) -> None:
+    def _look_at(self, followed: _Followed, registry: Source) -> None:
         try:
             pushed = registry.resolve(followed.alias)
-            pulled = self._pull(followed, registry, pushed)
+            pulled = pull_into(followed.folder, registry, pushed)
         except (RegistryError, PackageError, OSError) as error:
             self._without_registry(followed, str(error))
             return
         followed.trouble = ""
         if pulled.digest != followed.refused or not followed.serving:
             self._hand_over(followed, pulled)
-
-    def _pull(self, followed: _Followed, registry: Registry, pushed: Pushed) -> Pulled:
-        """Return the package from the cache, where it is pulled to unless it is there, whole, already."""
-        pulled = Pulled(pushed.sequence, pushed.digest, followed.folder / _folder_name(pushed.sequence, pushed.digest))
-        if not pulled.path.exists():
-            registry.pull(Version(pushed.model, pushed.sequence), pulled.path)
-        if (held := _digest_of(pulled.path)) != pushed.digest:
-            shutil.rmtree(pulled.path)
-            raise RegistryDamaged(f"{pulled.path} held {held}, expected package {pushed.digest}; it is pulled again")
-        return pulled
 
     def _hand_over(self, followed: _Followed, pulled: Pulled) -> None:
         """Let a package serve, beside the one before it, which stays warm; when it does not load, nothing changes."""
@@ -132,6 +131,28 @@ class AliasFollower:
                 _log.info("%s: serving package %d from the cache", followed.alias, last[0].sequence)
 
 
+def pull_into(folder: Path, registry: Source, pushed: Pushed) -> Pulled:
+    """Return a package from a folder of such, where it is pulled to unless it is there, whole, already.
+
+    Raises RegistryError, PackageError and OSError.
+    """
+    pulled = Pulled(pushed.sequence, pushed.digest, folder / _folder_name(pushed.sequence, pushed.digest))
+    if not pulled.path.exists():
+        registry.pull(Version(pushed.model, pushed.sequence), pulled.path)
+    if (held := _digest_of(pulled.path)) != pushed.digest:
+        shutil.rmtree(pulled.path)
+        raise RegistryDamaged(f"{pulled.path} held {held}, expected package {pushed.digest}; it is pulled again")
+    return pulled
+
+
+def keep_only(folder: Path, pulled: Sequence[Pulled]) -> None:
+    """Remove the packages of a folder that are not among these. Raises OSError."""
+    names = {each.path.name for each in pulled}
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in names:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
 def _digest_of(path: Path) -> str:
     """Return the digest that a copy has, or what is wrong with it."""
     try:
@@ -159,10 +180,7 @@ def _write_state(followed: _Followed) -> None:
     try:
         draft.write_text(json.dumps({"packages": kept}))
         draft.replace(followed.folder / STATE_FILE)
-        names = {each.path.name for each in followed.serving}
-        for entry in followed.folder.iterdir():
-            if entry.is_dir() and not entry.name.startswith(".") and entry.name not in names:
-                shutil.rmtree(entry, ignore_errors=True)
+        keep_only(followed.folder, followed.serving)
     except OSError as error:
         _log.warning("%s: what serves cannot be remembered: %s", followed.alias, error.strerror)
         with contextlib.suppress(OSError):

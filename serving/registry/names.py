@@ -60,9 +60,19 @@ def parse_alias(text: str) -> Alias:
     return reference
 
 
+def is_word(text: str) -> bool:
+    """Say whether a text can name a model, an alias or a kind of record."""
+    return re.fullmatch(_WORD, text) is not None
+
+
+def is_digest(text: str) -> bool:
+    """Say whether a text is a digest as OCI writes them."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def check_word(what: str, text: str) -> str:
     """Return a name of a model, an alias or a kind of record that can be used. Raises RegistryError."""
-    if not re.fullmatch(_WORD, text):
+    if not is_word(text):
         raise RegistryError(
             f"{text!r} cannot be {what}; expected up to 128 letters, digits, '.', '_' and '-', "
             "a letter or digit first and last"
@@ -72,6 +82,6 @@ def check_word(what: str, text: str) -> str:
 
 def check_digest(text: str) -> str:
     """Return a digest. Raises RegistryError."""
-    if not _DIGEST.fullmatch(text):
+    if not is_digest(text):
         raise RegistryError(f"{text[:100]!r} is no digest; expected sha256: and 64 hexadecimal digits")
     return text

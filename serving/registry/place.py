@@ -16,6 +16,7 @@ from serving.config import nearest, read_toml
 from serving.errors import ConfigError
 
 SETTINGS_FILE = "registry.toml"
+MLFLOW_SCHEMES = ("mlflow+http", "mlflow+https")
 _KEYS = frozenset({"store"})
 
 
@@ -25,6 +26,11 @@ def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return (Path(data) if Path(data).is_absolute() else Path.home() / ".local" / "share") / "penstock" / "registry"
 
 
+def is_mlflow(uri: str) -> bool:
+    """Say whether a registry's URI is that of an MLflow server."""
+    return uri.partition("://")[0] in MLFLOW_SCHEMES
+
+
 def folder_of(uri: str) -> Path:
     """Return the folder that a path or a file:// URI names. Raises ConfigError for other URIs."""
     parts = urlsplit(uri)
@@ -32,6 +38,8 @@ def folder_of(uri: str) -> Path:
         return Path(uri).expanduser()
     if parts.scheme == "file" and parts.netloc in {"", "localhost"} and not parts.query and not parts.fragment:
         return Path(unquote(parts.path))
+    if is_mlflow(uri):
+        raise ConfigError(f"registry {uri}: MLflow's registry is only served from, with --model NAME@ALIAS")
     raise ConfigError(
         f"registry {uri}: expected a folder or file:///FOLDER; blobs can lie elsewhere: store = {uri!r} in the "
         f"folder's {SETTINGS_FILE}"

@@ -6,11 +6,13 @@ of the record before it, so the digest of the last record, the head, vouches for
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from serving.errors import RegistryError
+from serving.registry.names import is_digest, is_word
 
 GENESIS = "sha256:" + "0" * 64
 """What stands for the digest before the first record."""
@@ -18,6 +20,12 @@ GENESIS = "sha256:" + "0" * 64
 RECORD_BYTES_MAX = 1 << 20
 DEPTH_MAX = 32
 _KEYS = frozenset({"position", "at", "who", "kind", "model", "facts", "previous"})
+_FACTS: Mapping[str, Callable[[Any], bool]] = MappingProxyType({
+    "sequence": lambda value: type(value) is int and value > 0,
+    "package": lambda value: isinstance(value, str) and is_digest(value),
+    "alias": lambda value: isinstance(value, str) and is_word(value),
+})  # fmt: skip
+"""Facts that mean the same in records of every kind, because the catalogue's views are made of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +80,12 @@ def parse(text: str) -> Record:
         value = json.loads(text)
     except (ValueError, RecursionError):
         raise RegistryError("not JSON") from None
-    if not isinstance(value, dict) or value.keys() != _KEYS or not isinstance(value["facts"], dict):
+    if not isinstance(value, dict) or value.keys() != _KEYS or not _are_fields(value):
         raise RegistryError("not the fields of a record")
     record = Record(**value)
+    for name, is_right in _FACTS.items():
+        if name in record.facts and not is_right(record.facts[name]):
+            raise RegistryError(f"a record whose {name} is {record.facts[name]!r:.80}")
     if record.text != text:
         raise RegistryError("not in canonical form")
     return record
@@ -83,6 +94,11 @@ def parse(text: str) -> Record:
 def digest_of(content: bytes) -> str:
     """Return the SHA-256 of bytes, as OCI writes digests."""
     return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def _are_fields(value: Mapping[str, Any]) -> bool:
+    texts = all(isinstance(value[name], str) for name in ("at", "who", "kind", "model", "previous"))
+    return texts and type(value["position"]) is int and isinstance(value["facts"], dict)
 
 
 def _check_depth(value: object, depth: int) -> None:

@@ -45,7 +45,8 @@ class BlobStore:
         if "://" not in uri:
             return cls(LocalFileSystem(), uri)
         try:
-            files, root = fsspec.core.url_to_fs(uri)
+            # A listing that is remembered would hide what others have stored, removed or tampered with since.
+            files, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise RegistryError(f"store {uri} cannot be opened: {error}") from None
         return cls(files, root)
@@ -171,6 +172,8 @@ class BlobStore:
         except BaseException:
             with contextlib.suppress(Exception):
                 target.discard()
+            with contextlib.suppress(AttributeError):  # of files that need no such thing
+                target.closed = True  # or else fsspec begins another upload when it collects the file
             raise
 
     def _path(self, digest: str) -> str:

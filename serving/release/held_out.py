@@ -96,6 +96,17 @@ def digests_to_bytes(digests: NDArray[np.uint64]) -> bytes:
     return np.unique(digests).astype("<u8").tobytes()
 
 
+def training_digests(path: Path) -> bytes:
+    """Return the digests of the training rows in an .npz, for a record of data; it may have labels and slices too.
+
+    Raises ConfigError for a file that has none.
+    """
+    inputs = {name: array for name, array in read_rows(path).items() if name != LABEL and "/" not in name}
+    if not inputs:
+        raise ConfigError(f"{path} holds no array of an input")
+    return digests_to_bytes(row_digests(inputs))
+
+
 def shared_rows(held_out: NDArray[np.uint64], training: bytes) -> int:
     """Return how many held-out rows are among the training rows. Raises ConfigError for what is no such blob."""
     if len(training) % _DIGEST_BYTES:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from serving.config import build, option, read_toml
@@ -27,6 +28,10 @@ CHECKS = (
     "licence",
 )
 """Every check, in the order in which a report lists them."""
+
+
+STEPS_MAX = 20
+"""Steps of a rollout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +90,44 @@ class EvidenceConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutConfig:
+    """`[rollout]`: how a package takes over from another in servers that follow the alias."""
+
+    steps: tuple[float, ...] = option((0.01, 0.1, 0.5), "Shares of the requests that the canary answers, step by step; "
+                                                        "as many go to the control.")  # fmt: skip
+    shadow_requests_per_s: float = option(50.0, "Before these steps the package answers so many copies of requests for "
+                                                "nobody; 0 leaves that out.", minimum=0, maximum=1000)  # fmt: skip
+    shadow_differences_max: float = option(-1.0, "The share of these answers that may differ from production's; below "
+                                                 "0: reported only.", minimum=-1, maximum=1)  # fmt: skip
+    shadow_tolerance: float = option(1e-3, "Numbers differ beyond this share of their size and a tenth of it besides.",
+                                     minimum=0, maximum=1)  # fmt: skip
+    block_s: float = option(10.0, "Canary and control are compared over stretches of time of this length.",
+                            minimum=0.02, maximum=3600)  # fmt: skip
+    block_requests_min: int = option(40, "A stretch lasts until both together had so many requests.",
+                                     minimum=2, maximum=1 << 31)  # fmt: skip
+    hold_s_max: float = option(3600.0, "A step that is not decided after this time is rolled back.",
+                               minimum=0.1, maximum=1e7)  # fmt: skip
+    alpha: float = option(0.05, "How often, at most, a package that is not worse may be rolled back for getting worse.",
+                          minimum=1e-6, maximum=0.5)  # fmt: skip
+    latency_tolerance: float = option(0.05, "Latency may be above the control's by this share before it counts as "
+                                            "worse.", minimum=0, maximum=1e3)  # fmt: skip
+    latency_margin: float = option(0.2, "A step is passed when latency is surely above the control's by less than "
+                                        "this share.", minimum=0.01, maximum=1e3)  # fmt: skip
+    errors_margin: float = option(0.01, "A step is passed when the share of requests that fail is surely above the "
+                                        "control's by less than this.", minimum=1e-6, maximum=1)  # fmt: skip
+
+    def __post_init__(self) -> None:
+        shares = (0.0, *self.steps)
+        rising = all(before < after <= 0.5 for before, after in pairwise(shares))
+        if not rising or not 1 <= len(self.steps) <= STEPS_MAX:
+            raise ConfigError(f"[rollout] steps = {list(self.steps)}, expected up to {STEPS_MAX} rising shares above 0 "
+                              "and up to 0.5: the control needs as many requests as the canary")  # fmt: skip
+        if self.latency_margin <= self.latency_tolerance:
+            raise ConfigError(f"[rollout] latency_margin = {self.latency_margin}, expected more than "
+                              f"latency_tolerance = {self.latency_tolerance}")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """The whole of a policy file. Nothing in it is needed."""
 
@@ -92,11 +135,13 @@ class Policy:
     quality: QualityConfig = option(QualityConfig(), "")
     cost: CostConfig = option(CostConfig(), "")
     evidence: EvidenceConfig = option(EvidenceConfig(), "")
+    rollout: RolloutConfig = option(RolloutConfig(), "")
 
     @property
     def digest(self) -> str:
-        """What a record names the policy by; it changes when any demand does."""
-        return digest_of(canonical(dataclasses.asdict(self)).encode())
+        """What a check names the policy by; it changes when any demand does. How to roll out demands nothing."""
+        demands = {name: value for name, value in dataclasses.asdict(self).items() if name != "rollout"}
+        return digest_of(canonical(demands).encode())
 
 
 def policy_for(folder: Path, model: str) -> Policy:
@@ -106,8 +151,13 @@ def policy_for(folder: Path, model: str) -> Policy:
     """
     for path in (folder / "policies" / f"{model}.toml", folder / "policy.toml"):
         if path.exists():
-            try:
-                return build(Policy, read_toml(path))
-            except ConfigError as error:
-                raise ConfigError(f"{error}" if str(error).startswith(str(path)) else f"{path}: {error}") from None
+            return read_policy(path)
     return Policy()
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a policy file. Raises ConfigError."""
+    try:
+        return build(Policy, read_toml(path))
+    except ConfigError as error:
+        raise ConfigError(f"{error}" if str(error).startswith(str(path)) else f"{path}: {error}") from None

@@ -8,6 +8,7 @@ from serving.release.finding import Finding, Verdict, inconclusive, passed
 from serving.release.held_out import HeldOut
 from serving.release.inference import holm, homogeneity, stability_index
 from serving.release.policy import EvidenceConfig
+from serving.statistics.derived import Derivation
 from serving.statistics.profile import ReferenceProfile, Role
 
 ALPHA = 0.01
@@ -45,7 +46,8 @@ def _shifts(profile: ReferenceProfile, held_out: HeldOut) -> list[tuple[str, flo
     """Return name, p-value and stability index of each input feature."""
     found = []
     for feature in profile.features:
-        if feature.role is Role.INPUT and feature.tensor in held_out.inputs:
+        is_element = feature.derivation is Derivation.ELEMENT
+        if is_element and feature.role is Role.INPUT and feature.tensor in held_out.inputs:
             array = held_out.inputs[feature.tensor]
             values = array.reshape(len(array), -1)[:, feature.column]
             counts = np.bincount(feature.slots_of(values), minlength=feature.slots)

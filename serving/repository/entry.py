@@ -16,7 +16,7 @@ from serving.clock import Clock
 from serving.config import ModelConfig, VersionPolicy, load_model_config
 from serving.errors import ConfigError, Draining, LoadError, NotReady, UnknownModel
 from serving.model import Servable
-from serving.repository.handle import Handle
+from serving.repository.handle import Handle, close_when_idle
 from serving.repository.lifecycle import State, check_move
 from serving.repository.scanner import Fingerprint, ModelOnDisk, VersionOnDisk, is_version
 from serving.repository.version_policy import candidates, is_enough
@@ -120,6 +120,12 @@ class ModelEntry:
     def servables(self) -> list[Servable]:
         """Return the servables of the ready versions, oldest first."""
         return [handle.servable for handle in self.handles()]
+
+    def default_servable(self) -> Servable | None:
+        """Return what answers requests that name no version; None when nothing does. Any thread."""
+        handles = self._handles
+        number = self._number("", handles)
+        return handles[number].servable if number is not None else None
 
     def _number(self, version: str, handles: Mapping[int, Handle]) -> int | None:
         """Return the version that is meant: without a `version` the default or newest ready one; None for none."""
@@ -283,7 +289,7 @@ class ModelEntry:
             record.move(State.READY)
         else:
             record.reason = ""
-            self._closing.append(_close_when_idle(replaced))
+            self._closing.append(close_when_idle(replaced))
 
     def _retire(self, numbers: Iterable[int], reason: str) -> None:
         """Take versions out of service at once; each is closed when its last request is answered."""
@@ -292,7 +298,7 @@ class ModelEntry:
         for number, handle in retired.items():
             record = self._records[number]
             record.move(State.UNLOADING, reason)
-            self._closing.append(_close_when_idle(handle, partial(self._note_closed, number, record, reason)))
+            self._closing.append(close_when_idle(handle, partial(self._note_closed, number, record, reason)))
         self._changed()
 
     def _note_closed(self, number: int, record: VersionRecord, reason: str) -> None:
@@ -320,19 +326,3 @@ class ModelEntry:
         for number in gone:
             if not self._is_unloading(number):
                 del self._records[number]
-
-
-def _close_when_idle(handle: Handle, then: Callable[[], None] = lambda: None) -> threading.Event:
-    """Retire a handle and close its servable, on a thread of its own, once nobody uses it. Returns what says so."""
-    handle.servable.hurry()
-    closed = threading.Event()
-
-    def close() -> None:
-        try:
-            handle.servable.close()
-            then()
-        finally:
-            closed.set()
-
-    handle.retire(lambda: threading.Thread(target=close, name=f"close {handle.servable.name}", daemon=True).start())
-    return closed

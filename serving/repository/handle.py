@@ -40,3 +40,19 @@ class Handle:
             idle = self._users == 0
         if idle:
             on_idle()
+
+
+def close_when_idle(handle: Handle, then: Callable[[], None] = lambda: None) -> threading.Event:
+    """Retire a handle and close its servable, on a thread of its own, once nobody uses it. Returns what says so."""
+    handle.servable.hurry()
+    closed = threading.Event()
+
+    def close() -> None:
+        try:
+            handle.servable.close()
+            then()
+        finally:
+            closed.set()
+
+    handle.retire(lambda: threading.Thread(target=close, name=f"close {handle.servable.name}", daemon=True).start())
+    return closed

@@ -15,6 +15,7 @@ from serving.execution.graph import Graph
 from serving.model import Servable
 from serving.package import Package, Part, read
 from serving.package.folder import check_same_tensors
+from serving.package.parts import JSON_BYTES_MAX
 from serving.package.signing import trusted_keys
 from serving.repository.scanner import MODEL_FILE
 from serving.statistics.profile import FILE_BYTES_MAX as PROFILE_BYTES_MAX
@@ -63,7 +64,7 @@ class Loader:
             raise LoadError(str(error)) from None
         servable = self.load(name, version, graph, config)
         try:
-            check_same_tensors(package.signature, servable.signature, where=f"{path}: the package")
+            check_same_tensors(package.signature, servable.graph_signature, where=f"{path}: the package")
         except PackageError as error:
             servable.close()
             raise LoadError(str(error)) from None
@@ -90,10 +91,13 @@ def _profile_beside(path: Path) -> bytes | None:
 def _verified_graph(package: Package) -> Graph:
     """Read the whole package against its digests; return the parts that are loaded."""
     weights: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     for blob in package.blobs:
         if blob.part is Part.WEIGHTS:
             weights[blob.title] = package.read_blob(blob)
+        elif blob.part is Part.FILE:
+            files[blob.title] = package.read_blob(blob, bytes_max=JSON_BYTES_MAX)
         elif blob.part is not Part.MODEL:
             for _ in package.chunks(blob):
                 pass
-    return Graph(package.model, weights)
+    return Graph(package.model, weights, files)

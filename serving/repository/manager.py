@@ -7,18 +7,22 @@ the folder or loads a model runs on loader threads.
 import contextlib
 import logging
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 
 from serving.clock import Clock
 from serving.errors import ConfigError, Draining, LoadFailed, NotReady, UnknownModel
 from serving.model import Servable
 from serving.repository.entry import QUICK_CLOSE_S, REMOVED, Changed, IndexEntry, Load, ModelEntry
 from serving.repository.handle import Handle
-from serving.repository.scanner import ModelOnDisk, is_name, pinned_model, scan, scan_model
+from serving.repository.routing import Routing, key_of
+from serving.repository.scanner import CONFIG_FILE, ModelOnDisk, is_name, pinned_model, scan, scan_model
+from serving.repository.trials import Reading, Trial, Trials
 
 _LOADS_AT_ONCE = 2
+_NO_ROUTINGS: Mapping[str, Routing] = MappingProxyType({})
 _log = logging.getLogger(__name__)
 
 
@@ -31,7 +35,7 @@ class ModelRepository:
 
     def __init__(
         self, root: Path, load: Load, clock: Clock, *,
-        drain_timeout_s: float, changed: Changed, elsewhere: Collection[str] = (),
+        drain_timeout_s: float, changed: Changed, elsewhere: Collection[str] = (), trials: Trials | None = None,
     ) -> None:  # fmt: skip
         self._root = root
         self._load = load
@@ -39,6 +43,7 @@ class ModelRepository:
         self._drain_timeout_s = drain_timeout_s
         self._changed = changed
         self._elsewhere = frozenset(elsewhere)
+        self._trials = trials
         self._pinned: dict[str, ModelOnDisk] = {}
         self._previous: dict[str, ModelOnDisk] = {}
         self._refreshing = threading.Lock()
@@ -51,6 +56,27 @@ class ModelRepository:
     def find(self, name: str, version: str) -> Handle:
         """Return a handle in use; the caller releases it. Raises UnknownModel or NotReady."""
         return self._entry(name).pin(version)
+
+    def route(self, name: str, version: str, key: int, request_id: str) -> Handle:
+        """Return a handle in use for a request: where it names no version and a rollout is on, that of its arm.
+
+        The request is told from others by `key`, or, where that is 0, by its id. Raises as `find` does.
+        """
+        routing = self.routings.get(name)
+        if routing is not None and not version:
+            arm = routing.arm(key or (key_of(request_id.encode()) if request_id else 0))
+            if arm is not None and arm.acquire():
+                return arm
+        return self.find(name, version)
+
+    @property
+    def routings(self) -> Mapping[str, Routing]:
+        """How the requests of models are spread over the arms of rollouts."""
+        return self._trials.routings if self._trials is not None else _NO_ROUTINGS
+
+    def readings(self) -> dict[str, Reading]:
+        """Return what the arms of rollouts have done, by model."""
+        return self._trials.readings() if self._trials is not None else {}
 
     def is_ready(self, name: str, version: str) -> bool:
         """Say whether a model, or one version of it, is ready. Raises UnknownModel."""
@@ -156,9 +182,23 @@ class ModelRepository:
         serving = {(servable.version, servable.package_digest) for servable in entry.servables()}
         return [] if packages[0][:2] in serving else failures
 
+    def follow_trial(self, name: str, trial: Trial | None) -> str:
+        """Have a model's requests spread as a trial says; without one, all are answered by what serves.
+
+        Returns why that cannot be, if so; nothing for a model that was unloaded on request.
+        """
+        assert self._trials is not None, "bug: a repository without a place for trials"
+        entry = self._entries[name]
+        wanted = trial if entry.wanted and not self._stopping.is_set() else None
+        return self._trials.follow(entry.default_servable(), name, wanted, self._root / name / CONFIG_FILE)
+
     def stop_loading(self) -> None:
         """Begin no further load; one that is under way ends. Thread-safe."""
         self._stopping.set()
+
+    def is_stopping(self) -> bool:
+        """Say whether no further load begins. Thread-safe."""
+        return self._stopping.is_set()
 
     def load(self, name: str) -> None:
         """Load a model as its folder is now. Raises UnknownModel, LoadFailed or Draining."""
@@ -178,11 +218,16 @@ class ModelRepository:
 
     def unload(self, name: str) -> None:
         """Unload a model until it is loaded again on request. Raises UnknownModel."""
-        self._entry(name).unload("unloaded on request", wait_s=self._drain_timeout_s)
+        entry = self._entry(name)
+        if self._trials is not None:
+            self._trials.follow(None, name, None, self._root)
+        entry.unload("unloaded on request", wait_s=self._drain_timeout_s)
 
     def close(self) -> None:
         """Unload everything, for good; requests in flight have been waited for already."""
         self.stop_loading()
+        if self._trials is not None:
+            self._trials.close()
         for entry in list(self._entries.values()):
             entry.unload("the server is shutting down", wait_s=QUICK_CLOSE_S)
 

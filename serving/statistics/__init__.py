@@ -4,5 +4,9 @@
 whether predictions were right.
 """
 
-KERNEL_MODULES = ("serving.statistics.stage_kernel", "serving.statistics.drift.kernels.counting")
+KERNEL_MODULES = (
+    "serving.statistics.stage_kernel",
+    "serving.statistics.drift.kernels.counting",
+    "serving.statistics.drift.kernels.deriving",
+)
 """Where the compiled parts are."""

@@ -6,17 +6,17 @@ another thread turns the copy into text.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from serving.statistics import rollout, triton
 from serving.statistics.batching import BatchingView
 from serving.statistics.counters import Outcome
 from serving.statistics.drift.view import DriftView, families
-from serving.statistics.latency import Histogram, ServableStatistics, octave_edges_ns
+from serving.statistics.servable_view import ServableView
 from serving.statistics.stages import STAGES
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -32,47 +32,6 @@ _LABELS = ("model", "version")
 
 
 @dataclass(frozen=True, slots=True)
-class ServableView:
-    """What the exporter sees of one servable: counters that nobody changes any more."""
-
-    model: str
-    version: str
-    batch_rows_max: int
-    queued_rows: int
-    queued_bytes: int
-    rows: int
-    batches: int
-    reruns: int
-    missed: int
-    dead_rows: int
-    stages: Mapping[str, Histogram]
-    batches_by_rows: Mapping[int, int]
-    batching: BatchingView | None = None
-
-    @classmethod
-    def copy_of(
-        cls, model: str, version: str, statistics: ServableStatistics, *,
-        batch_rows_max: int, queued_rows: int, queued_bytes: int, batching: BatchingView | None = None,
-    ) -> Self:  # fmt: skip
-        """Copy the counters of a servable. On the I/O thread."""
-        return cls(
-            model=model,
-            version=version,
-            batch_rows_max=batch_rows_max,
-            queued_rows=queued_rows,
-            queued_bytes=queued_bytes,
-            rows=statistics.inference_count,
-            batches=statistics.execution_count,
-            reruns=statistics.rerun_count,
-            missed=statistics.missed_count,
-            dead_rows=statistics.dead_rows,
-            batching=batching,
-            stages={stage: histogram.copy() for stage, histogram in statistics.stages.items()},
-            batches_by_rows={rows: entry.compute_infer.count for rows, entry in statistics.batches.items()},
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All counters at one moment."""
 
@@ -83,12 +42,19 @@ class Snapshot:
     connections: int | None = None
     streams: int | None = None
     drift: Sequence[DriftView] = ()
+    traces: tuple[int, int] | None = None
+    """Requests that were traced, and those whose traces were dropped; None where nothing is traced."""
+    rollouts: Sequence[rollout.RolloutView] = ()
 
 
 class Exporter:
-    """Renders snapshots, and the facts of the process beside them. Any thread, one at a time."""
+    """Renders snapshots, and the facts of the process beside them. Any thread, one at a time.
 
-    def __init__(self) -> None:
+    `has_triton` adds Triton's metrics under their own names.
+    """
+
+    def __init__(self, *, has_triton: bool = False) -> None:
+        self._has_triton = has_triton
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
         PlatformCollector(registry=self._process)
@@ -98,7 +64,10 @@ class Exporter:
         """Return all metrics in Prometheus' text format."""
         registry = CollectorRegistry()
         registry.register(_Families(snapshot))
-        return generate_latest(registry) + generate_latest(self._process)
+        page = generate_latest(registry)
+        if self._has_triton:
+            page += triton.render(snapshot.servables, snapshot.outcomes)
+        return page + generate_latest(self._process)
 
 
 class _Families(Collector):
@@ -137,9 +106,15 @@ class _Families(Collector):
         text = "Rows that ran for clients that had gone, or whose deadline passed meanwhile."
         yield _counter("penstock_dead_rows", text, views, lambda view: view.dead_rows)
         yield from _batching([(view, view.batching) for view in views if view.batching is not None])
-        yield _gauge("penstock_queue_rows", "Rows that wait for an instance.", views, lambda view: view.queued_rows)
-        yield _gauge("penstock_queue_bytes", "Bytes of input that wait.", views, lambda view: view.queued_bytes)
+        yield _gauge("penstock_queue_rows", "Rows that wait for an instance.", views, lambda view: view.queue.rows)
+        yield _gauge("penstock_queue_bytes", "Bytes of input that wait.", views, lambda view: view.queue.input_bytes)
+        yield from _footprints(views)
         yield from families(self._snapshot.drift)
+        if self._snapshot.traces is not None:
+            traced, dropped = self._snapshot.traces
+            yield CounterMetricFamily("penstock_traces", "Requests that were traced.", value=traced)
+            yield CounterMetricFamily("penstock_traces_dropped", "Traces that nobody had time for.", value=dropped)
+        yield from rollout.families(self._snapshot.rollouts)
 
     def _requests(self) -> Metric:
         family = CounterMetricFamily("penstock_requests", "Answers by code.", labels=(*_LABELS, "code", "reason"))
@@ -158,20 +133,22 @@ class _Families(Collector):
             yield family
 
 
+def _footprints(views: Sequence[ServableView]) -> Iterator[Metric]:
+    """What loading took, in time and in memory."""
+    text = "How long loading took, with warm-up and sweep."
+    yield _gauge("penstock_model_load_seconds", text, views, lambda view: view.footprint.load_ns / 1e9)
+    text = "Files of the version: graph, weights and what lies beside."
+    yield _gauge("penstock_model_graph_bytes", text, views, lambda view: view.footprint.graph_bytes)
+    text = "Growth of the process's resident memory while the version was loaded."
+    yield _gauge("penstock_model_memory_bytes", text, views, lambda view: view.footprint.memory_bytes)
+
+
 def _histogram(stage: str, views: Iterable[ServableView]) -> Metric:
     family = HistogramMetricFamily(f"penstock_{stage}_seconds", _STAGE_HELP[stage], labels=_LABELS)
     for view in views:
         histogram = view.stages[stage]
-        family.add_metric((view.model, view.version), _buckets(histogram), histogram.total_ns / 1e9)
+        family.add_metric((view.model, view.version), rollout.buckets(histogram), histogram.total_ns / 1e9)
     return family
-
-
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    edges = [f"{edge / 1e9:.9g}" for edge in octave_edges_ns()]
-    finite: list[tuple[str, float]] = [
-        (edge, count) for edge, count in zip(edges, histogram.cumulative_by_octave(), strict=True)
-    ]
-    return [*finite, ("+Inf", histogram.count)]
 
 
 def _batch_rows(views: Iterable[ServableView]) -> Metric:

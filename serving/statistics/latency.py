@@ -4,9 +4,10 @@ All updates happen on the I/O thread, one call per batch; readers on that thread
 batches only.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +24,20 @@ from serving.statistics.stages import (
     STAGES,
     TOTAL_NS,
     bucket_of,
+    edges_ns,
 )
 
 
 def octave_edges_ns() -> list[int]:
     """Return the upper edges, in ns, of the buckets merged per power of two, as Prometheus shows them."""
     return [1 << (FIRST_OCTAVE + index) for index in range(OCTAVES + 1)]
+
+
+def bucket_edges_ns() -> NDArray[np.int64]:
+    """Return the lower edges of all buckets, in ns, and what ends the last one, which is open: [BUCKETS + 1]."""
+    bucket = np.arange(BUCKETS)
+    lower = ((1 << PARTS_BITS) + (bucket & ((1 << PARTS_BITS) - 1))) << (bucket >> PARTS_BITS)
+    return np.concatenate(([0], lower << (FIRST_OCTAVE - PARTS_BITS)))
 
 
 class Histogram:
@@ -61,6 +70,30 @@ class Histogram:
         self._row[COUNT] += times
         self._row[CARRY], self._row[TOTAL_NS] = total_ns >> CARRY_BITS, total_ns & ((1 << CARRY_BITS) - 1)
 
+    @classmethod
+    def of(cls, buckets: NDArray[np.int64], total_ns: int) -> Self:
+        """Make a histogram of counts [BUCKETS] and the sum of what they count."""
+        row = np.zeros(COLUMNS, np.int64)
+        row[:BUCKETS], row[COUNT] = buckets, buckets.sum()
+        row[CARRY], row[TOTAL_NS] = total_ns >> CARRY_BITS, total_ns & ((1 << CARRY_BITS) - 1)
+        return cls(row)
+
+    def quantile_ns(self, quantile: float) -> float:
+        """Return what so many of the durations lie below: the middle of its bucket, see `stages`; NaN without any."""
+        if not self.count:
+            return math.nan
+        rank = max(1, math.ceil(quantile * self.count))
+        bucket = int(np.searchsorted(np.cumsum(self.buckets), rank))
+        edges_ns = bucket_edges_ns()
+        return float(edges_ns[bucket] + edges_ns[bucket + 1]) / 2
+
+    def since(self, earlier: "Histogram") -> "Histogram":
+        """Return what was counted after an earlier copy; all of it when the earlier one has counted something else."""
+        buckets, total_ns = self.buckets - earlier.buckets, self.total_ns - earlier.total_ns
+        if total_ns < 0 or (buckets < 0).any():
+            return self.copy()
+        return Histogram.of(buckets, total_ns)
+
     def copy(self) -> "Histogram":
         """Return an independent histogram of the same counts."""
         return Histogram(self._row.copy())
@@ -71,6 +104,20 @@ class Histogram:
         below[-1] -= int(self.buckets[-1])  # the last bucket is open above
         counts: list[int] = below
         return counts
+
+
+_EDGES_NS = np.array(edges_ns(), np.float64)
+
+
+def quantile_ns(buckets: NDArray[np.int64], share: float) -> float | None:
+    """Return the duration below which a share of those counted lie, taken as even within a bucket; None without any."""
+    below = np.cumsum(buckets)
+    rank = share * int(below[-1])
+    if rank == 0:
+        return None
+    bucket = int(np.searchsorted(below, rank))
+    within = (rank - (int(below[bucket]) - int(buckets[bucket]))) / int(buckets[bucket])
+    return float(_EDGES_NS[bucket] + within * (_EDGES_NS[bucket + 1] - _EDGES_NS[bucket]))
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ import enum
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from serving.errors import ConfigError
 from serving.statistics.array_file import ArrayFile
+from serving.statistics.derived import OF_NUMBERS, Derivation, Deriver, Transform, derivations, names_of
 
 BINS = 32
 EDGES = BINS - 1
@@ -75,6 +76,9 @@ class Feature:
     Element `column` of a row of `tensor`, in row-major order. `edges` are the 31 edges of a number's bins, ascending
     float64, empty for categories. `keys` are the known ones of a category. `counts` are int64 [slots]. Deviations
     z = (x - centre) / spread of finite numbers have the sum `total` and the sum of squares `squares`.
+
+    With a `derivation` the values are not elements of a row but derived from it; `column` says which of several. Of a
+    confidence, `held_out` counts labelled rows by slot and `held_out_right` those that were predicted right.
     """
 
     name: str
@@ -89,6 +93,9 @@ class Feature:
     spread: float
     total: float
     squares: float
+    derivation: Derivation = Derivation.ELEMENT
+    held_out: Counts | None = None
+    held_out_right: Counts | None = None
 
     @property
     def slots(self) -> int:
@@ -121,13 +128,15 @@ class ReferenceProfile:
     """The features of a model and how many rows they were counted on.
 
     `data_digest` names the data. `is_self_reference`: the rows were the first that a server saw, nobody vouches for
-    them. Raises ConfigError for what cannot be a profile.
+    them. `transforms` are what rows of an input are measured by, by its name. Raises ConfigError for what cannot be a
+    profile.
     """
 
     features: tuple[Feature, ...]
     rows: int
     data_digest: str
     is_self_reference: bool = False
+    transforms: Mapping[str, Transform] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.features) <= FEATURES_MAX:
@@ -152,27 +161,44 @@ class ReferenceProfile:
             lengths = {name: len(array) for name, array in (*inputs.items(), *outputs.items())}
             raise ConfigError(f"a profile needs inputs, and as many rows in every tensor; got {lengths}")
         features: list[Feature] = []
+        derived: list[Feature] = []
+        transforms: dict[str, Transform] = {}
         for role, tensors in ((Role.INPUT, inputs), (Role.OUTPUT, outputs)):
             for tensor, array in tensors.items():
                 features += _features(tensor, array, role, (names or {}).get(tensor), kinds or {})
+                if is_self_reference and array.dtype.kind in "OSU":
+                    continue  # of long texts only the beginnings were kept
+                own, transform = _derived(tensor, array, role)
+                derived += own
+                if transform is not None:
+                    transforms[tensor] = transform
         rows = len(next(iter(inputs.values())))
         digest = data_digest or digest_of({**inputs, **outputs})
-        return cls(tuple(features), rows, digest, is_self_reference)
+        by_name = {feature.name: feature for feature in derived}
+        for feature in features:  # an element that is called so keeps its name
+            by_name.pop(feature.name, None)
+        kept = list(by_name.values())[: FEATURES_MAX - len(features)]
+        return cls((*features, *kept), rows, digest, is_self_reference, transforms)
 
     def to_bytes(self) -> bytes:
         """Return the profile as the bytes of an `.npz` file, the same ones for the same profile."""
-        header = {
+        header: dict[str, Any] = {
             "rows": self.rows,
             "data_digest": self.data_digest,
             "is_self_reference": self.is_self_reference,
-            "features": [_describe(feature) for feature in self.features],
+            "features": [_describe(feature) for feature in self.features if feature.derivation is Derivation.ELEMENT],
         }
-        numbers = [feature.edges for feature in self.features if feature.kind is Kind.NUMBER]
-        moments = [[f.centre, f.spread, f.total, f.squares] for f in self.features]
+        derived = [feature for feature in self.features if feature.derivation is not Derivation.ELEMENT]
+        if derived:  # apart, so that who does not know them refuses them
+            header["derived"] = [_describe_derived(feature) for feature in derived]
+            header["transforms"] = {tensor: transform.to_json() for tensor, transform in self.transforms.items()}
+        ordered = [feature for feature in self.features if feature.derivation is Derivation.ELEMENT] + derived
+        numbers = [feature.edges for feature in ordered if feature.kind is Kind.NUMBER]
+        moments = [[f.centre, f.spread, f.total, f.squares] for f in ordered]
         return _FILE.write(
             header,
             edges=np.array(numbers, np.float64).reshape(-1, EDGES),
-            counts=np.concatenate([feature.counts for feature in self.features]).astype(np.uint32),
+            counts=np.concatenate([feature.counts for feature in ordered]).astype(np.uint32),
             moments=np.array(moments, np.float64),
         )
 
@@ -181,13 +207,16 @@ class ReferenceProfile:
         """Read what `to_bytes` returned; nothing in it is trusted. Raises ConfigError."""
         header, arrays = _FILE.read(data)
         try:
+            described = [*header["features"], *header.get("derived", [])]
+            transforms = {str(name): Transform.from_json(item) for name, item in header.get("transforms", {}).items()}
             return cls(
-                tuple(_read_features(header["features"], arrays)),
+                tuple(_read_features(described, arrays)),
                 int(header["rows"]),
                 str(header["data_digest"])[:NAME_CHARACTERS_MAX],
                 bool(header["is_self_reference"]),
+                transforms,
             )
-        except (KeyError, TypeError, ValueError, IndexError, StopIteration, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, StopIteration, OverflowError) as error:
             raise ConfigError(f"the reference profile contradicts itself: {error!r}; build it again") from None
 
 
@@ -260,6 +289,29 @@ def _features(
         plain = tensor if array.ndim == 1 else f"{tensor}[{column}]"
         name = names[column] if names is not None else plain
         yield _feature(name[:NAME_CHARACTERS_MAX], tensor, int(column), role, matrix[:, column], kinds.get(name))
+
+
+def _derived(tensor: str, array: Values, role: Role) -> tuple[list[Feature], Transform | None]:
+    """Make the derived features of a tensor, measured by what is fitted to half of the rows, counted on the other half.
+
+    Otherwise the reference would look closer than rows that nobody has fitted anything to.
+    """
+    matrix = array.reshape(len(array), -1)
+    matrix = matrix[:, columns_watched(matrix.shape[1])]
+    wanted = list(derivations(matrix, is_output=role is Role.OUTPUT))
+    transform = None
+    if any(derivation in OF_NUMBERS for derivation, _ in wanted):
+        transform, matrix = Transform.of(matrix[::2]), matrix[1::2]
+    if not wanted:
+        return [], None
+    values = Deriver(tuple(wanted), np.arange(matrix.shape[1]), transform)(matrix)
+    features = []
+    for place, (name, (derivation, index)) in enumerate(zip(names_of(wanted, tensor), wanted, strict=True)):
+        is_class = derivation is Derivation.CLASS and matrix.shape[1] <= KEYS_MAX
+        kind = Kind.CATEGORY if is_class else Kind.NUMBER
+        feature = _feature(name[:NAME_CHARACTERS_MAX], tensor, index, role, values[:, place], kind)
+        features.append(replace(feature, derivation=derivation))
+    return features, transform
 
 
 def _feature(name: str, tensor: str, column: int, role: Role, values: Values, kind: Kind | None) -> Feature:
@@ -362,6 +414,13 @@ def _describe(feature: Feature) -> dict[str, Any]:
     }
 
 
+def _describe_derived(feature: Feature) -> dict[str, Any]:
+    said = _describe(feature) | {"derivation": feature.derivation.value}
+    if feature.held_out is not None and feature.held_out_right is not None:
+        said |= {"held_out": feature.held_out.tolist(), "held_out_right": feature.held_out_right.tolist()}
+    return said
+
+
 def _read_features(described: Sequence[Mapping[str, Any]], arrays: Mapping[str, Values]) -> Iterable[Feature]:
     """Put the features together of what the file holds, checking what counting relies on."""
     if len(described) > FEATURES_MAX or arrays["moments"].shape != (len(described), 4):
@@ -374,14 +433,26 @@ def _read_features(described: Sequence[Mapping[str, Any]], arrays: Mapping[str, 
         slots = NUMBER_SLOTS if kind is Kind.NUMBER else len(item["keys"]) + 2
         counts = arrays["counts"][begin : begin + slots].astype(np.int64)
         begin += slots
+        centre, spread, total, squares = moments
         feature = Feature(
             str(item["name"])[:NAME_CHARACTERS_MAX], str(item["tensor"])[:NAME_CHARACTERS_MAX], int(item["column"]),
-            Role(item["role"]), kind, own, _read_keys(kind, item["keys"]), counts, *moments,
+            Role(item["role"]), kind, own, _read_keys(kind, item["keys"]), counts, centre, spread, total, squares,
+            derivation=Derivation(item.get("derivation", "element")), held_out=_read_held_out(item, slots, "held_out"),
+            held_out_right=_read_held_out(item, slots, "held_out_right"),
         )  # fmt: skip
         _check(feature)
         yield feature
     if begin != len(arrays["counts"]) or next(edges, None) is not None:
         raise ValueError("more counts or edges than features")
+
+
+def _read_held_out(item: Mapping[str, Any], slots: int, name: str) -> Counts | None:
+    if name not in item:
+        return None
+    counts = np.array(item[name], np.int64)
+    if counts.shape != (slots,) or (counts < 0).any() or (counts > np.array(item["held_out"], np.int64)).any():
+        raise ValueError("counts of held-out rows")
+    return counts
 
 
 def _read_keys(kind: Kind, keys: Sequence[Any]) -> tuple[int, ...] | tuple[str, ...]:

@@ -17,6 +17,13 @@ CARRY_BITS = 62
 STAGES = ("request", "queue", "compute_input", "compute_infer", "compute_output")
 
 
+def edges_ns() -> list[int]:
+    """Return the lower edge of each bucket, and the upper one of the last but for what is beyond."""
+    parts = [((1 << PARTS_BITS) + part) << (octave + FIRST_OCTAVE - PARTS_BITS)
+             for octave in range(OCTAVES) for part in range(1 << PARTS_BITS)]  # fmt: skip
+    return [0, *parts, 1 << (FIRST_OCTAVE + OCTAVES)]
+
+
 def bucket_of(duration_ns: int) -> int:
     """Return the bucket that counts `duration_ns`."""
     octave = duration_ns.bit_length() - 1

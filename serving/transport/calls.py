@@ -10,6 +10,7 @@ from typing import Protocol
 
 from serving.errors import ServingError
 from serving.repository.handle import Handle
+from serving.repository.routing import Routing
 from serving.types import InferRequest
 
 SERVICE = "inference.GRPCInferenceService"
@@ -29,6 +30,7 @@ class Call(Protocol):
     of the certificate that the peer has shown and the transport has verified; empty without mTLS. `deadline_ns` is on
     the monotonic clock.
     `on_cancel` is set by the service, and called by the transport when the client goes away before the answer.
+    `traceparent` is the caller's header of this name, empty where a transport does not keep it.
     `takes_pieces` says that an answer in pieces is sent without joining it on the I/O thread.
     """
 
@@ -50,6 +52,14 @@ class Call(Protocol):
     def deadline_ns(self) -> int | None:
         """When nobody waits for the answer any more."""
 
+    @property
+    def traceparent(self) -> str:
+        """The caller's W3C trace context."""
+
+    @property
+    def route(self) -> int:
+        """The key of the metadata by which the call is routed, see `repository.routing`; 0 when there is none."""
+
     def settle(self, answer: Message | ServingError) -> None:
         """Give the one and only answer. Harmless when the client has gone."""
 
@@ -60,6 +70,10 @@ class Stream(Protocol):
     @property
     def deadline_ns(self) -> int | None:
         """When nobody waits for answers any more."""
+
+    @property
+    def route(self) -> int:
+        """See `Call`; of all requests of the stream."""
 
     def send(self, message: bytes) -> None:
         """Send one message, in the order of the calls."""
@@ -133,8 +147,8 @@ class Transport(Protocol):
     async def start(self, host: str, port: int) -> int:
         """Listen; return the port, which is a free one for 0. Raises ConfigError when it cannot be had."""
 
-    def follow(self, handles: Sequence[Handle]) -> None:
-        """Note what serves now."""
+    def follow(self, handles: Sequence[Handle], routings: Sequence[Routing] = ()) -> None:
+        """Note what serves now, and how the requests of some models are spread."""
 
     def begin_drain(self) -> None:
         """Tell peers that the server goes, if there is a way to do so before it refuses them."""

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from serving.errors import RemoteError
 from serving.pb import penstock_pb2 as pb
+from serving.statistics.derived import Derivation
 from serving.statistics.drift.counting import Block
 from serving.statistics.drift.panes import Pane
 from serving.statistics.drift.report import DriftReport, Terms
@@ -85,6 +86,9 @@ def _encode_feature(report: DriftReport, row: int) -> pb.DriftFeature:
         reference_squares=feature.squares,
         design_effect=float(report.effects[row]),
         log_evidence=float(report.logs[row]),
+        derivation="" if feature.derivation is Derivation.ELEMENT else feature.derivation.value,
+        held_out=_listed(feature.held_out),
+        held_out_right=_listed(feature.held_out_right),
     )
 
 
@@ -97,10 +101,22 @@ def _decode_feature(item: pb.DriftFeature) -> Feature:
     feature = Feature(
         item.name, item.tensor, item.column, Role(item.role), kind, edges, keys, np.array(item.reference, np.int64),
         item.centre, item.spread, item.reference_total, item.reference_squares,
+        Derivation(item.derivation or "element"), *(_counted(part) for part in (item.held_out, item.held_out_right)),
     )  # fmt: skip
     if len(feature.counts) != feature.slots or (feature.counts < 0).any() or not feature.counts.sum():
         raise ValueError(f"counts of feature '{item.name}'")
+    for counts in (feature.held_out, feature.held_out_right):
+        if counts is not None and (len(counts) != feature.slots or (counts < 0).any()):
+            raise ValueError(f"held-out rows of feature '{item.name}'")
     return feature
+
+
+def _listed(counts: NDArray[np.int64] | None) -> list[int]:
+    return [] if counts is None else counts.tolist()
+
+
+def _counted(numbers: Sequence[int]) -> NDArray[np.int64] | None:
+    return np.array(numbers, np.int64) if numbers else None
 
 
 def _encode_block(block: Block, slots: Sequence[int], boundary: int) -> pb.DriftPane:

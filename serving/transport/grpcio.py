@@ -19,6 +19,7 @@ from serving.clock import Clock
 from serving.config import ServerConfig
 from serving.errors import BrokenCall, ConfigError, InternalError, ServingError
 from serving.repository.handle import Handle
+from serving.repository.routing import ROUTE_HEADER, Routing, key_of
 from serving.transport.calls import STREAM_MESSAGES_MAX, Message, Methods, StreamMethod, StreamReceiver, UnaryMethod
 from serving.transport.status import GRPC_CODES, details, trailing_metadata
 from serving.transport.tls import Certificates, Identity
@@ -68,7 +69,7 @@ class GrpcioTransport:
         await self._server.start()
         return int(bound)
 
-    def follow(self, handles: Sequence[Handle]) -> None:
+    def follow(self, handles: Sequence[Handle], routings: Sequence[Routing] = ()) -> None:
         """See `Transport`; this one asks for a servable by name at every call."""
 
     def begin_drain(self) -> None:
@@ -133,6 +134,15 @@ class _AioCall:
     def deadline_ns(self) -> int | None:
         return _deadline_ns(self._context, self._clock)
 
+    @property
+    def traceparent(self) -> str:
+        values = [value for name, value in self._context.invocation_metadata() or () if name == "traceparent"]
+        return str(values[0]) if len(values) == 1 else ""
+
+    @property
+    def route(self) -> int:
+        return _route(self._context)
+
     def settle(self, answer: Message | ServingError) -> None:
         if not self.future.done():
             self.future.set_result(answer)
@@ -182,6 +192,10 @@ class _AioStream:
     @property
     def deadline_ns(self) -> int | None:
         return _deadline_ns(self._context, self._clock)
+
+    @property
+    def route(self) -> int:
+        return _route(self._context)
 
     def send(self, message: bytes) -> None:
         self._unsent.append(message)
@@ -269,6 +283,15 @@ def _deadline_ns(context: Any, clock: Clock) -> int | None:
     if remaining_s is None or remaining_s > 1e9:
         return None
     return clock.now_ns() + int(remaining_s * 1e9)
+
+
+def _route(context: Any) -> int:
+    """Return the key of the call's route header; of several, the last one counts."""
+    key = 0
+    for name, value in context.invocation_metadata() or ():
+        if name == ROUTE_HEADER:
+            key = key_of(value.encode() if isinstance(value, str) else value)
+    return key
 
 
 class _ChangedIdentity:

@@ -13,9 +13,11 @@ from serving.repository.manager import ModelRepository
 from serving.statistics.counters import RequestCounters
 from serving.statistics.feedback import Feedback, Label, Outcome
 from serving.statistics.latency import Histogram, octave_edges_ns
+from serving.transport import latency
 from serving.transport.calls import Call, UnaryMethod, immediate
 from serving.transport.codec import parse
 from serving.transport.drift import encode
+from serving.transport.latency import checked_quantiles
 
 MONITOR_SERVICE = "penstock.v1.Monitor"
 LABELS_MAX = 10_000
@@ -42,6 +44,7 @@ class MonitorService:
     def unary(self) -> dict[str, UnaryMethod]:
         """Return the unary methods by path."""
         methods = {"BatchingReport": immediate(self._batching_report), "DriftReport": self._drift_report}
+        methods["LatencyReport"] = immediate(self._latency_report)
         methods["Feedback"] = immediate(self._feedback)
         return {f"/{MONITOR_SERVICE}/{name}": method for name, method in methods.items()}
 
@@ -49,6 +52,16 @@ class MonitorService:
         request = parse(pb.BatchingReportRequest, data)
         servables = self._servables(request.name, request.version)
         return pb.BatchingReportResponse(servables=[_batching(one, self._counters) for one in servables])
+
+    def _latency_report(self, data: bytes) -> Message:
+        request = parse(pb.LatencyReportRequest, data)
+        quantiles = checked_quantiles(request.quantiles)
+        servables = self._servables(request.name, request.version)
+        return pb.LatencyReportResponse(
+            servables=[
+                latency.encode(one.name, str(one.version), one.statistics.stages, quantiles) for one in servables
+            ]
+        )
 
     def _drift_report(self, data: bytes, call: Call) -> None:
         """Answer aside: a report is some milliseconds of numpy."""

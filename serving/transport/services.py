@@ -102,7 +102,10 @@ class InferenceService:
             else:
                 self._large.encode(result, encode_whole, call.settle)
 
-        in_flight = self._data_plane.infer(request, deadline_ns=call.deadline_ns, settle=settle)
+        traceparent = call.traceparent if self._data_plane.tracer is not None else ""
+        in_flight = self._data_plane.infer(
+            request, deadline_ns=call.deadline_ns, settle=settle, route=call.route, traceparent=traceparent
+        )
         call.on_cancel = in_flight.cancel if in_flight is not None else None
 
     # ---- metadata, statistics --------------------------------------------------------------------------------------
@@ -274,7 +277,8 @@ class InferStream:
             else:
                 self._large.encode(result, encode_stream_answer, lambda answer: self._encoded(key, answer, request.id))
 
-        in_flight = self._data_plane.infer(request, deadline_ns=self._stream.deadline_ns, settle=settle)
+        stream = self._stream
+        in_flight = self._data_plane.infer(request, deadline_ns=stream.deadline_ns, settle=settle, route=stream.route)
         if in_flight is not None:
             self._in_flight[key] = in_flight
 

@@ -50,7 +50,10 @@ class Webhook:
         """Make the webhook that the configuration names, or one that posts nothing. Raises ConfigError."""
         if config.drift_webhook and not config.drift_webhook.startswith(("http://", "https://")):
             raise ConfigError(f"drift_webhook = {config.drift_webhook!r}, expected an http or https URL")
-        return cls(config.drift_webhook, _read_key(config.drift_webhook_key) if config.drift_webhook_key else b"")
+        return cls(
+            config.drift_webhook,
+            read_key(Path(config.drift_webhook_key), "drift_webhook_key") if config.drift_webhook_key else b"",
+        )
 
     def send(self, facts: Mapping[str, Any]) -> None:
         """Have an alarm posted."""
@@ -91,12 +94,13 @@ class Webhook:
             return f"{type(error).__name__}: {error}"
 
 
-def _read_key(place: str) -> bytes:
+def read_key(place: Path, option: str) -> bytes:
+    """Read the secret that signs alarms; `option` is what named it. Raises ConfigError."""
     try:
-        with Path(place).open("rb") as file:
+        with place.open("rb") as file:
             key = file.read(_KEY_BYTES_MAX + 1).strip()
     except OSError as error:
-        raise ConfigError(f"drift_webhook_key {place} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{option} {place} cannot be read: {error.strerror}") from None
     if not 16 <= len(key) <= _KEY_BYTES_MAX:
-        raise ConfigError(f"drift_webhook_key {place} holds {len(key)} bytes, expected 16 to {_KEY_BYTES_MAX}")
+        raise ConfigError(f"{option} {place} holds {len(key)} bytes, expected 16 to {_KEY_BYTES_MAX}")
     return key

@@ -62,6 +62,7 @@ from serving.wire.layout import (
     HEAD_FLAGS,
     HEAD_METHOD,
     HEAD_PATH,
+    HEAD_ROUTE,
     HEAD_TIMEOUT_NS,
     METHOD_POST,
     NO_DEADLINE,
@@ -81,6 +82,7 @@ from serving.wire.layout import (
     S_CONTENT_LENGTH,
     S_DEADLINE_NS,
     S_ENCODING,
+    S_ROUTE,
     S_SINCE_NS,
     S_STATE,
     SOURCE_HEADERS,
@@ -277,6 +279,7 @@ def note_head(wire: Wire, stream: int, ended: bool) -> None:
         row[S_DEADLINE_NS] = now_ns + timeout_ns
     row[S_ENCODING] = wire.shared[HEAD_ENCODING]
     row[S_CONTENT_LENGTH] = wire.shared[HEAD_CONTENT_LENGTH]
+    row[S_ROUTE] = wire.shared[HEAD_ROUTE]
     if ended:
         row[S_STATE] |= STREAM_ENDED
 

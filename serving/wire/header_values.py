@@ -20,6 +20,7 @@ from serving.wire.hpack_table import (
     KIND_METHOD,
     KIND_PATH,
     KIND_PSEUDO_UNKNOWN,
+    KIND_ROUTE,
     KIND_SCHEME,
     KIND_TE,
     SENSE_BROKEN,
@@ -49,6 +50,7 @@ from serving.wire.layout import (
     HEAD_LIST_BYTES,
     HEAD_METHOD,
     HEAD_PATH,
+    HEAD_ROUTE,
     HEAD_TIMEOUT_NS,
     METHOD_OTHER,
     METHOD_POST,
@@ -58,7 +60,7 @@ from serving.wire.layout import (
     TIMEOUT_MALFORMED,
     TIMEOUT_NONE,
 )
-from serving.wire.octets import equal
+from serving.wire.octets import equal, key_of
 
 
 def _constant(text: bytes) -> NDArray[np.uint8]:
@@ -87,6 +89,7 @@ def clear(shared: NDArray[np.int64]) -> None:
     shared[HEAD_TIMEOUT_NS] = TIMEOUT_NONE
     shared[HEAD_CONTENT_LENGTH] = -1
     shared[HEAD_LIST_BYTES] = 0
+    shared[HEAD_ROUTE] = 0
 
 
 @part
@@ -227,6 +230,8 @@ def note(meaning: int, text: NDArray[np.uint8], at: int, length: int, shared: ND
         shared[HEAD_TIMEOUT_NS] = timeout_ns(text, at, length)
     elif kind == KIND_CONTENT_LENGTH:
         note_content_length(text, at, length, shared)
+    elif kind == KIND_ROUTE:
+        shared[HEAD_ROUTE] = key_of(text, at, at + length)
 
 
 @part

@@ -38,8 +38,9 @@ from serving.wire.octets import copy, equal
     KIND_GRPC_ENCODING,
     KIND_CONTENT_LENGTH,
     KIND_CONNECTION_SPECIFIC,
+    KIND_ROUTE,
     KIND_INVALID,
-) = range(13)
+) = range(14)
 """What a header's name means to the server."""
 KIND_MASK, SENSE_SHIFT, SENSE_MASK, SENSE_BROKEN = 31, 5, 15, 16
 """A field's meaning is the kind of its name, and above it the sense of its value: a number of a few bits (such as
@@ -62,6 +63,7 @@ _KNOWN_NAMES: list[tuple[bytes, int]] = [
     (b"keep-alive", KIND_CONNECTION_SPECIFIC),
     (b"transfer-encoding", KIND_CONNECTION_SPECIFIC),
     (b"upgrade", KIND_CONNECTION_SPECIFIC),
+    (b"penstock-route", KIND_ROUTE),
 ]
 
 _STATIC_TEXT = """:authority|:method=GET|:method=POST|:path=/|:path=/index.html|:scheme=http|:scheme=https

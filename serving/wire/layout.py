@@ -77,7 +77,8 @@ CONNECTION_FREE, CONNECTION_PREFACE, CONNECTION_SETTINGS, CONNECTION_OPEN, CONNE
     S_QUEUE_NEXT,  # the stream whose turn to write comes after this one's
     S_UNSENT,  # bytes of DATA that wait in the queue
     S_SINCE_NS,  # when a ModelInfer was opened, or the unfinished message of another call began; 0 when there is none
-) = range(20)
+    S_ROUTE,  # the key of what its header penstock-route says, 0 when there is none
+) = range(21)
 STREAM_COLUMNS = 24
 
 (
@@ -229,8 +230,9 @@ STATUS_HUNGRY, STATUS_FULL, STATUS_CLOSED = range(3)
     HEAD_TIMEOUT_NS,
     HEAD_CONTENT_LENGTH,
     HEAD_LIST_BYTES,
+    HEAD_ROUTE,
     H_NOW_NS,  # of the current decode call
-) = range(28)
+) = range(29)
 H_COUNTS = 64
 """From here on, one word per REFUSED_*: how often that has happened. They only ever grow."""
 H_BLOCK_NEXT = 128

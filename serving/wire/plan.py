@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
-from serving.wire.compiler import int64, part, unsigned
-from serving.wire.octets import equal
+from serving.wire.compiler import int64, part
+from serving.wire.octets import HASH_PRIME, HASH_START, equal, hash_of
 from serving.wire.protobuf import encoded_text
 from serving.wire.records import INPUTS_MAX, OUTPUTS_MAX
 
@@ -24,8 +24,6 @@ RANK_MAX = 8
 ROW_BYTES_MAX = 2**32
 
 N_BUCKETS, N_SLOTS, N_TABLE = range(3)  # the header: counts, the first a power of two; then buckets, then directory
-
-_HASH_START, _HASH_PRIME = 0xCBF29CE484222325, 0x100000001B3
 
 (
     S_NEXT,  # the position of the next servable in the same bucket, 0 for none
@@ -68,7 +66,8 @@ T_WORDS = T_DIMS + RANK_MAX
 class Model:
     """One ready servable, as the plan needs to know it.
 
-    `rows_max` is what one request may hold. Without a place for its rows its requests are not decoded.
+    `rows_max` is what one request may hold. Without a place for its rows its requests are not decoded. No request names
+    one that is not `is_named`: those that it shall answer are handed to its slot, see `routes`.
     """
 
     name: str
@@ -76,6 +75,7 @@ class Model:
     signature: Signature
     rows_max: int
     has_place: bool = True
+    is_named: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +129,19 @@ class _Builder:
     def plan(self) -> Plan:
         newest: dict[str, int] = {}
         for model in self._models:
-            newest[model.name] = max(model.version, newest.get(model.name, 0))
+            if model.is_named:
+                newest[model.name] = max(model.version, newest.get(model.name, 0))
         for slot, model in enumerate(self._models):
-            self._add(slot, model, is_newest=newest[model.name] == model.version)
+            self._add(slot, model, is_newest=newest.get(model.name) == model.version)
         text = np.frombuffer(bytes(self._text) or b"\0", np.uint8).copy()
         return Plan(self._models, np.array(self._numbers, np.int64), text)
 
     def _add(self, slot: int, model: Model, *, is_newest: bool) -> None:
         name, version = model.name.encode(errors="replace"), str(model.version).encode()
         at, following = len(self._numbers), 0
-        if name.decode() == model.name:  # a folder's name may be no UTF-8, and then no client can ask for it
+        if (
+            model.is_named and name.decode() == model.name
+        ):  # a folder's name may be no UTF-8, and then no client can ask for it
             bucket = N_TABLE + _hash(name) % self._numbers[N_BUCKETS]
             following, self._numbers[bucket] = self._numbers[bucket], at
         self._numbers[N_TABLE + self._numbers[N_BUCKETS] + slot] = at
@@ -194,19 +197,10 @@ def _row_bytes(spec: TensorSpec, signature: Signature) -> int:
 
 def _hash(name: bytes) -> int:
     """Hash a name as `hash_of` does, without compiling anything outside a kernel."""
-    state = _HASH_START
+    state = HASH_START
     for byte in name:
-        state = (state ^ byte) * _HASH_PRIME % 2**64
+        state = (state ^ byte) * HASH_PRIME % 2**64
     return state >> 1
-
-
-@part
-def hash_of(text: NDArray[np.uint8], at: int, end: int) -> int:
-    """Hash a name (FNV-1a), into the numbers that are not negative."""
-    state = unsigned(_HASH_START)
-    for k in range(at, end):
-        state = (state ^ text[unsigned(k)]) * unsigned(_HASH_PRIME)
-    return int64(state >> unsigned(1))
 
 
 @part

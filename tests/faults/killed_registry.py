@@ -1,4 +1,4 @@
-"""Kills push, promote, rollback and a server's swap at line after line; one JSON object per death tells what is left.
+"""Kills push, promote, rollback, a rollout's end and a swap at line after line; an object per death tells what is left.
 
 A program of its own, because it forks: `python -m tests.faults.killed_registry VERB STEP FOLDER`.
 """
@@ -12,6 +12,8 @@ from serving import package
 from serving.registry.client import Registry
 from serving.registry.follower import AliasFollower
 from serving.registry.names import Alias, Version
+from serving.release.policy import RolloutConfig
+from serving.release.rollouts import Rollouts
 from tests.support import registries
 from tests.support.registries import OPEN
 
@@ -31,10 +33,15 @@ def verbs(place: str, third: Path):
         with Registry.open(place, who="child") as registry:
             registry.rollback(PRODUCTION)
 
+    def take_over():
+        with Registry.open(place, who="child") as registry:
+            rollouts = Rollouts(registry)
+            rollouts.advance(rollouts.current(PRODUCTION), "good enough", {"blocks": 3})
+
     def swap():
         AliasFollower(place, [PRODUCTION], Path(place) / "cache", deliver).look()
 
-    return {"push": push, "promote": promote, "rollback": rollback, "swap": swap}
+    return {"push": push, "promote": promote, "rollback": rollback, "take_over": take_over, "swap": swap}
 
 
 def deliver(_, pulled):
@@ -79,13 +86,18 @@ def main(verb: str, step: int, folder: Path) -> None:
             registry.rollback(PRODUCTION)
             cached.look()
             registry.rollback(PRODUCTION, to=2)
+    if verb == "take_over":
+        with Registry.open(str(template)) as registry:
+            config = RolloutConfig(steps=(0.5,), shadow_requests_per_s=0)
+            Rollouts(registry).start(Version("affine", 1), "production", config=config, gate=OPEN)
+    before = state(str(template))["records"]
     for n in registries.points(step):
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(template, place)
         run = verbs(str(place), third)[verb]
         killed = registries.dies_at(n, run)
         after = state(str(place))
-        if killed and (after["records"] == 4 or verb == "swap"):
+        if killed and (after["records"] == before or verb == "swap"):
             run()
         print(json.dumps({"line": n, "after": after, "in_the_end": state(str(place))}), flush=True)
         if not killed:

@@ -1,4 +1,4 @@
-"""A process that is killed at any line of push, promote, rollback or a server's swap leaves nothing half done."""
+"""Killed at any line of push, promote, rollback, a rollout's end or a swap, a process leaves nothing half done."""
 
 import json
 import subprocess
@@ -15,8 +15,10 @@ AFTER = {
     "push": {**BEFORE, "sequences": [1, 2, 3], "records": 5},
     "promote": {**BEFORE, "production": 1, "records": 5},
     "rollback": {**BEFORE, "production": 1, "records": 5},
+    "take_over": {**BEFORE, "production": 1, "records": 6},
     "swap": {**SWAPPING, "cached": [2, 1]},
 }
+FIRST = {"swap": SWAPPING, "take_over": {**BEFORE, "records": 5}}
 
 
 def deaths(verb: str, step: int, folder: Path) -> list[dict]:
@@ -27,7 +29,7 @@ def deaths(verb: str, step: int, folder: Path) -> list[dict]:
 
 
 def check(verb: str, found: list[dict]) -> None:
-    before = SWAPPING if verb == "swap" else BEFORE
+    before = FIRST.get(verb, BEFORE)
     for death in found:
         assert death["after"] in (before, AFTER[verb]), f"half of a {verb} is visible after line {death['line']}"
         assert death["in_the_end"] == AFTER[verb], f"a {verb} cannot be repeated after line {death['line']}"
@@ -35,7 +37,9 @@ def check(verb: str, found: list[dict]) -> None:
     assert found[-1]["after"] == AFTER[verb]
 
 
-@pytest.mark.parametrize(("verb", "step"), [("push", 37), ("promote", 11), ("rollback", 11), ("swap", 17)])
+@pytest.mark.parametrize(
+    ("verb", "step"), [("push", 37), ("promote", 11), ("rollback", 11), ("take_over", 11), ("swap", 17)]
+)
 def test_nothing_half_done_is_visible_after_a_kill(verb, step, tmp_path):
     check(verb, deaths(verb, step, tmp_path))
 

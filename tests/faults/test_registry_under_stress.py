@@ -133,6 +133,20 @@ def test_a_writer_that_waits_too_long_for_another_says_so(tmp_path):
     holder.close()
 
 
+@pytest.mark.parametrize(
+    ("error", "remedy"), [("disk I/O error", "is the disk full?"), ("unable to open database file", "able to write")]
+)
+def test_sqlites_words_come_with_what_they_mean(tmp_path, monkeypatch, error, remedy):
+    place = registries.filled(tmp_path)
+
+    def fail(*_, **__):
+        raise sqlite3.OperationalError(error)
+
+    monkeypatch.setattr(sqlite3, "connect", fail)
+    with pytest.raises(RegistryAway, match=remedy.replace("?", r"\?")):
+        Registry.open(str(place))
+
+
 def test_a_store_that_is_away_or_gone_is_one_error_and_the_catalogue_answers_on(tmp_path):
     place = registries.filled(tmp_path)
     third = write_package(tmp_path / "third", 3)

@@ -211,3 +211,17 @@ def test_quickstart_runs_again_in_its_own_folder_and_leaves_a_strangers_alone(tm
     refused = penstock("quickstart", "--models", str(models), "--burst-s", "0.1")
     assert refused.returncode == 1
     assert "breast_cancer holds 7 already" in refused.stderr
+
+
+def test_latency_shows_quantiles_of_every_stage(server):
+    infer = ("infer", "--model", "affine", "--address", server.address, "--input", "-")
+    penstock(*infer, stdin='{"x": [[1, 2, 3, 4]]}')
+    ask = ("models", "latency", "--model", "affine", "--address", server.address)
+    result = penstock(*ask, "--quantile", "0.5", "--quantile", "0.999")
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert result.stdout.splitlines()[0].split("  ")[-2:] == ["p50 us", "p99.9 us"]
+    assert [line[2] for line in lines[1:]] == ["request", "queue", "compute_input", "compute_infer", "compute_output"]
+    since = penstock(*ask, "--for-s", "0.1", "--json", "-")
+    (report,) = json.loads(since.stdout)
+    assert [stage["count"] for stage in report["stages"]] == [0] * 5, "what came before does not count"
+    assert all(stage["quantiles"] == [] for stage in report["stages"])

@@ -1,7 +1,7 @@
 """The matrix: models of every family are converted, served by the real server, and compared over gRPC.
 
 The default run takes one model of each family of scikit-learn; `slow` takes all of them, and those of XGBoost,
-LightGBM, CatBoost, PyTorch and Keras in an environment of their own.
+LightGBM, CatBoost, PyTorch, Keras and TensorFlow in an environment of their own.
 """
 
 import os
@@ -45,7 +45,9 @@ REFUSED = {
 }
 """What skl2onnx converts to something else, by the check that says so."""
 OTHERS = ["pandas>=2.2,<4", "xgboost>=3,<4", "lightgbm>=4.5,<5", "catboost>=1.2.8,<2", "onnxmltools>=1.14,<2",
-          "torch>=2.7,<3", "onnxscript>=0.5,<1", "keras>=3.8,<4"]  # fmt: skip
+          "torch>=2.7,<3", "onnxscript>=0.5,<1", "keras>=3.8,<4", "tensorflow-cpu>=2.20,<3", "tf2onnx>=1.17,<2",
+          "hypothesis>=6.130,<7", "pytest>=9,<10", "pytest-xdist>=3.6,<4"]  # fmt: skip
+UNITS = ["tests/unit/converters/adapters/test_tensorflow.py", "tests/unit/converters/parity/test_defects_of_xgboost.py"]
 
 
 def served(entries, models: Path):
@@ -80,17 +82,27 @@ def test_what_does_not_answer_as_scikit_learn_does_is_refused(name):
     assert REFUSED[name] in {check.name for check in refused.value.report.failures}
 
 
+def heavily(*arguments: str, backend: str) -> str:
+    """Run Python in the environment of heavy frameworks, or that of PENSTOCK_CONVERT_PYTHON; return what it prints."""
+    python = os.environ.get("PENSTOCK_CONVERT_PYTHON") or environment(f"{ROOT}[convert]", *OTHERS)
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": backend}
+    command = [str(python), "-m", *arguments]
+    result = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    return result.stdout
+
+
 @pytest.mark.slow
 def test_models_of_heavy_frameworks_answer_over_grpc_as_their_frameworks_do(tmp_path):
-    """Runs in an environment of its own, or in that of PENSTOCK_CONVERT_PYTHON."""
-    python = os.environ.get("PENSTOCK_CONVERT_PYTHON") or environment(f"{ROOT}[convert]", *OTHERS)
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "torch"}
-    command = [str(python), "-m", "tests.support.served_models", str(tmp_path)]
-    result = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert {line.partition("/")[0] for line in result.stdout.splitlines()} == {
-        "XGBoost", "LightGBM", "CatBoost", "PyTorch", "Keras",
+    told = heavily("tests.support.served_models", str(tmp_path), backend="torch")
+    assert {line.partition("/")[0] for line in told.splitlines()} == {
+        "XGBoost", "LightGBM", "CatBoost", "PyTorch", "Keras", "TensorFlow",
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_needs_heavy_frameworks_is_tested_where_they_are():
+    assert "skipped" not in heavily("pytest", "-n", "0", "-rs", *UNITS, backend="tensorflow")
 
 
 def test_a_served_answer_that_differs_is_noticed(tmp_path):

@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from converters.conversion import convert
 from serving.pb import open_inference_pb2, penstock_pb2
+from serving.statistics.derived import Derivation
 from serving.statistics.drift.report import as_json
 from serving.statistics.profile import ReferenceProfile
 from serving.transport.client import Client, infer_message
@@ -53,6 +54,10 @@ class Population:
         session = ort.InferenceSession(self.graph)  # a model's own outputs, rounded as when it serves
         outputs = dict(zip(("label", "probabilities"), session.run(None, {"features": rows}), strict=True))
         return ReferenceProfile.of_tensors({"features": rows}, outputs, names={"features": self.names}).to_bytes()
+
+    def right(self, rows, truth):
+        label, _ = ort.InferenceSession(self.graph).run(None, {"features": rows})
+        return label == truth
 
     def column(self, name):
         return self.names.index(name)
@@ -201,7 +206,7 @@ def test_both_transports_count_the_same(repository, cancer, profile, transport):
         counted = decode(message_of(server.address, "cancer"))
     assert counted.rows == 200
     for row, feature in enumerate(counted.features):
-        if feature.tensor == "features":
+        if feature.tensor == "features" and feature.derivation is Derivation.ELEMENT:
             expected = np.bincount(feature.slots_of(rows[:, feature.column]), minlength=64)
             np.testing.assert_array_equal(counted.open.counts[row], expected)
 
@@ -280,6 +285,64 @@ def test_an_alarm_is_posted_to_the_webhook(repository, cancer, profile, receiver
     assert headers["X-Penstock-Signature"].startswith("t=")
 
 
+# ---- expected accuracy --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def halves(cancer):
+    """Rows that the model is sure of and rows that it is not, each with the right answers."""
+    target, rng = load_breast_cancer().target, np.random.default_rng(11)
+    session = ort.InferenceSession(cancer.graph)
+    label, scores = session.run(None, {"features": cancer.rows})
+    # Labels that are right as often as the model claims to be: then a confidence means what it says.
+    truth = np.where(rng.random(len(target)) < scores.max(axis=1), label, 1 - label)
+    return cancer.rows, truth, scores.max(axis=1) < 0.95
+
+
+def test_accuracy_is_expected_before_labels_come_and_is_lower_where_the_model_is_not_sure(
+    repository, cancer, profile, halves, tmp_path
+):
+    rows, truth, is_unsure = halves
+    publish(repository, "cancer", cancer.graph, profile)
+    np.savez(tmp_path / "rows.npz", features=np.tile(rows, (5, 1)), label=np.tile(truth, 5))
+    folder = repository / "cancer" / "1"
+    result = penstock("drift", "calibrate", str(folder), "--held-out", str(tmp_path / "rows.npz"))
+    assert result.returncode == 0, result.stderr
+    assert f"of {5 * len(rows)} held-out rows" in result.stdout
+    with server_thread(repository) as server:
+        assert report_of(server.address, "cancer")["expected_accuracy"] is None
+        send(server.address, "cancer", rows)
+        usual = report_of(server.address, "cancer")["expected_accuracy"]
+    right = np.array([cancer.right(rows, truth).mean(), cancer.right(rows[is_unsure], truth[is_unsure]).mean()])
+    assert usual["value"] == pytest.approx(right[0], abs=0.01)
+    assert usual["interval"][0] < right[0] < usual["interval"][1]
+    with server_thread(repository) as server:
+        send(server.address, "cancer", np.tile(rows[is_unsure], (5, 1)))
+        unsure = report_of(server.address, "cancer")["expected_accuracy"]
+        text = penstock("drift", "report", "--address", server.address, "--model", "cancer").stdout
+    assert unsure["value"] == pytest.approx(right[1], abs=0.05)
+    assert unsure["value"] < usual["value"] - 0.05
+    assert "expected to be right on" in text
+    assert "OF WHOLE ROWS" in text
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"features": np.zeros((3, 30), np.float32)}, "holds no 'label'"),
+        ({"features": np.zeros((3, 7), np.float32), "label": np.zeros(3)}, "has shape"),
+        ({"features": np.zeros((0, 30), np.float32), "label": np.zeros(0)}, "are none"),
+    ],
+)
+def test_held_out_rows_that_do_not_fit_are_one_line(repository, cancer, profile, tmp_path, arrays, message):
+    publish(repository, "cancer", cancer.graph, profile)
+    np.savez(tmp_path / "rows.npz", **arrays)
+    result = penstock("drift", "calibrate", str(repository / "cancer" / "1"), "--held-out", str(tmp_path / "rows.npz"))
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert message in result.stderr
+
+
 # ---- commands ------------------------------------------------------------------------------------------------------
 
 
@@ -352,7 +415,8 @@ def test_metrics_tell_the_evidence_and_the_strongest_features(served, cancer):
     assert f'penstock_drift_rows_total{{model="cancer",version="1"}} {float(ROWS)}' in lines
     features = [line for line in lines if line.startswith("penstock_drift_feature_evidence{")]
     assert 'feature="mean area"' in features[0]
-    assert len(features) == 10
+    assert len(features) == 10 + sum('feature="features: ' in line or "probabilities: " in line for line in features)
+    assert any("features: mahalanobis" in line for line in features)
 
 
 # ---- delayed labels ------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from serving.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from serving.pb.penstock_pb2 import BatchingReportRequest
+from serving.pb.penstock_pb2 import BatchingReportRequest, LatencyReportRequest
 from serving.pb.penstock_pb2_grpc import MonitorStub
+from serving.statistics.stages import STAGES
 from serving.transport.monitor import MONITOR_SERVICE
 from tests.support import graphs
 from tests.support.conformance import CALL_TIMEOUT_S, raw_request
@@ -76,3 +77,33 @@ def test_reflection_is_enough_to_ask_for_a_report(channel):
     data = call(request.SerializeToString(), timeout=CALL_TIMEOUT_S)
     (two,) = GetMessageClass(method.output_type).FromString(data).servables
     assert two.name == "two"
+
+
+def latency(channel, **request):
+    return MonitorStub(channel).LatencyReport(LatencyReportRequest(**request), timeout=CALL_TIMEOUT_S).servables
+
+
+def test_the_latency_of_every_stage_adds_up_and_has_its_quantiles(channel):
+    infer = GRPCInferenceServiceStub(channel).ModelInfer
+    (before,) = latency(channel, name="one", version="1")
+    for _ in range(20):
+        infer(raw_request("one", x=("FP32", np.zeros((1, 4), np.float32))), timeout=CALL_TIMEOUT_S)
+    (one,) = latency(channel, name="one", version="1", quantiles=[0.99, 0.5])
+    assert [stage.stage for stage in one.stages] == list(STAGES)
+    for stage, earlier in zip(one.stages, before.stages, strict=True):
+        assert stage.count == earlier.count + 20 == sum(bucket.count for bucket in stage.buckets)
+        high, low = stage.quantiles
+        assert (high.quantile, low.quantile) == (0.99, 0.5)
+        assert high.us >= low.us
+        assert stage.buckets[0].from_ns / 1e3 <= low.us
+        assert high.us <= stage.buckets[-1].below_ns / 1e3
+    means = {stage.stage: stage.total_s / stage.count for stage in one.stages}
+    assert means["request"] >= means["queue"] + means["compute_infer"] > 0
+
+
+@pytest.mark.parametrize("quantiles", [[1.5], [-0.1], [float("nan")], [0.5] * 101])
+def test_quantiles_that_are_none_are_refused(channel, quantiles):
+    with pytest.raises(grpc.RpcError) as caught:
+        latency(channel, name="one", quantiles=quantiles)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "quantile" in caught.value.details()

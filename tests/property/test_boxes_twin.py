@@ -22,7 +22,7 @@ def kept(boxes, scores, **options):
              TensorSpec("scores", Datatype.FP32, (DYNAMIC, *(DYNAMIC,) * (scores.ndim - 1)))]  # fmt: skip
     built = pipeline(PipelineConfig(postprocess=(step,)), outputs=specs)
     assert [spec.shape[1:] for spec in built.signature.outputs] == [(COUNT, 4), (COUNT,), (COUNT,)]
-    return built.postprocess([boxes, scores], "test")
+    return built.postprocess([boxes, scores], "test", ())
 
 
 def overlap(one, two):

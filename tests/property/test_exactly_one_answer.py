@@ -56,7 +56,7 @@ class Machine(RuleBasedStateMachine):
         self.plane = DataPlane(self, self.admission, RequestCounters(), clock=self.clock, timers=self.clock)
         self.requests, self.running, self.closed = [], [], False
 
-    def find(self, name, version):
+    def route(self, name, version, key, request_id):
         """As `ModelRepository.find`."""
         assert self.handle.acquire(), "a retired servable was asked"
         return self.handle

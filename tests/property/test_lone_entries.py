@@ -39,7 +39,7 @@ def taken(batcher, rows_max):
     if batch is None:
         return None
     rows = [(entry.rows, entry.lane, entry.progress) for entry in batch.entries]
-    return rows, batch.rows, batch.reason, batch.leaves_rows, len(batch.over)
+    return rows, batch.rows, batch.reason, len(batch.over)
 
 
 entries = st.tuples(st.integers(0, 40), st.sampled_from([None, 10**12]), st.sampled_from([2, 3]))

@@ -237,7 +237,7 @@ def test_pool_of_an_open_dimension_takes_what_a_batch_has():
     for places in (1, 4, 0):
         values = np.random.default_rng(places).random((2, places, 3), np.float32)
         expected = values.mean(axis=1) if places else np.zeros((2, 3))
-        np.testing.assert_allclose(built.postprocess([values], "test")[0], expected, rtol=1e-6)
+        np.testing.assert_allclose(built.postprocess([values], "test", ())[0], expected, rtol=1e-6)
 
 
 @law
@@ -273,3 +273,30 @@ def test_exactly_the_rows_that_a_step_cannot_take_are_refused(data, name):
         refused = error.reasons
     assert set(refused) == bad
     assert all(reason.startswith(f"{name} of 'x': ") and "expected" in reason for reason in refused.values())
+
+
+@pytest.mark.parametrize("wanted", [np.float32, np.int8])
+@given(st.sampled_from([(), (1,), (7,), (30,), (600,), (5, 3), (3, 300)]), st.integers(0, 200), st.data())
+@settings(max_examples=60, deadline=None)
+def test_rows_are_refused_wherever_in_a_block_their_numbers_lie(wanted, dims, rows, data):
+    shape = (rows, *dims)
+    numbers = int(np.prod(dims))
+    random = np.random.default_rng(0)
+    values = random.standard_normal(shape)
+    if wanted is np.float32:
+        values[random.random(shape) < 0.1] = np.nan  # which stays what it is
+    bad = data.draw(st.lists(st.integers(0, rows * numbers - 1), max_size=5)) if rows else []
+    values.reshape(-1)[bad] = 1e39
+    mean = [0.5] * dims[-1] if dims else 0.5
+    steps = [
+        {"step": "scale", "input": "x", "mean": mean, "scale": 2.0},
+        {"step": "cast", "input": "x", "datatype": twin.OF_DTYPE[np.dtype(wanted)].wire_name},
+    ]
+    expected = {place // numbers for place in bad}
+    if expected:
+        with pytest.raises(RefusedRowsError) as caught:
+            before(steps, {"x": values}, np.zeros((1, *dims), wanted))
+        assert set(caught.value.reasons) == expected
+    else:
+        result = before(steps, {"x": values}, np.zeros((1, *dims), wanted))
+        np.testing.assert_array_equal(result, ((values - 0.5) / 2).astype(wanted))

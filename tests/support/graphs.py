@@ -76,6 +76,23 @@ def lookup(width: int = 4, table_rows: int = 10) -> bytes:
     return build(nodes, [("index", "INT64", ("rows",))], [("y", "FP32", ("rows", width))], constants)
 
 
+def brittle(scale: float = 2.0, breaks_at: int = 10) -> bytes:
+    """y = scale * x + 1, FP32 [rows, 4], which fails for rows whose first number is `breaks_at` or more."""
+    constants = [
+        helper.make_tensor("scale", TensorProto.FLOAT, [], [scale]),
+        helper.make_tensor("table", TensorProto.FLOAT, [breaks_at, 4], [1.0] * 4 * breaks_at),
+        helper.make_tensor("first", TensorProto.INT64, [], [0]),
+    ]
+    nodes = [
+        helper.make_node("Mul", ["x", "scale"], ["scaled"]),
+        helper.make_node("Gather", ["x", "first"], ["number"], axis=1),
+        helper.make_node("Cast", ["number"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "index"], ["offset"]),
+        helper.make_node("Add", ["scaled", "offset"], ["y"]),
+    ]
+    return build(nodes, [("x", "FP32", ("rows", 4))], [("y", "FP32", ("rows", 4))], constants)
+
+
 def fixed_shape() -> bytes:
     """y = x, FP32 [2, 3]: not batchable, since the first dimension is fixed."""
     return identity("FP32", (2, 3))

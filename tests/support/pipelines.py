@@ -7,6 +7,7 @@ import numpy as np
 
 from serving.config import PipelineConfig
 from serving.pipeline.composition import Surroundings
+from serving.pipeline.files import FolderFiles
 from serving.pipeline.pipeline import Pipeline
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 
@@ -28,7 +29,7 @@ def pipeline(config, inputs=(), outputs=(), folder=Path(), **surroundings):
     key = repr((config, inputs, outputs, folder, surroundings))
     if key not in _BUILT:
         signature = Signature(tuple(inputs), tuple(outputs), True)
-        _BUILT[key] = Pipeline(config, signature, Surroundings(folder, **surroundings))
+        _BUILT[key] = Pipeline(config, signature, Surroundings(FolderFiles(folder), **surroundings))
     return _BUILT[key]
 
 
@@ -45,7 +46,7 @@ def after(steps, given, names=None):
     """Run postprocessing on named arrays."""
     config = PipelineConfig(postprocess=tuple(steps), outputs=tuple(names or ()))
     built = pipeline(config, outputs=[spec(name, array) for name, array in given.items()])
-    outputs = built.postprocess(list(given.values()), "test")
+    outputs = built.postprocess(list(given.values()), "test", ())
     return dict(zip((item.name for item in built.signature.outputs), outputs, strict=True))
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 from serving.commands.options import environment_name, shown_default
 from serving.config import BatchingConfig, DriftConfig, InstancesConfig, ModelConfig, ServerConfig, SessionConfig
+from serving.release.pipeline.definition import DeliveryConfig, StepConfig
 from serving.release.policy import CHECKS, Policy
 
 
@@ -42,6 +43,16 @@ def policy_table() -> str:
     return "\n".join(lines)
 
 
+def pipeline_table() -> str:
+    """The keys of a pipeline.toml."""
+    lines = ["| table | key | default | meaning |", "| --- | --- | --- | --- |"]
+    for table, config in (("[steps.NAME]", StepConfig), ("[release]", DeliveryConfig)):
+        for item in dataclasses.fields(config):
+            meaning = item.metadata["help"] + _choices(item)
+            lines.append(f"| `{table}` | `{item.name}` | `{_toml(item.default)}` | {meaning} |")
+    return "\n".join(lines)
+
+
 def _choices(item) -> str:
     choices = item.metadata.get("choices")
     return f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
@@ -56,4 +67,4 @@ def _toml(value) -> str:
 
 
 if __name__ == "__main__":
-    print(server_table(), model_table(), policy_table(), sep="\n\n")
+    print(server_table(), model_table(), policy_table(), pipeline_table(), sep="\n\n")

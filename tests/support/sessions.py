@@ -15,7 +15,7 @@ DEADLINE_S = 30
 NATURAL = "[batching]\nmode = 'window'\n"
 """A model.toml that lets an idle instance take all that waits, whatever was learnt of the model."""
 
-WARM_UP = [1, 2, 2, 2, 1, 1, 1, 1, 1]
+WARM_UP = [1, 2, 2, 1, 1, 1, 1, 1]
 """The rows of the runs that a batchable servable makes before it is built; loading adds a sweep."""
 
 AFFINE = Signature(

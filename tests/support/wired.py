@@ -127,8 +127,8 @@ class Wired:
         self.intake = self.transport._intake
         self.transport.follow([self.handle])
 
-    def find(self, name: str, version: str) -> Handle:
-        """As `ModelRepository.find`."""
+    def route(self, name: str, version: str, key: int, request_id: str) -> Handle:
+        """As `ModelRepository.route`, without a rollout."""
         if name != "m" or not self.handle.acquire():
             raise UnknownModel(f"no model is called {name}")
         return self.handle

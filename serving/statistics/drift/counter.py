@@ -17,6 +17,10 @@ Sample = list[NDArray[np.generic]]
 """Rows of every watched tensor, [rows, watched columns]."""
 
 
+DERIVED_EVERY = 8
+"""While not all rows are sampled, one in so many of them is looked at as a whole, which costs more than elements."""
+
+
 class Collector:
     """The first rows, for a reference when there is no profile. Bound: `rows_max`, and `BYTES_MAX`."""
 
@@ -69,12 +73,21 @@ class Counter:
             began_ns, step = self._clock.now_ns(), self.governor.step
             arrays = [*inputs, *outputs]
             if self._layout is not None:
-                count_batch(self._block, self._layout, arrays, rows=rows, start=first, step=step, kernels=self._kernels)
+                count_batch(
+                    self._block, self._layout, arrays, rows=rows, start=first, step=step, kernels=self._kernels,
+                    deriving=self._deriving(),
+                )  # fmt: skip
             elif self._collector is not None:
                 self._collector.take(arrays, rows=rows, start=first, step=step)
             self.governor.spent(self._clock.now_ns() - began_ns, len(range(first, rows, step)))
         finally:
             self._lock.release()
+
+    def _deriving(self) -> tuple[int, int]:
+        """Return which of the sampled rows to look at as a whole: all while all are sampled, else a few."""
+        if self.governor.step == 1:
+            return 0, 1
+        return self.governor.any_of(DERIVED_EVERY), DERIVED_EVERY
 
     def collect(self, collector: Collector) -> None:
         """From now on keep rows, until `follow`."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.statistics.derived import Deriver
 from serving.statistics.drift.layout import CENTRE, COLUMN, FIRST_KEY, INVERSE, KNOWN, Layout, TensorTable
 from serving.statistics.profile import EDGES, SLOTS_MAX, category_slots, deviations, number_slots
 from serving.types import Array
@@ -16,8 +17,9 @@ from serving.types import Array
 Count = Callable[..., None]
 """Adds rows start, start + step, ... of x [rows, elements] to counts and sums: see `count_in_numpy`."""
 
-Kernels = Mapping[np.dtype[Any], Count]
-"""How to count, by the datatype of a tensor; others are converted first."""
+Kernels = Mapping[Any, Count]
+"""How to count, by the datatype of a tensor, and how to derive, by DERIVING and it; others are converted first."""
+DERIVING = "derive"
 
 
 class Block:
@@ -68,10 +70,12 @@ NUMPY: Kernels = {np.dtype(name): count_in_numpy for name in ("float32", "float6
 
 
 def count_batch(
-    block: Block, layout: Layout, arrays: Sequence[Array], *, rows: int, start: int, step: int, kernels: Kernels
-) -> None:
+    block: Block, layout: Layout, arrays: Sequence[Array], *, rows: int, start: int, step: int, kernels: Kernels,
+    deriving: tuple[int, int] = (0, 1),
+) -> None:  # fmt: skip
     """Add rows `start`, `start + step`, ... of a batch of `rows`: its inputs, then its outputs, in the model's order.
 
+    Of these rows number deriving[0] and every deriving[1]-th behind it are looked at as a whole, which costs more.
     A tensor that has not the elements per row that the signature promised is passed over.
     """
     if start >= rows:
@@ -81,6 +85,11 @@ def count_batch(
         if array.size != rows * table.elements:
             continue
         x = array.reshape(rows, table.elements)
+        begin, end = table.first, table.last
+        if table.derive is not None:
+            own = {"start": start + deriving[0] * step, "step": deriving[1] * step}
+            _count_derived(block, table, table.derive, x, **own, kernels=kernels)
+            continue
         if table.texts:
             _count_texts(block, table, x[start::step])
             continue
@@ -89,9 +98,21 @@ def count_batch(
             x, count, first, stride = *_converted(x[start::step], kernels), 0, 1
         else:
             first, stride = start, step
-        begin, end = table.first, table.last
         count(x, first, stride, table.table, table.reals, block.counts[begin:end], block.sums[begin:end])
     block.rows += len(range(start, rows, step))
+
+
+def _count_derived(
+    block: Block, table: TensorTable, derive: Deriver, x: Array, *, start: int, step: int, kernels: Kernels
+) -> None:  # fmt: skip
+    """Count the features that are derived from the sampled rows of a tensor."""
+    if start >= len(x):
+        return
+    if not table.is_of_texts and ((DERIVING, x.dtype) not in kernels or not (x.flags.carray and x.flags.aligned)):
+        x, start, step = _converted(x[start::step], kernels)[0], 0, 1
+    values = derive(x, kernels.get((DERIVING, x.dtype)), start, step)
+    begin, end = table.first, table.last
+    kernels[values.dtype](values, 0, 1, table.table, table.reals, block.counts[begin:end], block.sums[begin:end])
 
 
 def _converted(x: Array, kernels: Kernels) -> tuple[Array, Count]:

@@ -33,6 +33,10 @@ class Governor:
         """What may still be spent; below 0 what was spent too much."""
         return FREE_NS + self._share * self.infer_ns - self.spent_ns
 
+    def any_of(self, numbers: int) -> int:
+        """Return a random number below another one."""
+        return int(self._random() * numbers)
+
     def first_row(self, rows: int, infer_ns: int) -> int:
         """Note a batch; return its first sampled row, -1 when none is."""
         self.rows += rows

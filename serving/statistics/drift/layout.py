@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.errors import ConfigError
-from serving.statistics.profile import EDGES, SLOTS_MAX, Feature, Kind, ReferenceProfile, Role
+from serving.statistics.derived import OF_NUMBERS, Derivation, Deriver, Transform
+from serving.statistics.profile import EDGES, SLOTS_MAX, Feature, Kind, ReferenceProfile, Role, columns_watched
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 
 COLUMN, KNOWN, FIRST_KEY = range(3)
@@ -29,6 +30,7 @@ class TensorTable:
 
     `position` counts inputs, then outputs, in the model's order. `elements` per row is what a batch's array must have.
     `table` is int64 [features, 3], `reals` float64 [features, 33]. `texts` are the slots of known texts by feature.
+    With `derive` the features are columns of what it makes of a row.
     """
 
     position: int
@@ -38,21 +40,26 @@ class TensorTable:
     table: NDArray[np.int64]
     reals: NDArray[np.float64]
     texts: tuple[dict[Any, int], ...] = ()
+    derive: Deriver | None = None
+    is_of_texts: bool = False
 
     @classmethod
-    def of(cls, position: int, elements: int, first: int, features: Sequence[Feature]) -> Self:
+    def of(
+        cls, position: int, elements: int, first: int, features: Sequence[Feature], derive: Deriver | None = None
+    ) -> Self:  # fmt: skip
         """Make the tables of a tensor's features, which follow each other in a block from row `first` on."""
         table = np.zeros((len(features), 3), np.int64)
         reals = np.zeros((len(features), EDGES + 2), np.float64)
         for row, feature in enumerate(features):
-            table[row, COLUMN] = feature.column
+            table[row, COLUMN] = feature.column if derive is None else row
             if feature.kind is Kind.CATEGORY:
                 table[row, KNOWN], table[row, FIRST_KEY] = len(feature.keys), int(feature.keys[0])
             elif feature.kind is Kind.NUMBER:
                 reals[row, :EDGES] = feature.edges
                 reals[row, CENTRE], reals[row, INVERSE] = feature.centre, 1.0 / feature.spread
         texts = tuple(_text_slots(feature) for feature in features if feature.kind is Kind.TEXT)
-        return cls(position, elements, first, first + len(features), table, reals, texts)
+        is_of_texts = derive is not None and derive.is_of_texts
+        return cls(position, elements, first, first + len(features), table, reals, texts, derive, is_of_texts)
 
 
 class Layout:
@@ -71,9 +78,15 @@ class Layout:
             own = [f for f in profile.features if f.role is role and f.tensor == spec.name]
             if not own:
                 continue
-            _check(own, spec, elements)
-            tables.append(TensorTable.of(position, elements, len(features), own))
-            features += own
+            plain = [feature for feature in own if feature.derivation is Derivation.ELEMENT]
+            if plain:
+                _check(plain, spec, elements)
+                tables.append(TensorTable.of(position, elements, len(features), plain))
+                features += plain
+            if derived := [feature for feature in own if feature.derivation is not Derivation.ELEMENT]:
+                derive = _deriver(derived, profile.transforms.get(spec.name), spec, elements)
+                tables.append(TensorTable.of(position, elements, len(features), derived, derive))
+                features += derived
         if len(features) != len(profile.features):
             strange = next(f for f in profile.features if f not in features)
             raise ConfigError(f"the reference profile has {strange.role.value} '{strange.tensor}', the model has not")
@@ -105,6 +118,28 @@ def _check(features: Sequence[Feature], spec: TensorSpec, elements: int) -> None
         if (feature.kind is Kind.TEXT) != (spec.datatype is Datatype.BYTES):
             found = f"'{spec.name}' is {spec.datatype.name}"
             raise ConfigError(f"the reference profile has '{feature.name}' as {feature.kind.value}, but {found}")
+
+
+def _deriver(features: Sequence[Feature], transform: Transform | None, spec: TensorSpec, elements: int) -> Deriver:
+    """Return what derives features of a tensor. Raises ConfigError when they are not for this one."""
+    watched = columns_watched(elements)
+    of_texts = spec.datatype is Datatype.BYTES
+    for feature in features:
+        derivation, needs = feature.derivation, feature.derivation in OF_NUMBERS
+        has_form = transform is not None and {
+            Derivation.MAHALANOBIS: transform.inverse is not None,
+            Derivation.RECONSTRUCTION: transform.residual is not None,
+        }.get(derivation, True)
+        fits = has_form and transform is not None and len(transform.centre) == len(watched) if needs else elements > 0
+        if derivation is Derivation.LENGTH:
+            fits = of_texts and feature.column < elements
+        elif not needs:
+            fits = elements > 1
+        if not fits or of_texts != (derivation is Derivation.LENGTH) or feature.kind is Kind.TEXT:
+            raise ConfigError(f"the reference profile has '{feature.name}', which '{spec.name}' cannot have")
+    needs_transform = any(feature.derivation in OF_NUMBERS for feature in features)
+    columns = tuple((feature.derivation, feature.column) for feature in features)
+    return Deriver(columns, watched, transform if needs_transform else None)
 
 
 def _text_slots(feature: Feature) -> dict[Any, int]:

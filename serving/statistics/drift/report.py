@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.errors import ConfigError
+from serving.statistics.derived import Derivation
+from serving.statistics.drift import accuracy
+from serving.statistics.drift.accuracy import ExpectedAccuracy, expected_accuracy
 from serving.statistics.drift.counting import Block
 from serving.statistics.drift.detector import Detector, mean_evidence
 from serving.statistics.drift.distances import Distances, Ratio, distances, noise_floor
@@ -103,12 +106,14 @@ class FeatureDrift:
     distances: Distances
 
 
-def ranked(report: DriftReport) -> list[FeatureDrift]:
-    """Return the features by evidence, the strongest first."""
+def ranked(report: DriftReport, *, is_derived: bool = False) -> list[FeatureDrift]:
+    """Return the features by evidence, the strongest first: those of elements, or those of whole rows."""
     recent = report.recent
     floors: dict[tuple[bytes, int], float] = {}
     found = []
     for row, feature in enumerate(report.features):
+        if (feature.derivation is not Derivation.ELEMENT) is not is_derived:
+            continue
         counts = recent.counts[row]
         effect = float(report.effects[row])
         key = (np.sort(feature.counts).tobytes(), round(int(counts.sum()) / effect))
@@ -119,8 +124,18 @@ def ranked(report: DriftReport) -> list[FeatureDrift]:
     return sorted(found, key=lambda drift: (-drift.evidence, -drift.distances.psi, drift.feature.name))
 
 
+def expected_of(report: DriftReport) -> ExpectedAccuracy | None:
+    """Return how often the model is expected to be right on what was served lately, if anything tells."""
+    recent = report.recent
+    found = (
+        expected_accuracy(feature, recent.counts[row], design_effect=float(report.effects[row]))
+        for row, feature in enumerate(report.features)
+    )
+    return next((expected for expected in found if expected is not None), None)
+
+
 def as_json(report: DriftReport) -> dict[str, Any]:
-    """Return what is known, for machines: features ranked by evidence."""
+    """Return what is known, for machines: features ranked by evidence, those of whole rows apart."""
     return {
         "model": report.model,
         "version": report.version,
@@ -139,6 +154,8 @@ def as_json(report: DriftReport) -> dict[str, Any]:
         "guarantee": report.guarantee,
         "overhead": report.spent_ns / report.infer_ns if report.infer_ns else None,
         "features": [_feature_json(drift) for drift in ranked(report)],
+        "derived": [_feature_json(drift) for drift in ranked(report, is_derived=True)],
+        "expected_accuracy": accuracy.as_json(expected_of(report)),
         "history": [{"boundary": boundary, "evidence": log / LOG_10} for boundary, log in report.evidence],
     }
 
@@ -147,7 +164,8 @@ def alarm_facts(report: DriftReport, subject: str) -> dict[str, Any]:
     """Return what to tell about an alarm, for machines: the report without its history and its weaker features."""
     facts = as_json(report)
     del facts["history"]
-    facts["features"] = facts["features"][:ALARM_FEATURES_MAX]
+    for kind in ("features", "derived"):
+        facts[kind] = facts[kind][:ALARM_FEATURES_MAX]
     return {"event": "drift_alarm", "subject": subject, **facts}
 
 

@@ -10,10 +10,12 @@ from typing import Self
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from serving.statistics.drift.report import LOG_10, DriftReport, ranked
+from serving.statistics.drift.report import LOG_10, DriftReport, expected_of, ranked
 
 FEATURES_SHOWN_MAX = 10
 """Features of a model version that have gauges at a time: the strongest ones."""
+DERIVED_SHOWN_MAX = 10
+"""The same for features of whole rows."""
 _LOWEST = -300.0
 """What no evidence at all is shown as; evidence is a power of ten."""
 
@@ -44,6 +46,7 @@ class DriftView:
     panes: int
     spent_s: float
     features: tuple[FeatureView, ...]
+    expected_accuracy: float | None = None
 
     @classmethod
     def of(cls, report: DriftReport) -> Self:
@@ -56,12 +59,16 @@ class DriftView:
                 drift.distances.missing.value,
                 drift.distances.out_of_range.value,
             )
-            for drift in ranked(report)[:FEATURES_SHOWN_MAX]
+            for drift in (
+                *ranked(report)[:FEATURES_SHOWN_MAX],
+                *ranked(report, is_derived=True)[:DERIVED_SHOWN_MAX],
+            )
         )
+        expected = expected_of(report)
         evidence = _shown(report.evidence_log / LOG_10)
         return cls(
             report.model, report.version, report.is_alarm, evidence, report.alarms, report.rows, report.panes_closed,
-            report.spent_ns / 1e9, features,
+            report.spent_ns / 1e9, features, None if expected is None else expected.value,
         )  # fmt: skip
 
 
@@ -71,6 +78,9 @@ def families(views: Sequence[DriftView]) -> Iterator[Metric]:
         return
     yield _gauge("penstock_drift_alarm", "Whether the rows have drifted from the reference.", views, _is_alarm)
     yield _gauge("penstock_drift_evidence", "Evidence of drift, as a power of ten.", views, lambda view: view.evidence)
+    if expecting := [view for view in views if view.expected_accuracy is not None]:
+        text = "Share of predictions expected to be right, before labels."
+        yield _gauge("penstock_drift_expected_accuracy", text, expecting, lambda view: view.expected_accuracy or 0.0)
     for name, text, value in _COUNTERS:
         counter = CounterMetricFamily(name, text, labels=_LABELS)
         for view in views:

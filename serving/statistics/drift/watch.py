@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from serving.clock import Clock
 from serving.config import DriftConfig
 from serving.errors import ConfigError
+from serving.statistics.derived import Derivation
 from serving.statistics.drift.counter import Collector, Counter
 from serving.statistics.drift.counting import NUMPY, Block, Kernels
 from serving.statistics.drift.layout import Layout, tensors
@@ -27,6 +28,9 @@ from serving.statistics.drift.state import StateFile, profile_of, restore
 from serving.statistics.drift.view import DriftView
 from serving.statistics.profile import ReferenceProfile, Role, columns_watched
 from serving.types import Signature
+
+VIEW_REST = 200
+"""What scrapes see is made anew after so many times as long as making it took: half a percent of a core."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +60,7 @@ class DriftWatch:
         self._last_boundary = self.boundary
         self._collector: Collector | None = None
         self._view: DriftView | None = None
+        self._view_rests_ns = 0
         self._state: StateFile | None = None
         self._kept: bytes | None = None  # what an earlier server knew, until it is taken up
 
@@ -119,14 +124,23 @@ class DriftWatch:
         return begins
 
     def view(self) -> DriftView | None:
-        """Return what Prometheus shows, None while there is nothing; made anew when rows have come."""
+        """Return what Prometheus shows, None while there is nothing.
+
+        It is made anew when a pane has closed, and when rows have come and the last one has rested: making one takes
+        some hundredths of a second, which nobody may ask for again and again.
+        """
         if not self.config.enabled:
             return None
+        began_ns, shown, panes = self._clock.now_ns(), self._view, self._panes
+        if shown is not None and panes is not None and panes.panes == shown.panes and began_ns < self._view_rests_ns:
+            return shown
         report = self.report()
         if not report.features:
             return None
-        if self._view is None or (report.rows, report.panes_closed) != (self._view.rows, self._view.panes):
+        if shown is None or (report.rows, report.panes_closed) != (shown.rows, shown.panes):
             self._view = DriftView.of(report)
+        ended_ns = self._clock.now_ns()
+        self._view_rests_ns = ended_ns + VIEW_REST * (ended_ns - began_ns)
         return self._view
 
     def report(self) -> DriftReport:
@@ -264,5 +278,8 @@ def _self_reference(collector: Collector, signature: Signature) -> ReferenceProf
     profile = ReferenceProfile.of_tensors(
         tensors_of[Role.INPUT], tensors_of[Role.OUTPUT], names=names, is_self_reference=True
     )
-    features = [replace(f, column=columns[f.role, f.tensor][f.column]) for f in profile.features]
+    features = [
+        replace(f, column=columns[f.role, f.tensor][f.column]) if f.derivation is Derivation.ELEMENT else f
+        for f in profile.features
+    ]
     return replace(profile, features=tuple(features))

@@ -16,6 +16,7 @@ from serving.transport.native.blocks import error_block, trailers_of
 from serving.transport.native.connection import Connection
 from serving.types import InferRequest
 from serving.wire.answer_blocks import OK, trailers
+from serving.wire.layout import S_ROUTE
 
 MESSAGE_COST_BYTES = 256
 """What a message of a stream counts for beside its bytes while it waits."""
@@ -78,6 +79,16 @@ class _Base:
     def peer_names(self) -> Sequence[str]:
         """See `calls.Call`."""
         return self.connection.peer_names
+
+    @property
+    def traceparent(self) -> str:
+        """See `calls.Call`; of the headers of ModelInfer the kernels keep what they look at themselves."""
+        return ""
+
+    @property
+    def route(self) -> int:
+        """See `calls.Call`; the stream's row is held until the call is over."""
+        return int(self.connection.core.state.streams[self.stream, S_ROUTE])
 
     @property
     def is_over(self) -> bool:

@@ -275,6 +275,11 @@ class RequestGroup:
             part.progress = self.progress
         return parts
 
+    def place_of(self, request: int) -> tuple[int, int]:
+        """See `Entry`."""
+        columns = self.origin.requests[self.first + request]
+        return int(columns[R_ROW]) - self.row, int(columns[R_ROWS])
+
     def finished(self, outputs: list[Array], now_ns: int) -> "Sequence[tuple[RequestGroup, Result]]":
         """See `Entry`: nobody waits any more for requests that have expired or were cancelled while they ran."""
         if not self.is_stale(now_ns):

@@ -18,17 +18,19 @@ from serving.clock import Timers
 from serving.dataplane import DataPlane
 from serving.errors import InternalError, ServingError
 from serving.repository.handle import Handle
+from serving.repository.routing import Routing
 from serving.transport.native.answers import Answers
 from serving.transport.native.blocks import error_block
 from serving.transport.native.connection import Connection
 from serving.transport.native.core import Core
 from serving.transport.native.group import Door, Origin, Place, RequestGroup, Segment
+from serving.transport.native.routes import Routes
 from serving.types import InferRequest, InputTensor, RequestedOutput
 from serving.wire.answer_blocks import as_array
 from serving.wire.arrivals import note_requests
 from serving.wire.infer import SLOTS_DIFFER, scan_requests
 from serving.wire.layout import E_KIND, EVENT_REQUEST, SOURCE_BUFFER, SOURCE_PARTS, SOURCE_POOL
-from serving.wire.plan import Model, build, is_compiled
+from serving.wire.plan import Model, Plan, build, is_compiled
 from serving.wire.reads import take_read
 from serving.wire.records import (
     ACCEPTED,
@@ -79,7 +81,8 @@ class Intake:
         self._timers = timers
         self._plan = build([])
         self._doors: list[Door | None] = []
-        self._likely: Door | None = None  # for whose servable the last request was
+        self._likely: Door | None = None  # for whose servable the last request was, unless its requests are spread
+        self._routes: Routes | None = None
         self._open: list[Door] = []
         self._dying: dict[RequestGroup, None] = {}  # groups of which some request is not waited for any more
         self._numbers: NDArray[np.int64] = np.full(core.state.limits.streams, -1, np.int64)  # of the group, by stream
@@ -87,17 +90,34 @@ class Intake:
 
     # ---- what serves -----------------------------------------------------------------------------------------------
 
-    def follow(self, handles: Sequence[Handle]) -> None:
-        """Decode requests for these servables from now on; what came for others takes the ordinary path."""
+    def follow(self, handles: Sequence[Handle], routings: Sequence[Routing] = ()) -> None:
+        """Decode requests for these servables from now on; what came for others takes the ordinary path.
+
+        So does what is for a model of which some arm cannot be decoded for.
+        """
         self.submit()
+        named = len(handles)
+        handles = [*handles, *(arm for routing in routings for arm in (routing.canary, routing.control))]
         known = {door.handle: door.place for door in self._doors if door is not None}
-        places = [known.get(handle) or self._place(handle) for handle in handles]
-        plan = build([_model(handle, place) for handle, place in zip(handles, places, strict=True)])
+        places = {handle: known.get(handle) or self._place(handle) for handle in handles}
+        ordinary = {routing.model for routing in routings if not (places[routing.canary] and places[routing.control])}
+        places = {each: place if each.servable.name not in ordinary else None for each, place in places.items()}
+        plan = build([_model(each, places[each], is_named=slot < named) for slot, each in enumerate(handles)])
         self._doors = [
             Door(handle, plan, slot, place) if place is not None and plan.is_compiled(slot) else None
-            for slot, (handle, place) in enumerate(zip(handles, places, strict=True))
+            for slot, (handle, place) in enumerate(places.items())
         ]
         self._plan, self._likely = plan, None
+        self._routes = self._routes_of(plan, [each for each in routings if each.model not in ordinary], handles)
+
+    def _routes_of(self, plan: Plan, routings: Sequence[Routing], handles: Sequence[Handle]) -> Routes | None:
+        """Return how requests are spread; None when none are, so that nothing is done for it."""
+        if not routings:
+            return None
+        routes = Routes(plan, self._core.state.streams)
+        for routing in routings:
+            routes.add(routing, handles)
+        return routes
 
     def _place(self, handle: Handle) -> Place | None:
         """Make a place for a servable's requests; None when its rows are too long for one.
@@ -163,6 +183,9 @@ class Intake:
             in_pool, pool_slot = scan_requests(pool, SOURCE_POOL, records, 0, count, plan.numbers, plan.text)
         if not accepted + in_pool:
             return 0
+        if self._routes is not None:
+            slot = self._routes.spread(self._core.buffer, SOURCE_BUFFER, records)
+            pool_slot = self._routes.spread(pool, SOURCE_POOL, records)
         admitted, error = self._data_plane.admit_many(accepted + in_pool)
         if error is not None:
             chosen = np.flatnonzero(records[:, R_VERDICT] == ACCEPTED)[admitted:]
@@ -186,8 +209,9 @@ class Intake:
         """Take the accepted requests of a read, which are all for `slot` if that is one; return how many are left."""
         if slot != SLOTS_DIFFER:
             return self._take_slot(slot, read)
-        accepted = read.records[:, R_VERDICT] == ACCEPTED
-        return sum(self._take_slot(each, read) for each in np.unique(read.records[accepted, R_SLOT]).tolist())
+        verdicts, slots = read.records[:, R_VERDICT].tolist(), read.records[:, R_SLOT].tolist()
+        wanted = {slot for slot, verdict in zip(slots, verdicts, strict=True) if verdict == ACCEPTED}
+        return sum(self._take_slot(each, read) for each in sorted(wanted))
 
     def _take_slot(self, slot: int, read: Read) -> int:
         """Take the accepted requests of one servable; return how many are left to the ordinary path.
@@ -197,7 +221,7 @@ class Intake:
         """
         door = self._doors[slot]
         assert door is not None, "bug: the kernels accepted what they cannot decode"
-        self._likely = door
+        self._likely = door if self._routes is None or slot not in self._routes.slots else None
         record, wanted_rows = 0, 1
         while record < len(read.records):
             group = door.group or self._open_group(door, wanted_rows)
@@ -353,7 +377,7 @@ def _alike(read: Read, record: int) -> tuple[NDArray[np.int64], int]:
     return np.flatnonzero(mine[:end]) + record, record + end
 
 
-def _model(handle: Handle, place: Place | None) -> Model:
+def _model(handle: Handle, place: Place | None, *, is_named: bool) -> Model:
     servable = handle.servable
     return Model(
         name=servable.name,
@@ -361,6 +385,7 @@ def _model(handle: Handle, place: Place | None) -> Model:
         signature=servable.signature,
         rows_max=servable.batch_rows_max,
         has_place=place is not None,
+        is_named=is_named,
     )
 
 

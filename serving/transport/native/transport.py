@@ -21,6 +21,7 @@ from serving.config import ServerConfig
 from serving.dataplane import DataPlane
 from serving.errors import ConfigError
 from serving.repository.handle import Handle
+from serving.repository.routing import Routing
 from serving.transport.calls import Methods
 from serving.transport.native.connection import Connection
 from serving.transport.native.core import Core
@@ -94,9 +95,9 @@ class NativeTransport:
         bound: int = self._listener.sockets[0].getsockname()[1]
         return bound
 
-    def follow(self, handles: Sequence[Handle]) -> None:
-        """Decode requests for these servables from now on."""
-        self._intake.follow(handles)
+    def follow(self, handles: Sequence[Handle], routings: Sequence[Routing] = ()) -> None:
+        """Decode requests for these servables from now on, spread as the routings say."""
+        self._intake.follow(handles, routings)
 
     def begin_drain(self) -> None:
         """Tell every peer that the server goes; one that comes back until it has is told so by the answer."""

@@ -18,8 +18,9 @@ class Machine:
         if is_first:
             self.resident_bytes += self._bytes_per_row * rows
 
-    def sweep(self, sizes=SIZES):
-        return sweep(Probe(self.run, self.clock.now_ns, lambda: self.resident_bytes, lambda: self.free_bytes), sizes)
+    def sweep(self, sizes=SIZES, **known):
+        probe = Probe(self.run, self.clock.now_ns, lambda: self.resident_bytes, lambda: self.free_bytes)
+        return sweep(probe, sizes, **known)
 
 
 def test_every_size_is_run_and_timed():
@@ -38,8 +39,16 @@ def test_a_slow_model_is_swept_as_far_as_the_time_goes():
     assert machine.clock.now_ns() - FakeClock().now_ns() <= SWEEP_NS_MAX
 
 
-def test_the_least_size_is_measured_however_slow_it_is():
-    assert [rows for rows, _ in Machine(ns_per_row=2 * SWEEP_NS_MAX).sweep()] == [1]
+def test_the_least_size_is_measured_once_when_it_takes_all_of_the_time():
+    machine = Machine(ns_per_row=2 * SWEEP_NS_MAX)
+    assert machine.sweep() == [(1, 2.0 * SWEEP_NS_MAX)]
+    assert machine.runs == [1]
+
+
+def test_a_row_that_is_known_to_take_long_is_not_run_again():
+    machine = Machine(ns_per_row=2 * SWEEP_NS_MAX)
+    assert machine.sweep(one_row_ns=2.0 * SWEEP_NS_MAX) == [(1, 2.0 * SWEEP_NS_MAX)]
+    assert not machine.runs
 
 
 def test_a_size_that_would_take_too_much_memory_is_not_tried():

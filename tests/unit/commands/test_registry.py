@@ -115,7 +115,14 @@ def test_a_file_is_recorded_by_its_digest(penstock, place, tmp_path):
         (["record", "train", "affine", "--facts", "-"], "[]", RegistryError, "expected an object"),
         (["record", "train", "affine"], None, RegistryError, "without facts"),
         (["record", "train", "affine", "--file", "x=/none"], None, ConfigError, "cannot be read"),
+        (
+            ["record", "data", "affine", "--file", f"x={__file__}", "--facts", "-"],
+            '{"digests": "x"}',
+            RegistryError,
+            "'digests' of --facts is 'x', expected an object",
+        ),
         (["promote", "affine@production", "--to", "x"], None, RegistryError, "is an alias"),
+        (["check", "affine/1", "--against", "a b"], None, RegistryError, "cannot be an alias"),
         (["rollback", "affine/1"], None, RegistryError, "expected NAME@ALIAS"),
         (["pull", "affine", "--to", "x"], None, RegistryError, "names no package"),
         (["list", "--registry", "s3://bucket"], None, ConfigError, "registry.toml"),
@@ -124,6 +131,24 @@ def test_a_file_is_recorded_by_its_digest(penstock, place, tmp_path):
 def test_a_mistake_is_one_clear_error(penstock, arguments, stdin, error, message):
     with pytest.raises(error, match=message):
         penstock(*arguments, stdin=stdin)
+
+
+@pytest.mark.parametrize("verb", ["list", "history"])
+def test_a_model_that_nothing_is_known_of_is_refused(penstock, tmp_path, verb):
+    penstock("push", write_package(tmp_path / "1", 1))
+    with pytest.raises(RegistryError, match=r"no record is about a model 'afine'; did you mean 'affine'\?"):
+        penstock(verb, "afine")
+
+
+def test_a_head_that_is_no_digest_is_a_mistake_and_no_cut_ledger(penstock, tmp_path):
+    penstock("push", write_package(tmp_path / "1", 1))
+    with pytest.raises(RegistryError, match="'abc' is no digest"):
+        penstock("verify", "--head", "abc")
+
+
+def test_what_strangers_wrote_cannot_command_a_terminal(penstock):
+    penstock("record", "note", "affine", "--facts", "-", stdin='{"text": "a\\n\\u001b[2Jb"}')
+    assert penstock("history").splitlines()[1].endswith(r"text=a\n\x1b[2Jb")
 
 
 def test_the_default_is_the_users_own_registry(tmp_path, monkeypatch):

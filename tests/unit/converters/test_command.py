@@ -37,7 +37,7 @@ def test_a_package_holds_all_that_serving_and_release_ask_for(forest):
     licence.write_text("Mine.\n")
     result = convert(forest, "--licence", str(licence))
     assert result.exit_code == 0, result.output
-    assert "iris answers as its framework does (12 checks)" in result.stdout
+    assert "iris answers as its framework does (13 checks)" in result.stdout
     package = read(forest / "models" / "iris" / "1")
     package.verify()
     assert package.name == "iris"
@@ -78,8 +78,8 @@ def test_the_report_is_written_as_a_page_and_as_json(forest):
     report = json.loads(data.read_text())
     assert report["parity"]["passed"]
     names = [check["name"] for check in report["parity"]["checks"]]
-    assert names == ["sample", "edge-nan", "edge-infinite", "edge-zero", "edge-extreme", "thresholds", "batch-1",
-                     "batch-2", "batch-17", "batch-256", "shuffled", "invariance"]  # fmt: skip
+    assert names == ["sample", "precision", "edge-nan", "edge-infinite", "edge-zero", "edge-extreme", "thresholds",
+                     "batch-1", "batch-2", "batch-17", "batch-256", "shuffled", "invariance"]  # fmt: skip
     text = page.read_text()
     assert "iris answers as its framework does" in text
     assert "<script" not in text
@@ -107,7 +107,7 @@ def test_a_failed_gate_shows_its_report_and_writes_no_package(forest, monkeypatc
     page = forest / "report.html"
     result = convert(forest, "--html", str(page))
     assert "--waive edge-nan:REASON" in failure(result)
-    assert "1 of 12 checks failed" in result.stdout
+    assert "1 of 13 checks failed" in result.stdout
     assert "edge-nan" in page.read_text()
     assert not (forest / "models").exists()
 
@@ -124,7 +124,7 @@ def test_a_waiver_lets_a_failed_check_pass_and_stays_with_the_package(forest, mo
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--waive", "edge-none:because"], "no check has this name; they are sample, edge-nan"),
+        (["--waive", "edge-none:because"], "no check has this name; they are sample, precision, edge-nan"),
         (["--passes", "slim,fp32"], "unknown pass 'fp32'; known are slim"),
         (["--passes", "slim,slim"], "a pass is named twice"),
         (["--html", "/no/such/folder/report.html"], "its folder does not exist; name a file"),
@@ -173,6 +173,27 @@ def test_a_file_that_is_no_model_is_told_in_a_line(forest, name, content, told):
 
 def test_a_model_that_does_not_exist_is_told_in_a_line(forest):
     assert "does not exist; name a file, or MODULE:OBJECT" in failure(convert(forest, model="none.joblib"))
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.joblib", "rows.npy", "LICENSE"])
+def test_a_file_that_never_ends_is_refused_before_it_is_read(forest, name):
+    (forest / name).unlink(missing_ok=True)
+    (forest / name).symlink_to("/dev/zero")
+    model, options = (name, []) if name.startswith("model") else ("forest.joblib", [])
+    if name == "LICENSE":
+        options = ["--licence", str(forest / name)]
+    assert "is no plain file" in failure(convert(forest, *options, model=model))
+
+
+def test_a_licence_of_any_length_is_not_read_whole(forest):
+    with (forest / "LICENSE").open("wb") as file:
+        file.truncate(1 << 40)
+    assert "expected at most" in failure(convert(forest, "--licence", str(forest / "LICENSE")))
+
+
+def test_a_folder_that_is_no_saved_model_is_told_in_a_line(forest):
+    (forest / "folder").mkdir()
+    assert "is a folder without saved_model.pb" in failure(convert(forest, model="folder"))
 
 
 def test_a_model_that_code_makes_is_named_by_module_and_object(forest, monkeypatch):

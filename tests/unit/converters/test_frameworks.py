@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from converters.frameworks import FRAMEWORKS, framework_of
+from converters.frameworks import FRAMEWORKS, framework_of, is_known
 from serving.errors import ConfigError
 from tests.support import trained
 
@@ -27,6 +27,13 @@ def test_an_estimator_of_a_booster_is_not_taken_for_scikit_learns():
     base = type(trained.forest()[0])
     assert framework_of(made("xgboost.sklearn", base=base)).name == "XGBoost"
     assert framework_of(trained.forest()[0]).name == "scikit-learn"
+
+
+def test_a_model_that_can_be_called_is_no_function_that_makes_one():
+    function = type(made("tensorflow.python.eager", name="ConcreteFunction"))
+    function.__call__ = lambda self: pytest.fail("it was called for a model")
+    assert is_known(function())
+    assert not is_known(lambda: None)
 
 
 def test_what_no_framework_made_is_refused_with_what_to_do():

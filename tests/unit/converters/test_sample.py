@@ -33,12 +33,20 @@ def test_columns_of_a_polars_frame_are_taken_too():
         (np.empty((0, 3)), "has no rows"),
         ({"a": np.ones(2), "b": np.ones(3)}, "different numbers of rows: a 2, b 3"),
         ({"a": np.array(["x", None], object)}, "holds None in row 1 among strings.*fill it with a word"),
+        (np.ones((2, 2), complex), "holds complex128; give numbers or strings"),
+        (np.array([["a", None]], object), "holds None in row"),
         ([1, 2], "a sample of list cannot be read"),
     ],
 )
 def test_what_is_no_sample_is_refused(values, told):
     with pytest.raises(ConfigError, match=told):
         Sample.of(values)
+
+
+def test_a_matrix_of_words_holds_python_strings_whatever_numpy_made_of_them():
+    words = Sample.of(np.array([["a", "b"], ["c", "d"]])).matrix()
+    assert words.dtype == object
+    assert words.tolist() == [["a", "b"], ["c", "d"]]
 
 
 def test_a_number_that_is_missing_among_objects_is_nan():

@@ -43,6 +43,50 @@ def test_files_that_the_graph_does_not_name_stay_behind(unpacked, tmp_path):
     assert write(folder.contents(AFFINE), tmp_path / "again") == digest
 
 
+@pytest.fixture
+def with_files(tmp_path):
+    """A package with files of a pipeline, one of a name that its graph holds too, and its plain folder."""
+    files = {"labels.txt": b"a\nb\n", "text/tokenizer.json": b"{}"}
+    digest = write(contents(model=b"graph of labels.txt", files=files), tmp_path / "p")
+    unpack(read(tmp_path / "p"), tmp_path / "plain")
+    return digest, tmp_path / "plain"
+
+
+def test_files_of_a_pipeline_are_unpacked_and_packed_again(with_files, tmp_path):
+    digest, plain = with_files
+    assert (plain / "labels.txt").read_bytes() == b"a\nb\n"
+    assert (plain / "text/tokenizer.json").read_bytes() == b"{}"
+    folder = Folder.at(plain)
+    assert (folder.weights, folder.left_out) == ((), ())
+    assert write(folder.contents(AFFINE), tmp_path / "again.tar") == digest
+    assert read(tmp_path / "again.tar").files == {"labels.txt": b"a\nb\n", "text/tokenizer.json": b"{}"}
+
+
+def test_another_byte_in_a_file_of_a_pipeline_is_another_package(with_files, tmp_path):
+    digest, plain = with_files
+    (plain / "labels.txt").write_bytes(b"a\nc\n")
+    assert write(Folder.at(plain).contents(AFFINE), tmp_path / "other") != digest
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("../secret", "is no file within the folder"),
+        ("labels.txt", "is not there"),
+        ("text", "is no file"),
+        (None, "is not there"),
+    ],
+)
+def test_a_file_of_a_pipeline_that_is_not_in_the_folder_is_not_packed(with_files, tmp_path, target, message):
+    _, plain = with_files
+    (tmp_path / "secret").write_text("x")
+    (plain / "labels.txt").unlink()
+    if target:
+        (plain / "labels.txt").symlink_to(target)
+    with pytest.raises(PackageError, match=f"{message}.*, and the pipeline needs it"):
+        Folder.at(plain).contents(AFFINE)
+
+
 def test_a_plain_folder_needs_what_the_graph_says(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"graph")
     (tmp_path / "LICENSE").write_text("MIT")

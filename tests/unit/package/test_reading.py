@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import socket
 import tarfile
 
@@ -233,6 +234,44 @@ def test_two_packages_in_one_layout_are_refused(package):
 def test_a_layout_of_something_else_is_no_package(package):
     change_index(package, lambda manifests: manifests[0].pop("artifactType"))
     assert "this is no package of Penstock's" in refusal(package)
+
+
+@pytest.fixture
+def with_files(tmp_path):
+    write(contents(files={"labels.txt": b"a\nb\n"}), tmp_path / "with files")
+    return tmp_path / "with files"
+
+
+FILES = {
+    "a path that escapes": (titled("../labels.txt"), "a file is called '../labels.txt', expected a visible file"),
+    "an absolute path": (titled("/etc/passwd"), "a file is called '/etc/passwd'"),
+    "a deep path": (titled("a/b/c"), "a file is called 'a/b/c'"),
+    "a hidden file": (titled(".labels"), "a file is called '.labels'"),
+    "the graph's name": (titled("model.onnx"), "a file is called 'model.onnx'"),
+    "another name": (titled("others.txt"), "the package contradicts itself"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_file_of_a_pipeline_that_cannot_be_is_refused(with_files, case):
+    change, message = FILES[case]
+    rewrite(with_files, change)
+    with pytest.raises(PackageError, match=re.escape(message)):
+        read(with_files)
+
+
+@pytest.mark.parametrize("files", [["labels.txt", "more.txt"], [], ["../labels.txt"], "labels.txt", [3], ["a"] * 257])
+def test_a_package_json_with_other_files_than_the_manifest_is_refused(with_files, files):
+    rewrite_config(with_files, lambda config: config.update(files=files))
+    with pytest.raises(PackageError):
+        read(with_files)
+
+
+def test_a_file_of_a_pipeline_beyond_its_bound_is_refused_before_it_is_read(with_files):
+    rewrite(with_files, change_layer(size=(64 << 20) + 1))
+    package = read(with_files)
+    with pytest.raises(PackageError, match=r"'labels\.txt' has 67108865 bytes, expected at most 67108864"):
+        _ = package.files
 
 
 def test_a_huge_manifest_is_refused_before_it_is_read(package):

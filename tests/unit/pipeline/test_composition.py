@@ -7,6 +7,7 @@ from sklearn.utils import murmurhash3_32
 from serving.config import ModelConfig, PipelineConfig, build
 from serving.errors import ConfigError, LoadError
 from serving.pipeline.composition import Surroundings, compose
+from serving.pipeline.files import FolderFiles
 from serving.pipeline.passes import passes_of
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 from tests.support.pipelines import after, before, pipeline
@@ -19,7 +20,9 @@ CAST = {"step": "cast", "input": "raw", "output": "x", "datatype": "FP32"}
 
 
 def composed(model=MODEL, folder=Path(), **tables):
-    return compose(PipelineConfig(**{key: tuple(value) for key, value in tables.items()}), model, Surroundings(folder))
+    return compose(
+        PipelineConfig(**{key: tuple(value) for key, value in tables.items()}), model, Surroundings(FolderFiles(folder))
+    )
 
 
 def why_not(model=MODEL, folder=Path(), **tables):
@@ -121,6 +124,11 @@ WRONG = [
     ([{"step": "concat", "inputs": ["x"]}], "expected two or more"),
     ([{"step": "concat", "inputs": ["x", "raw"]}], "'x' is FP32 and 'raw' is FP64"),
     ([{"step": "scale", "input": "x", "outputs": ["a", "b"]}], "expected 1 names"),
+    ([{"step": "scale", "input": "x", "output": "a", "outputs": ["a"]}], "both output and outputs"),
+    ([{"step": "scale", "inputs": ["x", "x"]}], "2 inputs are named, expected one"),
+    ([{"step": "one_hot", "input": "x", "categories": [[{}], [1], [2]]}], "expected a list of values"),
+    ([{"step": "one_hot", "input": "x", "categories": [[[1]], [1], [2]]}], "expected a list of values"),
+    ([{"step": "one_hot", "input": "x", "categories": [[1 << 24, (1 << 24) + 1], [1], [2]]}], "the same in FP32"),
 ]  # fmt: skip
 
 
@@ -145,9 +153,40 @@ def test_a_file_outside_of_the_version_is_not_read(tmp_path, name):
     assert "lies outside of the version's folder" in why_not(folder=folder, postprocess=[step])
 
 
+@pytest.mark.parametrize(
+    ("content", "labels"),
+    [
+        ("a\nb\nc\nd\n", ["a", "b", "c", "d"]),
+        ("a\r\nb\r\nc\r\nd", ["a", "b", "c", "d"]),
+        ("\ufeffa\nb\nc\nd\n", ["a", "b", "c", "d"]),
+        ("a\u2028\x0c\nb c\n\nÅ\n", ["a\u2028\x0c", "b c", "", "Å"]),
+    ],
+)
+def test_the_lines_of_a_file_are_labels(tmp_path, content, labels):
+    (tmp_path / "labels.txt").write_bytes(content.encode())
+    step = {"step": "argmax", "input": "scores", "labels_file": "labels.txt"}
+    built = pipeline(PipelineConfig(postprocess=(step,)), MODEL.inputs, MODEL.outputs, folder=tmp_path)
+    assert built.postprocess([np.eye(4, dtype=np.float32)], "test", ())[0].tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"a\n\xff\nc\nd", "'labels.txt' is not valid UTF-8 (byte 2)"), (b"", "0 labels")]
+)
+def test_a_file_that_holds_no_labels_is_refused(tmp_path, content, message):
+    (tmp_path / "labels.txt").write_bytes(content)
+    step = {"step": "argmax", "input": "scores", "labels_file": "labels.txt"}
+    assert message in why_not(folder=tmp_path, postprocess=[step])
+
+
+@pytest.mark.parametrize("shape", [[-1, 1 << 60], [-1, *[1] * 40], [-1, 1 << 31, 1 << 31], [], [-2]])
+def test_a_shape_that_no_request_could_have_is_refused(shape):
+    words = why_not(inputs=[{"name": "raw", "datatype": "FP32", "shape": shape}])
+    assert "expected a list of lengths" in words or "bytes, expected at most" in words
+
+
 def test_a_file_that_is_missing_is_named(tmp_path):
     step = {"step": "argmax", "input": "scores", "labels_file": "labels.txt"}
-    assert "labels.txt in the version's folder cannot be read: No such file" in why_not(
+    assert "'labels.txt' in the version's folder cannot be read: No such file" in why_not(
         folder=tmp_path, postprocess=[step]
     )
 
@@ -187,7 +226,7 @@ def test_what_a_model_gives_is_checked_before_compiled_code_indexes_it():
     built = pipeline(PipelineConfig(postprocess=({"step": "softmax", "input": "scores"},)), outputs=MODEL.outputs)
     for wrong in (np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float64), np.zeros(2, np.float32)):
         with pytest.raises(ValueError, match="tensor 'scores' is"):
-            built.postprocess([wrong], "test")
+            built.postprocess([wrong], "test", ())
 
 
 def test_answers_outlive_the_next_run_and_buffers_of_preprocessing_are_used_again():
@@ -200,7 +239,7 @@ def test_answers_outlive_the_next_run_and_buffers_of_preprocessing_are_used_agai
     assert np.shares_memory(first, second)
     other = built.preprocess([np.zeros((2, 3), np.float32)], "another runner")[0]
     assert not np.shares_memory(first, other)
-    answers = [built.postprocess([np.full((2, 4), value, np.float32)], "test")[0] for value in (0, 50)]
+    answers = [built.postprocess([np.full((2, 4), value, np.float32)], "test", ())[0] for value in (0, 50)]
     np.testing.assert_allclose(answers, [np.full((2, 4), 0.5), np.ones((2, 4))])
 
 

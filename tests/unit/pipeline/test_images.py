@@ -1,5 +1,6 @@
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -166,13 +167,13 @@ def test_many_images_of_different_sizes_keep_their_rows():
         np.testing.assert_array_equal(got, pixels.resized(array, 30, 40, "bilinear", antialias=True))
 
 
-def bomb():
-    """A PNG of a few bytes that says it is 16384 x 16383 pixels."""
+def bomb(width=16_384, height=16_383):
+    """A PNG of a few bytes that says it is so large."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    head = struct.pack(">IIBBBBB", 16384, 16383, 8, 2, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
     )
@@ -193,6 +194,10 @@ BAD = {
     ),
     "a grey picture": (encoded(GOOD, "JPEG", mode="L"), "mode L came"),
     "an inked picture": (encoded(GOOD, "JPEG", mode="CMYK"), "mode CMYK came"),
+    "a JPEG of many segments": (
+        encoded(GOOD, "JPEG").replace(b"\xff\xd8", b"\xff\xd8" + b"\xff\xfe\x00\x02" * 10_001, 1),
+        "of more than 10000 segments came",
+    ),
     "too long": (encoded(GOOD) + bytes(50_000), "bytes came, expected at most bytes_max = 50000"),
 }
 
@@ -216,6 +221,25 @@ def test_pictures_of_other_modes_are_converted_where_that_is_wanted():
         assert (
             decoded([octets], {**RESIZE, "height": 20, "width": 20}, wanted=(20, 20, 3), convert=True) == expected
         ).all()
+
+
+def test_a_large_image_is_the_clients_business_and_no_warning_of_ours():
+    large = bomb(16_384, 6_000)  # more than Pillow warns of, less than it refuses itself
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        with pytest.raises(RefusedRowsError):
+            decoded([large], RESIZE, pixels_max=9_999)
+    assert not found
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_grey_levels_of_16_bits_are_converted_to_their_upper_8(mode, channels):
+    levels = np.linspace(0, 65_535, 400).astype(np.uint16).reshape(20, 20)
+    file = io.BytesIO()
+    PIL_Image.fromarray(levels).save(file, "PNG")
+    size = {**RESIZE, "height": 20, "width": 20}
+    found = decoded([file.getvalue()], size, wanted=(20, 20, channels), mode=mode, convert=True)
+    assert (found[0] == (levels // 256)[:, :, None]).all()
 
 
 def test_a_picture_smaller_than_the_crop_is_refused():

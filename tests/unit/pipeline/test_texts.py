@@ -83,7 +83,7 @@ WRONG = [
     ({"length": 0}, "expected a whole number from 1"),
     ({"lengths": [1.5]}, "expected whole numbers"),
     ({"lengths": [4, 2]}, "larger than the one before"),
-    ({"length": 4, "file": "none.json"}, "none.json in the version's folder cannot be read"),
+    ({"length": 4, "file": "none.json"}, "'none.json' in the version's folder cannot be read"),
     ({"length": 4, "file": "broken.json"}, "not a tokenizer.json of the tokenizers library"),
     ({"length": 4, "datatype": "FP32"}, "datatype = 'FP32'"),
     ({"length": 4, "pad": -1}, "pad = -1"),

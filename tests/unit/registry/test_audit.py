@@ -1,12 +1,16 @@
 """`verify` finds whatever was tampered with, and says where."""
 
+import contextlib
+import json
 import sqlite3
 
 import pytest
 
+from serving.errors import RegistryError
 from serving.registry.catalogue import FILE
 from serving.registry.client import Registry
-from serving.registry.record import digest_of, parse
+from serving.registry.names import Alias
+from serving.registry.record import GENESIS, canonical, digest_of, parse
 from tests.support import registries
 
 
@@ -84,7 +88,7 @@ def test_a_cut_end_is_found_by_the_head_and_only_by_it(place, kept):
 
 def test_a_ledger_rewritten_from_some_record_on_is_found_by_the_head(place):
     head = head_of(place)
-    text = text_of(place, 4).replace('"sequence":2', '"sequence":1')
+    text = text_of(place, 4).replace(registries.WHO, "eve@lab")
     tamper(place, ("UPDATE record SET text = ?, digest = ? WHERE position = 4", (text, digest_of(text.encode()))))
     assert findings(place) == []
     assert "rewritten" in findings(place, head)[0]
@@ -158,3 +162,82 @@ def test_a_broken_page_of_the_file_is_found(place, table):
         file.seek((root - 1) * page_bytes)
         file.write(b"\xff" * page_bytes)
     assert any(line.startswith("catalogue file:") for line in findings(place))
+
+
+def rewrite(place, position, fields=None, facts=None):
+    """Change a record and chain all others to it again, as somebody would who knows how; None removes a fact."""
+    records = [json.loads(text) for _, text, _ in lines_of(place)]
+    changed = records[position - 1]
+    changed.update(fields or {})
+    changed["facts"] = {
+        name: value for name, value in {**changed["facts"], **(facts or {})}.items() if value is not None
+    }
+    previous, statements = GENESIS, []
+    for record in records:
+        text = canonical({**record, "previous": previous})
+        previous = digest_of(text.encode())
+        statements.append(("INSERT OR REPLACE INTO record (position, text, digest) VALUES (?, ?, ?)",
+                           (record["position"], text, previous)))  # fmt: skip
+    tamper(place, *statements)
+
+
+def lines_of(place):
+    with Registry.open(str(place)) as registry:
+        return registry._catalogue.lines()
+
+
+OTHER = "sha256:" + "0" * 64
+SECOND_PUSH, SECOND_PROMOTION = 3, 4
+
+
+@pytest.mark.parametrize(
+    ("position", "changes", "problem"),
+    [
+        (SECOND_PROMOTION, {"facts": {"sequence": "2"}}, "it is a record whose sequence is '2'"),
+        (SECOND_PROMOTION, {"facts": {"sequence": True}}, "it is a record whose sequence is True"),
+        (SECOND_PROMOTION, {"facts": {"sequence": 9}}, "which was not pushed before"),
+        (SECOND_PROMOTION, {"facts": {"package": OTHER}}, "which was not pushed before"),
+        (SECOND_PROMOTION, {"facts": {"sequence": None}}, "which was not pushed before"),
+        (SECOND_PROMOTION, {"facts": {"alias": None}}, "it is a promote of no alias"),
+        (SECOND_PROMOTION, {"facts": {"alias": "../x"}}, "it is a record whose alias is '../x'"),
+        (SECOND_PROMOTION, {"facts": {"package": 7}}, "it is a record whose package is 7"),
+        (SECOND_PROMOTION, {"fields": {"who": None}}, "it is not the fields of a record"),
+        (SECOND_PROMOTION, {"fields": {"model": 7}}, "it is not the fields of a record"),
+        (SECOND_PROMOTION, {"fields": {"kind": []}}, "it is not the fields of a record"),
+        (SECOND_PUSH, {"facts": {"sequence": 7}}, "it pushes package 7 of 'affine' after 1"),
+        (SECOND_PUSH, {"facts": {"sequence": None}}, "it pushes package None of 'affine' after 1"),
+        (SECOND_PUSH, {"facts": {"package": OTHER}}, "a push whose first manifest is not that of its package"),
+    ],
+)
+def test_a_record_that_makes_no_sense_is_found_though_its_chain_is_whole(place, tmp_path, position, changes, problem):
+    rewrite(place, position, **changes)
+    found = findings(place)
+    assert any(finding.startswith(f"ledger record {position}:") and problem in finding for finding in found), found
+    reads = (
+        lambda registry: registry.packages(),
+        lambda registry: registry.aliases(),
+        lambda registry: registry.history(),
+        lambda registry: registry.rollback(Alias("affine", "production")),
+        lambda registry: registry.pull(Alias("affine", "production"), tmp_path / "pulled"),
+        lambda registry: registry.push(registries.write_package(tmp_path / "third", 3)),
+    )
+    for read in reads:
+        with Registry.open(str(place)) as registry, contextlib.suppress(RegistryError):
+            read(registry)
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        ("UPDATE record SET text = CAST(text AS BLOB) WHERE position = 2", "it is not stored as text"),
+        ("UPDATE record SET text = text || char(0) || 'x' WHERE position = 2", "its text has changed"),
+    ],
+)
+def test_text_of_another_kind_is_found(place, statement, problem):
+    tamper(place, (statement,))
+    assert any(finding.startswith(f"ledger record 2: {problem}") for finding in findings(place))
+
+
+def test_bytes_that_are_no_utf8_are_found(place):
+    tamper(place, ("UPDATE record SET digest = CAST(x'ff7b' AS TEXT) WHERE position = 2",))
+    assert "ledger record 2: its text has changed: it does not have the digest that it had" in findings(place)

@@ -39,7 +39,8 @@ def test_packages_and_aliases_follow_from_the_records(catalogue):
     for alias, sequence, kind in [("production", 1, "promote"), ("canary", 2, "promote"), ("production", 2, "promote"),
                                   ("production", 1, "rollback"), ("x", 9, "note")]:  # fmt: skip
         with catalogue.writing():
-            catalogue.append(who="ada", kind=kind, model="fraud", facts={"alias": alias, "sequence": sequence})
+            facts = {"alias": alias, "sequence": sequence, "package": DIGEST}
+            catalogue.append(who="ada", kind=kind, model="fraud", facts=facts)
     assert catalogue.aliases() == {Alias("fraud", "canary"): 2, Alias("fraud", "production"): 1}
     assert catalogue.aliases("churn") == {}
     assert [str(each.version) for each in catalogue.packages()] == ["churn/1", "fraud/1", "fraud/2"]

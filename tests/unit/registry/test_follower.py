@@ -1,8 +1,10 @@
 import json
+import sqlite3
 
 import pytest
 
 from serving import package
+from serving.registry.catalogue import FILE
 from serving.registry.client import Registry
 from serving.registry.follower import AliasFollower
 from serving.registry.names import Alias
@@ -177,3 +179,16 @@ def test_the_state_names_what_is_in_the_cache(follow, tmp_path):
     folder = tmp_path / "cache" / str(PRODUCTION)
     (entry,) = json.loads((folder / "state.json").read_text())["packages"]
     assert package.read(next(folder.glob("3-*"))).digest == entry["package"]
+
+
+def test_a_catalogue_that_is_held_delays_a_look_only_for_so_long(place, follow, server, monkeypatch, caplog):
+    follower = follow()
+    follower.look()
+    monkeypatch.setattr("serving.registry.follower.BUSY_TIMEOUT_S", 0.01)
+    holder = sqlite3.connect(place / FILE, isolation_level=None)
+    holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+    holder.execute("BEGIN EXCLUSIVE")
+    follower.look()
+    holder.close()
+    assert "another writer has held it for too long; try again; what serves goes on serving" in caplog.text
+    assert server.seen == [[3]]

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from serving.errors import ConfigError
-from serving.registry.place import default_folder, folder_of, store_uri
+from serving.registry.place import default_folder, folder_of, is_mlflow, store_uri
 
 
 def test_the_default_is_in_the_users_data_folder(monkeypatch):
@@ -22,6 +22,13 @@ def test_a_registry_is_a_folder_or_a_file_uri(uri):
 def test_another_uri_is_refused_with_where_it_belongs(uri):
     with pytest.raises(ConfigError, match=r"store = .* in the folder's registry\.toml"):
         folder_of(uri)
+
+
+def test_an_mlflow_server_is_no_folder_and_the_error_says_what_it_is_for():
+    assert is_mlflow("mlflow+https://host")
+    assert not is_mlflow("/srv/mlflow+http")
+    with pytest.raises(ConfigError, match="only served from, with --model NAME@ALIAS"):
+        folder_of("mlflow+http://host:5000")
 
 
 def test_blobs_lie_beside_the_catalogue_unless_the_settings_say_otherwise(tmp_path):

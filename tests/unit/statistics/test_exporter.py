@@ -1,17 +1,22 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.errors import Cancelled
+from serving.errors import Cancelled, DeadlineExceeded, InvalidRequest, ModelFailed, Overloaded
 from serving.statistics.batching import BatchingView, ServiceTime
 from serving.statistics.counters import RequestCounters
-from serving.statistics.exporter import Exporter, ServableView, Snapshot
-from serving.statistics.latency import STAGES, Answered, BatchTimes, ServableStatistics
+from serving.statistics.exporter import Exporter, Snapshot
+from serving.statistics.latency import STAGES, Answered, BatchTimes, Histogram, ServableStatistics
+from serving.statistics.rollout import ArmView, RolloutView
+from serving.statistics.servable_view import Footprint, QueueView, ServableView
 
 BATCHING = BatchingView(
     mode="adaptive", instances=1, target_ns=0.0, sizes=[ServiceTime(1, 2e6, 3e6), ServiceTime(6, 5e6, 6e6)],
     knee_rows=6, chosen_rows=6, best_rows_per_s=1200.0, waiting=None, rows_per_s=10.0, burst=1.0, utilisation=0.1,
     missed=0.0, overhead_ns=1e3, expected_ns=4e9, actual_ns=5e9, releases={"full": 2, "idle": 0}, waits=3,
 )  # fmt: skip
+QUEUE = QueueView(rows=7, input_bytes=112, requests=3)
+FULL = Overloaded("full", retry_after_ms=1)
+FOOTPRINT = Footprint(load_ns=1_500_000_000, graph_bytes=1_000, memory_bytes=5_000)
 
 
 def served():
@@ -24,20 +29,24 @@ def served():
     return statistics
 
 
-@pytest.fixture
-def page():
+def text_of(**options):
     counters = RequestCounters()
     for _ in range(4):
         counters.count("m", "1", None)
-    counters.count("m", "1", Cancelled("gone"))
+    for error in (Cancelled("gone"), ModelFailed("it"), InvalidRequest("x"), DeadlineExceeded("late"), FULL, FULL):
+        counters.count("m", "1", error)
     views = [
-        ServableView.copy_of("m", "1", served(), batch_rows_max=6, queued_rows=7, queued_bytes=112, batching=BATCHING),
+        ServableView.copy_of("m", "1", served(), batch_rows_max=6, queue=QUEUE, footprint=FOOTPRINT, batching=BATCHING),
         ServableView.copy_of(
-            'odd "name"\\\n', "2", ServableStatistics(), batch_rows_max=1, queued_rows=0, queued_bytes=0
+            'odd "name"\\\n', "2", ServableStatistics(), batch_rows_max=1, queue=QueueView(), footprint=Footprint()
         ),
     ]
-    text = Exporter().render(Snapshot(views, counters.outcomes, in_flight=9)).decode()
-    return {family.name: family for family in text_string_to_metric_families(text)}
+    return Exporter(**options).render(Snapshot(views, counters.outcomes, in_flight=9)).decode()
+
+
+@pytest.fixture
+def page():
+    return {family.name: family for family in text_string_to_metric_families(text_of())}
 
 
 def value(page, family, sample=None, **labels):
@@ -61,7 +70,9 @@ def test_counters_and_gauges_show_what_was_counted(page):
     assert value(page, "penstock_queue_bytes", model="m") == 112
     assert value(page, "penstock_requests_in_flight") == 9
     requests = {item.labels["code"]: item.value for item in page["penstock_requests"].samples}
-    assert requests == {"OK": 4, "CANCELLED": 1}
+    assert requests == {"OK": 4, "CANCELLED": 1, "INTERNAL": 1, "INVALID_ARGUMENT": 1, "DEADLINE_EXCEEDED": 1} | {
+        "RESOURCE_EXHAUSTED": 2
+    }
 
 
 def test_what_a_batcher_has_learnt_and_done_is_shown(page):
@@ -108,3 +119,67 @@ def test_only_known_words_are_labels(page):
 
 def test_the_process_itself_is_measured(page):
     assert value(page, "process_resident_memory_bytes") > 0
+
+
+def test_what_loading_took_is_shown(page):
+    assert value(page, "penstock_model_load_seconds", model="m") == 1.5
+    assert value(page, "penstock_model_graph_bytes", model="m") == 1_000
+    assert value(page, "penstock_model_memory_bytes", model="m") == 5_000
+
+
+def test_tritons_metrics_are_there_only_when_they_are_asked_for():
+    assert "nv_inference" not in text_of()
+    assert "nv_inference_count" in text_of(has_triton=True)
+
+
+def test_tritons_metrics_have_its_names_types_and_meanings():
+    text = text_of(has_triton=True)
+    types = dict(line.split()[2:4] for line in text.splitlines() if line.startswith("# TYPE nv_"))
+    gauges = {name for name, kind in types.items() if kind == "gauge"}
+    assert gauges == {"nv_inference_pending_request_count"}
+    assert set(types.values()) == {"counter", "gauge"}
+    samples = {}
+    for line in text.splitlines():
+        if line.startswith("nv_") and 'model="m"' in line:
+            labels, number = line.rsplit(" ", 1)
+            samples[labels.replace('model="m",', "").replace('{version="1"}', "")] = float(number)
+    assert samples.pop("nv_inference_request_success") == 4
+    assert samples.pop("nv_inference_count") == 6
+    assert samples.pop("nv_inference_exec_count") == 2
+    assert samples.pop("nv_inference_pending_request_count") == 3
+    assert samples.pop("nv_inference_compute_infer_duration_us") == (3 * 100_000 + (1 << 40)) // 1_000
+    assert samples.pop("nv_inference_queue_duration_us") == (10_000 + 5_000 + 1_000) // 1_000
+    reasons = {line.split('"')[1]: samples[line] for line in samples if "failure" in line}
+    assert reasons == {"REJECTED": 3, "CANCELED": 1, "BACKEND": 1, "OTHER": 1}
+    times = {line.partition("{")[0] for line in samples} - {"nv_inference_request_failure"}
+    assert times == {f"nv_inference_{stage}_duration_us" for stage in ("request", "compute_input", "compute_output")}
+
+
+LABELS = ("model", "arm", "outcome", "reason")
+
+
+def test_a_rollout_has_series_per_model_and_arm_and_versions_are_values():
+    latency = Histogram()
+    latency.add(3_000_000, 7)
+    arms = (ArmView("canary", 12, 0.1, 9, 2, latency), ArmView("control", 11, 0.1, 8, 0, Histogram()))
+    shadow = RolloutView("n", (ArmView("shadow", 3, 0.0, 5, 1),), differing=2, dropped={"load": 4, "busy": 0})
+    text = Exporter().render(Snapshot([], {}, 0, rollouts=[RolloutView("m", arms), shadow])).decode()
+    samples = {
+        (sample.name, *(sample.labels[name] for name in LABELS if name in sample.labels)): sample.value
+        for family in text_string_to_metric_families(text)
+        if family.name.startswith("penstock_rollout")
+        for sample in family.samples
+    }
+    assert samples["penstock_rollout_version", "m", "canary"] == 12
+    assert samples["penstock_rollout_share", "m", "control"] == 0.1
+    assert samples["penstock_rollout_requests_total", "m", "canary", "failed"] == 2
+    assert samples["penstock_rollout_requests_total", "n", "shadow", "ok"] == 4
+    assert samples["penstock_rollout_request_seconds_count", "m", "canary"] == 7
+    assert ("penstock_rollout_request_seconds_count", "n", "shadow") not in samples
+    assert samples["penstock_rollout_shadow_differing_total", "n"] == 2
+    assert samples["penstock_rollout_shadow_dropped_total", "n", "load"] == 4
+    assert ("penstock_rollout_shadow_differing_total", "m") not in samples
+
+
+def test_without_a_rollout_there_are_no_series_of_one(page):
+    assert not any(name.startswith("penstock_rollout") for name in page)

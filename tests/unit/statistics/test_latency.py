@@ -9,6 +9,7 @@ from serving.statistics.latency import (
     Duration,
     Histogram,
     ServableStatistics,
+    bucket_edges_ns,
     count_plainly,
     octave_edges_ns,
 )
@@ -143,3 +144,43 @@ def test_failures_are_counted_apart():
     statistics.failed(30)
     assert statistics.fail == Duration(1, 30)
     assert statistics.stages["request"].count == 0
+
+
+def histogram_of(durations_ns):
+    histogram = Histogram()
+    for duration_ns in durations_ns:
+        histogram.add(duration_ns)
+    return histogram
+
+
+DURATIONS = st.lists(st.integers(FIRST_NS, LAST_NS - 1), min_size=1, max_size=50)
+
+
+@given(DURATIONS, st.floats(0, 1))
+def test_a_quantile_is_the_one_that_numpy_finds_but_for_its_bucket(durations_ns, quantile):
+    expected = np.quantile(durations_ns, quantile, method="inverted_cdf")
+    assert abs(histogram_of(durations_ns).quantile_ns(quantile) - expected) <= 0.032 * expected
+
+
+def test_nothing_has_no_quantile():
+    assert np.isnan(Histogram().quantile_ns(0.5))
+
+
+@given(st.lists(st.integers(0, 2 * LAST_NS)), st.lists(st.integers(0, 2 * LAST_NS)))
+def test_what_came_since_a_copy_is_what_was_added(before_ns, after_ns):
+    earlier = histogram_of(before_ns)
+    later = earlier.copy()
+    for duration_ns in after_ns:
+        later.add(duration_ns)
+    since, expected = later.since(earlier), histogram_of(after_ns)
+    assert (since.buckets.tolist(), since.total_ns) == (expected.buckets.tolist(), expected.total_ns)
+
+
+def test_what_began_anew_counts_as_a_whole():
+    assert histogram_of([5_000]).since(histogram_of([5_000, 9_000])).count == 1
+
+
+@given(st.integers(0, LAST_NS - 1))
+def test_a_bucket_lies_between_its_edges(duration_ns):
+    edges_ns, bucket = bucket_edges_ns(), bucket_of(duration_ns)
+    assert edges_ns[bucket] <= duration_ns < edges_ns[bucket + 1]

@@ -132,7 +132,7 @@ def test_the_file_is_the_same_for_the_same_data_and_small():
     data = np.random.default_rng(1).normal(size=(500, 30))
     files = {ReferenceProfile.of_tensors({"x": data.copy()}, {}).to_bytes() for _ in range(2)}
     assert len(files) == 1
-    assert len(thirty_features().to_bytes()) < 20_000
+    assert len(thirty_features().to_bytes()) < 26_000
 
 
 def test_the_digest_follows_the_data():

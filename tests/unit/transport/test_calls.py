@@ -23,6 +23,7 @@ class FakeCall:
     """A unary call: keeps its one answer."""
 
     takes_pieces = True
+    route = 0
 
     def __init__(self, peer_host="127.0.0.1"):
         self.peer_host, self.deadline_ns, self.on_cancel, self.answers = peer_host, None, None, []
@@ -34,6 +35,8 @@ class FakeCall:
 
 class FakeStream:
     """A streaming call: keeps what was sent."""
+
+    route = 0
 
     def __init__(self):
         self.deadline_ns, self.sent, self.finished, self.error, self.paused = None, [], False, None, False

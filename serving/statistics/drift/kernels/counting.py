@@ -90,7 +90,7 @@ def _kernel(dtype: str) -> Callable[..., None]:
     return kernel(_SIGNATURE.format(dtype=dtype), nogil=True)(_count)
 
 
-KERNELS: Mapping[np.dtype[Any], Callable[..., None]] = {
+COUNT: Mapping[np.dtype[Any], Callable[..., None]] = {
     np.dtype(name): _kernel(name) for name in ("float32", "float64", "int64")
 }
 """By the datatype of x; others are converted to one of these."""

@@ -1,16 +1,19 @@
+import contextlib
+
 import numpy as np
 import pytest
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.compose import make_column_transformer
-from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.datasets import load_wine
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier, VotingClassifier
+from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeRegressor
 
-from converters.adapters import scikit_learn, scikit_learn_workarounds
+from converters.adapters import scikit_learn, scikit_learn_labels, scikit_learn_workarounds
 from converters.conversion import convert
 from converters.graph import load
 from converters.packaging import Label, contents_of
@@ -154,6 +157,15 @@ def test_several_labels_per_row_are_refused():
         convert(MultiOutputClassifier(LogisticRegression(max_iter=1000)).fit(rows, both), rows)
 
 
+def test_a_matrix_of_words_is_taken_by_a_model_of_words_and_refused_for_one_of_numbers():
+    words = np.array([["red", "small"], ["blue", "large"], ["red", "large"]] * 10)
+    model = make_pipeline(OneHotEncoder(), LogisticRegression()).fit(words, words[:, 0] == "red")
+    assert [spec.datatype for spec in convert(model, words).signature.inputs] == [Datatype.BYTES]
+    numbers, labels = trained.iris()
+    with pytest.raises(ConfigError, match=r"input features with a wrong type .*StringTensorType"):
+        convert(LogisticRegression(max_iter=1000).fit(numbers, labels), np.array([list("abcd")] * 3))
+
+
 def test_a_sample_of_another_width_is_refused():
     model, rows = trained.forest()
     with pytest.raises(ConfigError, match="the sample has 3 features, and the model was trained with 4"):
@@ -186,6 +198,42 @@ def test_the_workaround_for_missing_numbers_in_forests_is_still_needed(monkeypat
     monkeypatch.setattr(scikit_learn, "set_missing", lambda *_: False)
     with pytest.raises(ConfigError, match="edge-nan"):
         convert(*trained.forest())
+
+
+def test_labels_are_read_from_the_decision_where_probabilities_reach_one():
+    """Rows that are not scaled: without this 110 of 178 labels are another class, each with a margin of almost 0."""
+    rows, labels = load_wine(return_X_y=True)
+    model = SGDClassifier(loss="log_loss", random_state=0).fit(rows, labels)
+    done = convert(model, rows)
+    runner = Runner(done.graph)
+    np.testing.assert_array_equal(runner.run(runner.cast({"features": rows}))["label"], model.predict(rows))
+    assert scikit_learn_labels.NOTE in done.report.notes
+
+
+def test_many_labels_that_differ_are_refused_however_small_their_margins(monkeypatch):
+    """When this fails, skl2onnx reads labels from the decision: drop `scikit_learn_labels`."""
+    rows, labels = load_wine(return_X_y=True)
+    monkeypatch.setattr(scikit_learn, "read_from_decision", lambda *_: False)
+    with pytest.raises(ConfigError, match=r"sample: 110 labels differ \(margin up to 0"):
+        convert(SGDClassifier(loss="log_loss", random_state=0).fit(rows, labels), rows)
+
+
+@pytest.mark.parametrize("options", [{"voting": "soft"}, {"voting": "hard"}, {"voting": "soft", "weights": [1, 3]}])
+def test_votes_are_counted_whatever_the_options_of_the_vote(options):
+    rows, labels = trained.iris()
+    members = [("linear", LogisticRegression(max_iter=1000)), ("forest", RandomForestClassifier(5, random_state=0))]
+    model = VotingClassifier(members, **options).fit(rows, labels)
+    convert(model, rows)
+    assert model.flatten_transform
+    assert model.weights == options.get("weights")
+
+
+def test_the_workaround_for_votes_is_still_needed(monkeypatch):
+    """When this fails, skl2onnx takes VotingClassifier as it is by default: drop `plain_votes`."""
+    rows, labels = trained.iris()
+    monkeypatch.setattr(scikit_learn, "plain_votes", lambda _: contextlib.nullcontext())
+    with pytest.raises(ConfigError, match="cannot convert VotingClassifier: flatten_transform==True"):
+        convert(VotingClassifier([("linear", LogisticRegression(max_iter=1000))]).fit(rows, labels), rows)
 
 
 def test_trees_send_missing_numbers_where_scikit_learn_does():

@@ -1,12 +1,14 @@
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LinearRegression
 
 from converters.conversion import convert
 from converters.parity.gate import Settings, judge
 from converters.parity.tolerance import DEFAULTS
 from serving.errors import ConfigError
-from tests.support import trained
+from tests.support import graphs, trained
 
 
 def check(report, name):
@@ -68,3 +70,29 @@ def test_embeddings_are_held_to_the_cosine():
 def test_the_largest_batch_is_the_one_that_was_asked_for():
     report = convert(*trained.linear(), settings=Settings(batch_rows_max=300)).report
     assert check(report, "batch-300").rows >= 300
+
+
+def labelled(*, missing_is_one: bool, gives_scores: bool):
+    """The sign of the first number as a label, which of NaN is as good as any, beside the numbers themselves."""
+    nodes = [
+        helper.make_node("IsNaN", ["x"], ["missing"]),
+        helper.make_node("Greater", ["x", "zero"], ["positive"]),
+        helper.make_node("Or", ["positive", "missing" if missing_is_one else "positive"], ["is_one"]),
+        helper.make_node("Cast", ["is_one"], ["ones"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["ones", "shape"], ["label"]),
+        helper.make_node("Identity" if gives_scores else "IsNaN", ["x"], ["y"]),
+    ]
+    constants = [
+        helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+        numpy_helper.from_array(np.array([-1]), "shape"),
+    ]
+    outputs = [("label", "INT64", ("rows",)), ("y", "FP32" if gives_scores else "BOOL", ("rows", 1))]
+    return onnx.load_from_string(graphs.build(nodes, [("x", "FP32", ("rows", 1))], outputs, constants))
+
+
+@pytest.mark.parametrize("gives_scores", [True, False])
+def test_a_label_that_was_read_from_nan_may_be_another(gives_scores):
+    rows = np.random.default_rng(0).normal(size=(40, 1))
+    done = convert(labelled(missing_is_one=False, gives_scores=gives_scores), rows)
+    other = labelled(missing_is_one=True, gives_scores=gives_scores).SerializeToString()
+    assert check(judge(done.draft, other, Settings()), "edge-nan").passed is gives_scores

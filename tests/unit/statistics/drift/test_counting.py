@@ -1,6 +1,7 @@
 """The compiled counting says what its numpy twin says, and counts add up however the rows are divided."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from serving.errors import ConfigError
+from serving.statistics.derived import Derivation
 from serving.statistics.drift.counting import NUMPY, Block, count_batch
 from serving.statistics.drift.kernels import KERNELS
 from serving.statistics.drift.layout import Layout
@@ -25,12 +27,18 @@ def spec(name, array):
     return TensorSpec(name, datatype, (DYNAMIC, *array.shape[1:]))
 
 
-def layout_of(inputs, outputs=None, **options):
+def elements_of(profile):
+    """The profile without what is derived from whole rows, which tests of its own are about."""
+    return replace(profile, features=tuple(f for f in profile.features if f.derivation is Derivation.ELEMENT))
+
+
+def layout_of(inputs, outputs=None, *, derived=False, **options):
     outputs = outputs or {}
     signature = Signature(
         tuple(spec(*item) for item in inputs.items()), tuple(spec(*item) for item in outputs.items()), batchable=True
     )
-    return Layout(ReferenceProfile.of_tensors(inputs, outputs, **options), signature)
+    profile = ReferenceProfile.of_tensors(inputs, outputs, **options)
+    return Layout(profile if derived else elements_of(profile), signature)
 
 
 def counted(layout, *arrays, kernels=KERNELS, start=0, step=1):
@@ -181,7 +189,7 @@ def test_four_threads_count_what_one_counts():
     [("other", WIDTH), ("x", WIDTH - 1)],
 )
 def test_a_profile_of_another_model_is_refused(name, width):
-    profile = ReferenceProfile.of_tensors({"x": reference()}, {})
+    profile = elements_of(ReferenceProfile.of_tensors({"x": reference()}, {}))
     signature = Signature((spec(name, np.zeros((1, width), np.float32)),), (), batchable=True)
     with pytest.raises(ConfigError, match="reference profile has"):
         Layout(profile, signature)
@@ -208,7 +216,7 @@ def test_the_kernel_reads_and_writes_nothing_outside_of_its_arrays(damage):
 
 
 def test_open_dimensions_are_not_watched():
-    profile = ReferenceProfile.of_tensors({"x": reference()}, {})
+    profile = elements_of(ReferenceProfile.of_tensors({"x": reference()}, {}))
     signature = Signature((TensorSpec("x", DATATYPES["FP32"], (DYNAMIC, DYNAMIC)),), (), batchable=True)
     with pytest.raises(ConfigError):
         Layout(profile, signature)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from serving.config import DriftConfig
+from serving.statistics.derived import Derivation
 from serving.statistics.drift.counter import Collector
 from serving.statistics.drift.report import as_json, merged, ranked
-from serving.statistics.drift.watch import DriftWatch
+from serving.statistics.drift.watch import VIEW_REST, DriftWatch
 from serving.statistics.profile import COLUMNS_PER_TENSOR_MAX, ReferenceProfile
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 from tests.support.clocks import FakeClock
@@ -19,6 +20,10 @@ SIGNATURE = Signature(
     (TensorSpec("x", Datatype.FP32, (DYNAMIC, WIDTH)),), (TensorSpec("y", Datatype.INT64, (DYNAMIC,)),), batchable=True
 )
 PANE_S = 60
+
+
+def elements(report):
+    return [feature for feature in report.features if feature.derivation is Derivation.ELEMENT]
 
 
 class Served:
@@ -124,8 +129,9 @@ def test_without_a_profile_the_first_rows_are_the_reference():
     served.next_pane()
     report = served.watch.report()
     assert (report.phase, report.is_self_reference, report.rows) == ("watching", True, 0)
-    assert [feature.name for feature in report.features] == ["x[0]", "x[1]", "x[2]", "x[3]", "y"]
-    assert all(feature.counts.sum() == 1_000 for feature in report.features)
+    assert [feature.name for feature in elements(report)] == ["x[0]", "x[1]", "x[2]", "x[3]", "y"]
+    assert all(feature.counts.sum() == 1_000 for feature in elements(report))
+    assert {feature.name for feature in report.features} > {"x: mahalanobis", "x: projection 0"}
     served.serve(500, shift=3.0)
     assert served.watch.report().is_alarm
 
@@ -218,12 +224,12 @@ def test_a_row_of_a_wide_tensor_is_watched_at_evenly_spaced_elements():
     batch = np.random.default_rng(0).normal(size=(100, 50, 100)).astype(np.float32)
     served.counters[0].observe([batch], [], rows=100, infer_ns=1_000_000)
     served.counters[0].observe([batch], [], rows=100, infer_ns=1_000_000)
-    features = served.watch.report().features
+    features = elements(served.watch.report())
     assert len(features) == COLUMNS_PER_TENSOR_MAX
     assert (features[-1].name, features[-1].column) == ("x[4999]", 4_999)
     served.counters[0].observe([batch], [], rows=100, infer_ns=1_000_000)
     report = served.watch.report()
-    np.testing.assert_array_equal(report.open.counts[:, 1:31].sum(1), 100)
+    np.testing.assert_array_equal(report.open.counts[: len(features), 1:31].sum(1), 100)
 
 
 def test_a_model_that_is_not_batchable_has_one_row_per_run():
@@ -231,7 +237,7 @@ def test_a_model_that_is_not_batchable_has_one_row_per_run():
     served = Served(profile=False, signature=fixed, reference_rows=100)
     for value in range(101):
         served.counters[0].observe([np.full((2, 3), value, np.float32)], [], rows=1, infer_ns=1_000_000)
-    assert [feature.name for feature in served.watch.report().features] == [f"x[{k}]" for k in range(6)]
+    assert [feature.name for feature in elements(served.watch.report())] == [f"x[{k}]" for k in range(6)]
 
 
 def test_collected_texts_are_bounded_and_let_the_request_go():
@@ -246,3 +252,57 @@ def test_collected_bytes_are_bounded(monkeypatch):
     collector = Collector([100], 1_000_000)
     collector.take([np.zeros((50, 100), np.float32)], rows=50, start=0, step=1)
     assert collector.is_full
+
+
+def test_numbers_that_go_together_otherwise_are_found_though_each_looks_as_before():
+    mixing = np.array([[1.0, 0.95], [0.0, np.sqrt(1 - 0.95**2)]])
+    signature = Signature((TensorSpec("x", Datatype.FP32, (DYNAMIC, 2)),), (), batchable=True)
+
+    def together(rng, rows):
+        return (rng.normal(size=(rows, 2)) @ mixing).astype(np.float32)
+
+    served = Served(profile=False, signature=signature, reference_rows=10_000)
+    served.watch.begin(ReferenceProfile.of_tensors({"x": together(served.rng, 10_000)}, {}).to_bytes())
+    for _ in range(10):
+        served.counters[0].observe([together(served.rng, 500)], [], rows=500, infer_ns=1_000_000)
+        assert served.next_pane() is False
+    apart = served.rng.normal(size=(2_000, 2)).astype(np.float32)
+    served.counters[0].observe([apart], [], rows=2_000, infer_ns=1_000_000)
+    said = as_json(served.watch.report())
+    assert said["alarm"] is True
+    assert said["derived"][0]["name"] in {"x: mahalanobis", "x: reconstruction"}
+    assert max(feature["evidence"] for feature in said["features"]) < 1.0
+    assert said["derived"][0]["evidence"] > 3.0
+
+
+def test_what_scrapes_see_rests_unless_a_pane_closes():
+    served = Served()
+    clock = served.watch._clock
+    now_ns = clock.now_ns
+
+    def later():
+        clock.advance(1_000_000)  # whatever is done takes a millisecond or more
+        return now_ns()
+
+    served.serve(200)
+    served.watch._clock.now_ns = later
+    first = served.watch.view()
+    served.serve(200)
+    assert served.watch.view() is first
+    clock.advance(VIEW_REST * 50_000_000)
+    second = served.watch.view()
+    assert (first.rows, second.rows) == (200, 400)
+    served.serve(200)
+    served.next_pane()
+    assert (served.watch.view().rows, served.watch.view().panes) == (600, 1)
+
+
+def test_while_rows_are_sampled_one_in_eight_of_them_is_looked_at_as_a_whole():
+    served = Served()
+    for _ in range(100):
+        served.counters[0].governor.step = 2
+        served.serve(160)
+    report = served.watch.report()
+    rows = {f.name: int(report.open.counts[row].sum()) for row, f in enumerate(report.features)}
+    assert rows["x[0]"] == 8_000
+    assert rows["x: mahalanobis"] == rows["x: projection 0"] == 1_000

@@ -13,6 +13,16 @@ def test_the_served_name_is_the_models():
     assert models_of(ServerConfig(registry="/srv/one")) == [], "the variable may be set for `penstock registry` alone"
 
 
+def test_a_model_may_be_written_as_mlflow_writes_it():
+    assert aliases_of(ServerConfig(model=("models:/fraud@production",))) == [Alias("fraud", "production")]
+
+
+def test_mlflow_servers_have_caches_of_their_own_from_whatever_folder(tmp_path, monkeypatch):
+    one = cache_folder("/mine", "mlflow+http://one:5000")
+    monkeypatch.chdir(tmp_path)
+    assert cache_folder("/mine", "mlflow+http://one:5000") == one != cache_folder("/mine", "mlflow+http://two:5000")
+
+
 def test_registries_have_caches_of_their_own(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     one, other = (cache_folder("", Path(place), {}) for place in ("/srv/one", "/srv/other"))

@@ -1,0 +1,43 @@
+"""`penstock bench overhead`: what counting drift and scraping /metrics cost on this machine."""
+
+from pathlib import Path
+
+import click
+
+from bench.compare import PAIRS_MAX, PAIRS_MIN
+from bench.interrupt import STATUS, Interrupt
+from bench.overhead import measure_all
+from serving.commands.options import json_option, show
+
+_SLICE_S = 2.0
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)
+
+
+@click.command("overhead")
+@click.option("--pairs", type=click.IntRange(PAIRS_MIN, PAIRS_MAX), default=PAIRS_MIN, show_default=True, metavar="N",
+              help="Pairs of slices per comparison.")  # fmt: skip
+@click.option("--slice-s", type=click.FloatRange(0.2, 60), default=_SLICE_S, show_default=True, metavar="SECONDS",
+              help="How long a slice lasts.")  # fmt: skip
+@json_option
+def command(pairs: int, slice_s: float, json_file: Path | None) -> None:
+    """Serve two models with drift counted and not, and compare in interleaved slices; also with /metrics scraped.
+
+    Takes about 5 minutes and starts its own server. Ends with 1 when a promise is broken, or could not be judged. On a
+    busy machine intervals are wide, and say little.
+    """
+    lines, facts, failures = [], [], []
+    with Interrupt() as interrupt:
+        for experiment, found, judged in measure_all(slice_s, pairs, interrupt, _note):
+            if found.failure:
+                failures.append(f"{experiment.title}: {found.failure}")
+            lines += judged
+            facts.append({"title": experiment.title, **found.to_json()})
+    result = {"lines": [line.to_json() for line in lines], "failures": failures, "comparisons": facts}
+    show("\n".join([*map(str, lines), *failures]), result, json_file)
+    if interrupt.is_set:
+        raise click.exceptions.Exit(STATUS)
+    if failures or not all(line.is_kept for line in lines):
+        raise click.exceptions.Exit(1)

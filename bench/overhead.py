@@ -1,0 +1,216 @@
+"""What watching costs: the same model with drift counted and not, and with /metrics scraped every second and not.
+
+One server has both sides, so they share everything but what is compared; slices run in turn, see `compare`. Latency is
+compared on a model of about 1 ms in an open loop, throughput on about the cheapest model there is, under saturation.
+"""
+
+import contextlib
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.compare import Comparison, Pair, Ratio, compare
+from bench.generator.handle import Generator
+from bench.interrupt import Interrupt
+from bench.load import FEATURES, Target, penstock, write_increment
+from bench.networks import write_network
+from bench.slices import ClosedLoop, OpenLoop, Recording, Slice
+from bench.slices import Target as Place
+from serving.errors import ConfigError
+from serving.pb import penstock_pb2 as pb
+from serving.statistics.drift.governor import FREE_NS
+from serving.transport.client import Client, infer_message
+from serving.transport.monitor import MONITOR_SERVICE
+from serving.types import Datatype
+
+WIDTHS = (FEATURES, 1280, 1280, 1280, FEATURES)
+"""Of the model of about 1 ms: 13 MB of weights that one row reads."""
+RATE_PER_S = 300.0
+IN_FLIGHT = 256
+CONNECTIONS = 4
+WARM_UP_S = 0.25
+P50_MAX, THROUGHPUT_MIN, SHARE_MAX = 1.02, 0.9, 0.01
+EXECUTORS = 2
+"""Of each model: the I/O thread, and its one instance thread."""
+_SLOW = ("slow_off", "slow_on")
+_REFERENCE_ROWS = 1_000
+_ROWS_SENT = 256
+SHARE = "share"
+"""What is counted and no ratio of two sides."""
+_ON = f"[session]\nintra_op_threads = 1\n[drift]\nreference_rows = {_REFERENCE_ROWS}\n"
+_OFF = "[session]\nintra_op_threads = 1\n[drift]\nenabled = false\n"
+_SCRAPE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing that is promised, the interval it is judged by, and whether it was kept."""
+
+    promise: str
+    ratio: Ratio
+    is_kept: bool
+
+    def __str__(self) -> str:
+        ratio, verdict = self.ratio, "kept  " if self.is_kept else "BROKEN"
+        if ratio.figure == SHARE:
+            return f"{verdict}  {self.promise}: {ratio.estimate:.4f}"
+        interval = f"{ratio.low:.4f} to {ratio.high:.4f}, width {ratio.high - ratio.low:.4f}"
+        return f"{verdict}  {self.promise}: B / A {ratio.estimate:.4f}, 95 % interval {interval}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for machines."""
+        ratio = self.ratio
+        interval = [ratio.low, ratio.high]
+        return {"promise": self.promise, "ratio": ratio.estimate, "interval": interval, "kept": self.is_kept}
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """What is compared: the load, the models of the two sides, whether B is scraped, and what is promised of B / A."""
+
+    title: str
+    load: OpenLoop | ClosedLoop
+    models: tuple[str, str]
+    is_scraped: bool
+    judge: Callable[[dict[str, Ratio], str], list[Line]]
+
+
+def experiments(slice_s: float) -> tuple[Experiment, ...]:
+    """Return the comparisons."""
+    steady = OpenLoop(rate_per_s=RATE_PER_S, duration_s=slice_s)
+    full = ClosedLoop(concurrency=IN_FLIGHT, duration_s=slice_s)
+    return (
+        Experiment("drift on / off, 1 ms model", steady, _SLOW, False, _of_latency),
+        Experiment("drift on / off, light model", full, ("light_off", "light_on"), False, _of_throughput),
+        Experiment("/metrics scraped / not, light model", full, ("light_on", "light_on"), True, _of_scraping),
+    )
+
+
+def measure_all(
+    slice_s: float, pairs: int, interrupt: Interrupt, note: Callable[[str], None]
+) -> Iterator[tuple[Experiment, Comparison, list[Line]]]:
+    """Run all comparisons on a server of our own; yield each as it ends. Raises ConfigError."""
+    with tempfile.TemporaryDirectory(prefix="penstock-overhead-") as folder:
+        _write_models(Path(folder))
+        with penstock(Path(folder)) as server:
+            for experiment in experiments(slice_s):
+                note(experiment.title)
+                found = _measure(experiment, server, pairs, interrupt, note)
+                lines = experiment.judge({one.figure: one for one in found.ratios}, experiment.title)
+                if experiment.models == _SLOW:
+                    lines.append(counted(_drift_of(server, _SLOW[1])))
+                yield experiment, found, [] if found.failure else lines
+
+
+def counted(report: pb.ServableDrift) -> Line:
+    """Hold the time that counting has taken, as it counts it itself, to a share of that of inference."""
+    spent_ns = max(0.0, report.spent_ns - EXECUTORS * FREE_NS)
+    share = spent_ns / report.infer_ns if report.infer_ns else 0.0
+    title = f"counting takes at most {SHARE_MAX:.0%} of the time of inference, beyond {FREE_NS / 1e6:g} ms per executor"
+    return Line(title, Ratio(SHARE, share, share, share), share <= SHARE_MAX)
+
+
+def _write_models(models: Path) -> None:
+    for side, config in (("on", _ON), ("off", _OFF)):
+        write_network(models, f"slow_{side}", WIDTHS, config=config)
+        write_increment(models, f"light_{side}", FEATURES)
+        (models / f"light_{side}" / "model.toml").write_text(config)
+
+
+def _measure(
+    experiment: Experiment, server: Target, pairs: int, interrupt: Interrupt, note: Callable[[str], None]
+) -> Comparison:
+    messages = [_messages(model) for model in experiment.models]
+    _make_references(server, set(experiment.models))
+    place = Place("127.0.0.1", server.port)
+    with Generator([place, place], messages, connections=CONNECTIONS) as generator, interrupt.ends(generator.interrupt):
+
+        def measure(slice_: Slice) -> Recording:
+            is_scraped = experiment.is_scraped and slice_.target == 1
+            with _scraped(server) if is_scraped else contextlib.nullcontext():
+                return generator.run(slice_, lambda _: None)
+
+        done = 0
+
+        def count(_: Pair) -> None:
+            nonlocal done
+            done += 1
+            note(f"{experiment.title}: {done} of {pairs} pairs")
+
+        a, b = (Slice(load=experiment.load, target=side, warm_up_s=WARM_UP_S) for side in (0, 1))
+        return compare(measure, a, b=b, pairs=pairs, on_pair=count)
+
+
+def _messages(model: str) -> list[bytes]:
+    rows = np.random.default_rng(0).normal(size=(_ROWS_SENT, 1, FEATURES)).astype(np.float32)
+    return [infer_message(model, {"x": (Datatype.FP32, row)}).SerializeToString() for row in rows]
+
+
+def _make_references(server: Target, models: set[str]) -> None:
+    """Send rows until drift has its reference, so that rows are counted from the first slice on."""
+    rng = np.random.default_rng(1)
+    with Client(f"127.0.0.1:{server.port}") as client:
+        for model in sorted(models):
+            if not model.endswith("_on"):
+                continue
+            for _ in range(100):
+                client.infer(model, {"x": (Datatype.FP32, rng.normal(size=(200, FEATURES)).astype(np.float32))})
+                if _drift_of(server, model).phase == "watching":
+                    break
+            else:
+                raise ConfigError(f"{model}: no reference came of 20,000 rows")
+
+
+def _drift_of(server: Target, model: str) -> pb.ServableDrift:
+    with Client(f"127.0.0.1:{server.port}") as client:
+        request = pb.DriftReportRequest(name=model)
+        answer = client.call("DriftReport", request, pb.DriftReportResponse, service=MONITOR_SERVICE)
+    return answer.servables[0]
+
+
+@contextlib.contextmanager
+def _scraped(server: Target) -> Iterator[None]:
+    """Ask for /metrics at once and every second, on a thread of this process."""
+    over = threading.Event()
+
+    def scrape() -> None:
+        while True:
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics", timeout=10) as page,
+            ):
+                page.read()
+            if over.wait(_SCRAPE_S):
+                return
+
+    thread = threading.Thread(target=scrape, name="scraper")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _of_latency(ratios: dict[str, Ratio], title: str) -> list[Line]:
+    p50, p99 = ratios["latency p50"], ratios["latency p99"]
+    return [
+        Line(f"{title}: the interval of p50 lies below {P50_MAX}", p50, p50.high < P50_MAX),
+        Line(f"{title}: the interval of p99 contains 1, or lies below", p99, p99.low <= 1),
+    ]
+
+
+def _of_throughput(ratios: dict[str, Ratio], title: str) -> list[Line]:
+    ratio = ratios["throughput"]
+    return [Line(f"{title}: at least {THROUGHPUT_MIN} of the throughput", ratio, ratio.low >= THROUGHPUT_MIN)]
+
+
+def _of_scraping(ratios: dict[str, Ratio], title: str) -> list[Line]:
+    ratio = ratios["throughput"]
+    return [Line(f"{title}: the interval of throughput contains 1, or lies above", ratio, ratio.high >= 1)]

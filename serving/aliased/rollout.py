@@ -1,0 +1,159 @@
+"""A server's rollouts: what the ledger asks for becomes arms in the repository, and what these do is written down.
+
+    readings -> blocks -> sightings -> director -> trial -> arms
+
+Needs what the registry's extra brings, so it is loaded when aliases are followed.
+"""
+
+import logging
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from serving.aliased.blocks import Blocks
+from serving.clock import Clock
+from serving.errors import ConfigError, PackageError, RegistryError
+from serving.registry.client import Registry
+from serving.registry.follower import BUSY_TIMEOUT_S, AliasFollower, pull_into
+from serving.registry.names import Alias, Version
+from serving.release.director import Director, key_of
+from serving.release.judge import Arm, Block
+from serving.release.rollout import Rollout
+from serving.release.sightings import Sighting
+from serving.repository.manager import ModelRepository
+from serving.repository.trials import Pinned, Reading, Trial
+
+_log = logging.getLogger(__name__)
+
+Readings = Mapping[str, Reading]
+"""What the arms of each model have done so far."""
+
+
+class FollowedAliases:
+    """The aliases that a server follows, and the rollouts of those that may have some: our own registry's.
+
+    `look` may take long; one thread at a time uses it.
+    """
+
+    def __init__(
+        self, uri: str, aliases: Sequence[Alias], cache: Path, *,
+        follower: AliasFollower, repository: ModelRepository, clock: Clock,
+    ) -> None:  # fmt: skip
+        self._uri = uri
+        self._follower = follower
+        server = uuid.uuid4().hex[:16]
+        self._rollouts = [
+            _FollowedRollout(alias, cache, repository, Director(alias, server, clock), follower.look)
+            for alias in aliases
+        ]
+
+    def look(self, readings: Readings) -> None:
+        """Follow the aliases, then their rollouts. What goes wrong is logged once, and what serves goes on serving."""
+        self._follower.look()
+        for each in self._rollouts:
+            each.see(readings.get(each.alias.model))
+        if not self._rollouts:
+            return
+        try:
+            registry = Registry.open(self._uri, busy_timeout_s=BUSY_TIMEOUT_S)
+        except (ConfigError, RegistryError, OSError) as error:
+            for each in self._rollouts:
+                each.without_registry(str(error))
+            return
+        with registry:
+            for each in self._rollouts:
+                each.look(registry)
+
+    def close(self) -> None:
+        """Leave judging to other servers."""
+        for each in self._rollouts:
+            each.director.close()
+
+
+class _FollowedRollout:
+    """The rollouts of one alias, one after the other."""
+
+    def __init__(
+        self, alias: Alias, cache: Path, repository: ModelRepository, director: Director, follow: Callable[[], None]
+    ) -> None:
+        self.alias = alias
+        self._follow = follow
+        self.director = director
+        self._serving = cache / str(alias)
+        self._folder = cache / f"{alias}.rollout"
+        self._repository = repository
+        self._blocks: Blocks | None = None
+        self._key = ""
+        self._told = ""
+        self._pulled: tuple[Pinned, Pinned] | None = None
+
+    def see(self, reading: Reading | None) -> None:
+        """Cut what the arms have done into blocks, and hand these to the director."""
+        if reading is None or reading.key != self._key:
+            self._blocks = None
+            return
+        rollout = self.director.watched
+        if self._blocks is not None:
+            self.director.see(reading.key, self._blocks.add(reading))
+        elif rollout is not None:
+            self._blocks = Blocks(rollout.config, reading)
+
+    def look(self, registry: Registry) -> None:
+        """Look at the ledger, and run the step that it asks for."""
+        try:
+            rollout = self.director.look(registry)
+            if rollout is not None and key_of(rollout) != self._key:
+                self._pulled = (self._place(registry, rollout.candidate), self._place(registry, rollout.control))
+        except (ConfigError, RegistryError, PackageError, OSError) as error:
+            self.without_registry(str(error))
+            return
+        self._told = ""
+        if rollout is None and self._key:
+            self._follow()  # a package that was promoted serves before its arm goes
+        self._run(rollout)
+        if rollout is None and self._folder.exists():
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def without_registry(self, trouble: str) -> None:
+        """Go on with the step at hand for a while."""
+        if self.director.watched is not None and trouble != self._told:
+            _log.warning("%s: its rollout goes on without the registry: %s", self.alias, trouble)
+            self._told = trouble
+        rollout = self.director.without_registry(trouble)
+        if rollout is None or key_of(rollout) == self._key:
+            self._run(rollout)
+
+    def _run(self, rollout: Rollout | None) -> None:
+        """Have the repository run a step, or none; say once why it cannot."""
+        key = key_of(rollout) if rollout is not None else ""
+        is_new, self._key = key != self._key, key
+        if is_new:
+            self._blocks = None
+        trial = self._trial(rollout) if rollout is not None else None
+        trouble = self._repository.follow_trial(self.alias.model, trial)
+        if trouble and is_new and rollout is not None:
+            _log.error("%s: %s cannot be tried: %s", self.alias, rollout.candidate, trouble)
+            nothing = Arm(0, 0, {})
+            self.director.see(key, [Sighting(Block(nothing, nothing), trouble=trouble[:500])])
+
+    def _trial(self, rollout: Rollout) -> Trial:
+        assert self._pulled is not None, "bug: a step runs before its packages were pulled"
+        candidate, control = self._pulled
+        config = rollout.config
+        return Trial(
+            key=key_of(rollout),
+            salt=rollout.salt,
+            share=rollout.now.share,
+            candidate=candidate,
+            control=control,
+            requests_per_s=config.shadow_requests_per_s,
+            tolerance=config.shadow_tolerance,
+        )
+
+    def _place(self, registry: Registry, version: Version) -> Pinned:
+        """Return a package in the cache; the one that serves lies there already."""
+        pushed = registry.resolve(version)
+        is_there = any(self._serving.glob(f"{pushed.sequence}-*"))
+        pulled = pull_into(self._serving if is_there else self._folder, registry, pushed)
+        return pulled.sequence, pulled.digest, pulled.path

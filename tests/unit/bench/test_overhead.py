@@ -1,0 +1,54 @@
+"""What is promised about the cost of watching, and how intervals are held to it."""
+
+import pytest
+
+from bench.compare import Ratio
+from bench.overhead import EXECUTORS, counted, experiments
+from serving.pb import penstock_pb2 as pb
+from serving.statistics.drift.governor import FREE_NS
+
+
+def judged(title, **intervals):
+    (experiment,) = [one for one in experiments(2.0) if title in one.title]
+    ratios = {
+        name.replace("_", " "): Ratio(name.replace("_", " "), (low + high) / 2, low, high)
+        for name, (low, high) in intervals.items()
+    }
+    return [line.is_kept for line in experiment.judge(ratios, experiment.title)]
+
+
+@pytest.mark.parametrize(
+    ("p50", "p99", "kept"),
+    [
+        ((0.99, 1.019), (0.9, 1.2), [True, True]),
+        ((0.99, 1.021), (0.9, 1.2), [False, True]),
+        ((0.99, 1.0), (1.001, 1.2), [True, False]),
+        ((0.90, 0.95), (0.8, 0.99), [True, True]),
+    ],
+)
+def test_latency_is_held_to_its_median_and_its_tail(p50, p99, kept):
+    assert judged("1 ms", latency_p50=p50, latency_p99=p99) == kept
+
+
+@pytest.mark.parametrize(("throughput", "kept"), [((0.91, 1.0), True), ((0.89, 1.0), False)])
+def test_the_light_model_loses_a_tenth_of_its_throughput_at_most(throughput, kept):
+    assert judged("off, light model", throughput=throughput) == [kept]
+
+
+@pytest.mark.parametrize(("throughput", "kept"), [((0.98, 1.01), True), ((0.9, 0.99), False)])
+def test_scraping_shows_no_loss(throughput, kept):
+    assert judged("/metrics", throughput=throughput) == [kept]
+
+
+def test_only_b_is_scraped_and_both_sides_are_otherwise_the_same():
+    latency, throughput, scraping = experiments(2.0)
+    assert [one.is_scraped for one in (latency, throughput, scraping)] == [False, False, True]
+    assert scraping.models[0] == scraping.models[1]
+    assert latency.models == ("slow_off", "slow_on")
+    assert throughput.models == ("light_off", "light_on")
+
+
+@pytest.mark.parametrize(("spent_ns", "kept"), [(0, True), (10_000_000, True), (10_000_001, False)])
+def test_counting_is_held_to_a_hundredth_of_inference(spent_ns, kept):
+    report = pb.ServableDrift(spent_ns=spent_ns + EXECUTORS * FREE_NS, infer_ns=1_000_000_000)
+    assert counted(report).is_kept is kept
