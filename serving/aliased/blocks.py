@@ -1,13 +1,10 @@
 """From readings of the arms, taken now and then, to blocks of time in which the arms are compared. Pure."""
 
-import numpy as np
-
 from serving.release.judge import Arm, Block
 from serving.release.policy import RolloutConfig
 from serving.release.sightings import Sighting
 from serving.release.verdict import LATENCIES
 from serving.repository.trials import ArmReading, Reading
-from serving.statistics.latency import quantile_ns
 
 _SHARES = {"p50": 0.5, "p90": 0.9}
 assert set(_SHARES) == set(LATENCIES), "bug: a statistic is judged that nobody computes"
@@ -42,7 +39,7 @@ def _between(before: ArmReading, after: ArmReading) -> Arm:
     """Return what an arm did between two readings; latencies are those of requests that were answered with outputs."""
     latency_us = {}
     if after.latency is not None and before.latency is not None:
-        buckets = np.asarray(after.latency.buckets - before.latency.buckets)
-        found = {name: quantile_ns(buckets, share) for name, share in _SHARES.items()}
-        latency_us = {name: value / 1e3 for name, value in found.items() if value is not None}
+        passed = after.latency.since(before.latency)
+        if passed.count:
+            latency_us = {name: passed.quantile_ns(share) / 1e3 for name, share in _SHARES.items()}
     return Arm(after.requests - before.requests, after.errors - before.errors, latency_us)

@@ -33,13 +33,6 @@ def octave_edges_ns() -> list[int]:
     return [1 << (FIRST_OCTAVE + index) for index in range(OCTAVES + 1)]
 
 
-def bucket_edges_ns() -> NDArray[np.int64]:
-    """Return the lower edges of all buckets, in ns, and what ends the last one, which is open: [BUCKETS + 1]."""
-    bucket = np.arange(BUCKETS)
-    lower = ((1 << PARTS_BITS) + (bucket & ((1 << PARTS_BITS) - 1))) << (bucket >> PARTS_BITS)
-    return np.concatenate(([0], lower << (FIRST_OCTAVE - PARTS_BITS)))
-
-
 class Histogram:
     """Counts per bucket and the exact sum of the durations: a row of COLUMNS integers."""
 
@@ -79,13 +72,13 @@ class Histogram:
         return cls(row)
 
     def quantile_ns(self, quantile: float) -> float:
-        """Return what so many of the durations lie below: the middle of its bucket, see `stages`; NaN without any."""
+        """Return what so many of the durations lie below, taken as even within a bucket; NaN without any."""
         if not self.count:
             return math.nan
-        rank = max(1, math.ceil(quantile * self.count))
-        bucket = int(np.searchsorted(np.cumsum(self.buckets), rank))
-        edges_ns = bucket_edges_ns()
-        return float(edges_ns[bucket] + edges_ns[bucket + 1]) / 2
+        below, rank = np.cumsum(self.buckets), max(1.0, quantile * self.count)
+        bucket = int(np.searchsorted(below, rank))
+        within = (rank - (int(below[bucket]) - int(self.buckets[bucket]))) / int(self.buckets[bucket])
+        return float(_EDGES_NS[bucket] + within * (_EDGES_NS[bucket + 1] - _EDGES_NS[bucket]))
 
     def since(self, earlier: "Histogram") -> "Histogram":
         """Return what was counted after an earlier copy; all of it when the earlier one has counted something else."""
@@ -107,17 +100,6 @@ class Histogram:
 
 
 _EDGES_NS = np.array(edges_ns(), np.float64)
-
-
-def quantile_ns(buckets: NDArray[np.int64], share: float) -> float | None:
-    """Return the duration below which a share of those counted lie, taken as even within a bucket; None without any."""
-    below = np.cumsum(buckets)
-    rank = share * int(below[-1])
-    if rank == 0:
-        return None
-    bucket = int(np.searchsorted(below, rank))
-    within = (rank - (int(below[bucket]) - int(buckets[bucket]))) / int(buckets[bucket])
-    return float(_EDGES_NS[bucket] + within * (_EDGES_NS[bucket + 1] - _EDGES_NS[bucket]))
 
 
 @dataclass(slots=True)

@@ -6,8 +6,8 @@ import numpy as np
 
 from serving.errors import InvalidRequest, RemoteError
 from serving.pb import penstock_pb2 as pb
-from serving.statistics.latency import Histogram, bucket_edges_ns
-from serving.statistics.stages import BUCKETS, bucket_of
+from serving.statistics.latency import Histogram
+from serving.statistics.stages import BUCKETS, bucket_of, edges_ns
 
 QUANTILES_USUAL = (0.5, 0.9, 0.95, 0.99, 0.999)
 QUANTILES_MAX = 100
@@ -37,8 +37,8 @@ def decode(message: pb.ServableLatency) -> dict[str, Histogram]:
 
 
 def _encode_stage(stage: str, histogram: Histogram, quantiles: Sequence[float]) -> pb.StageLatency:
-    edges_ns, counts = bucket_edges_ns().tolist(), histogram.buckets
-    ends_ns = [*edges_ns[1:-1], 0]
+    begins_ns, counts = edges_ns(), histogram.buckets
+    ends_ns = [*begins_ns[1:-1], 0]
     asked = quantiles if histogram.count else ()
     return pb.StageLatency(
         stage=stage,
@@ -46,17 +46,17 @@ def _encode_stage(stage: str, histogram: Histogram, quantiles: Sequence[float]) 
         total_s=histogram.total_ns / 1e9,
         quantiles=[pb.LatencyQuantile(quantile=q, us=histogram.quantile_ns(q) / 1e3) for q in asked],
         buckets=[
-            pb.LatencyBucket(from_ns=edges_ns[k], below_ns=ends_ns[k], count=int(counts[k]))
+            pb.LatencyBucket(from_ns=begins_ns[k], below_ns=ends_ns[k], count=int(counts[k]))
             for k in np.flatnonzero(counts).tolist()
         ],
     )
 
 
 def _decode_stage(stage: pb.StageLatency) -> Histogram:
-    edges_ns, counts = bucket_edges_ns(), np.zeros(BUCKETS, np.int64)
+    begins_ns, counts = edges_ns(), np.zeros(BUCKETS, np.int64)
     for item in stage.buckets:
         bucket = bucket_of(max(0, item.from_ns))
-        if edges_ns[bucket] != item.from_ns or item.count < 0:
+        if begins_ns[bucket] != item.from_ns or item.count < 0:
             raise RemoteError("INTERNAL", f"stage '{stage.stage}' has an unknown bucket, from {item.from_ns} ns")
         counts[bucket] += item.count
     return Histogram.of(counts, round(stage.total_s * 1e9))
