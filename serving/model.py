@@ -24,10 +24,11 @@ from serving.batching.entries import Batch, Entry, Over, Progress, Result
 from serving.batching.inline import InlineRuns, Left
 from serving.batching.pace import Pace
 from serving.batching.policy import NEVER, RELEASES
+from serving.batching.portions import OutputsDoNotFollowRowsError, check_rows, halves, refuse, scatter
 from serving.batching.sweep import Sample
 from serving.clock import Clock
 from serving.config import ModelConfig
-from serving.errors import BatchFailed, Cancelled, DeadlineExceeded, InternalError, InvalidRequest, ModelFailed
+from serving.errors import BatchFailed, Cancelled, DeadlineExceeded, InternalError, ModelFailed
 from serving.execution.core_gate import CoreGate
 from serving.execution.graph import Graph
 from serving.execution.instances import InstanceGroup
@@ -61,10 +62,6 @@ class Reflects(Protocol):
 
     def reflect(self, servable: "Servable", answered: Sequence[tuple[Entry, list[Array]]]) -> None:
         """Look at requests and the outputs that they are about to get, on the I/O thread. Raises nothing."""
-
-
-class OutputsDoNotFollowRowsError(Exception):
-    """A batch's output has another number of rows than the batch: its first dimension does not count rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +316,7 @@ class Servable:
             except RefusedRowsError as refused:
                 if part is batch.entries:
                     part = batch.entries = [single for entry in part for single in entry.singles()]
-                if left := _refuse(part, refused):
+                if left := refuse(part, refused.reasons):
                     parts.append(left)
                     batch.reruns += 1
                 continue
@@ -334,7 +331,7 @@ class Servable:
             if halving and reruns_left < 2:
                 self._give_up(part)
                 continue
-            pieces = _halves(part) if halving else [[entry] for entry in part]
+            pieces = halves(part) if halving else [[entry] for entry in part]
             parts += reversed(pieces)
             reruns_left -= len(pieces) if halving else 0  # a model whose rows do not stand alone is nobody's fault
             batch.reruns += len(pieces)
@@ -361,9 +358,9 @@ class Servable:
         ran_ns = self._clock.now_ns()
         answers = outputs
         if pipeline is not None:
-            _check_rows(entries, rows, outputs)
+            check_rows(entries, rows, outputs)
             answers = pipeline.postprocess(outputs, staging, given)
-        _scatter(entries, rows, answers)
+        scatter(entries, rows, answers)
         if pipeline is not None and pipeline.has_ragged_answers:
             _make_whole(entries, pipeline)
         batch.input_ns += gathered_ns - started_ns
@@ -477,54 +474,9 @@ class Servable:
             _log.exception("%s/%d: a batch of %d requests failed", self.name, self.version, requests)
 
 
-def _scatter(entries: Sequence[Entry], rows: int, outputs: list[Array]) -> None:
-    """Give each entry its rows of the outputs of `rows` rows, as views."""
-    if len(entries) == 1 and entries[0].requests == 1:
-        entries[0].outputs = outputs
-        return
-    _check_rows(entries, rows, outputs)
-    start = 0
-    for entry in entries:
-        stop = start + entry.rows
-        entry.outputs = outputs if entry.rows == rows else [output[start:stop] for output in outputs]
-        start = stop
-
-
 def _make_whole(entries: Sequence[Entry], pipeline: "Pipeline") -> None:
     """Turn the rows of each entry into tensors, as those of one request have one shape."""
     for entry in entries:
         assert entry.requests == 1, "bug: requests whose rows have shapes of their own came in one entry"
         if isinstance(entry.outputs, list):
             entry.outputs = pipeline.answered(entry.outputs)
-
-
-def _check_rows(entries: Sequence[Entry], rows: int, outputs: Sequence[Array]) -> None:
-    """Check that outputs can be told apart by rows, which nobody needs of a single request's."""
-    if len(entries) == 1 and entries[0].requests == 1:
-        return
-    if any(output.ndim == 0 or len(output) != rows for output in outputs):
-        raise OutputsDoNotFollowRowsError
-
-
-def _refuse(entries: Sequence[Entry], refused: RefusedRowsError) -> list[Entry]:
-    """Give the requests whose rows were refused their errors; return the others.
-
-    A request that runs alone may have rows of which nobody knows: of a model whose rows cannot be told apart.
-    """
-    left: list[Entry] = []
-    end = 0
-    for entry in entries:
-        begin, end = end, end + entry.rows if len(entries) > 1 else max(refused.reasons) + 1
-        reasons = [f"row {row - begin}: {refused.reasons[row]}" for row in range(begin, end) if row in refused.reasons]
-        if reasons:
-            more = f" (and {len(reasons) - 1} more rows)" if len(reasons) > 1 else ""
-            entry.outputs = InvalidRequest(reasons[0] + more)
-        else:
-            left.append(entry)
-    assert len(left) < len(entries), "bug: rows were refused that no request has sent"
-    return left
-
-
-def _halves(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
-    middle = len(entries) // 2
-    return [entries[:middle], entries[middle:]]
