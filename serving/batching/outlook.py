@@ -42,8 +42,8 @@ from serving.batching.sweep import Sample, ended_by_time
 
 LEARNING_INTERVAL_NS = 16_000_000
 """Batches that end sooner after one that was learnt from teach only sizes that are not known yet."""
-PROBE_NS, PROBE_RUNS = 100_000_000, 8.0
-"""An estimate that keeps everybody out is put to the test again after so long, or so many times S(1)."""
+PROBE_NS, PROBE_RUNS, PROBE_NS_MAX = 100_000_000, 8.0, 10_000_000_000
+"""An estimate that keeps everybody out is put to the test again after so long, or so many times S(1), up to a bound."""
 
 WORK_NS = 1_000_000_000
 """What passes between batches of a backlog is remembered for so long."""
@@ -255,7 +255,8 @@ class Outlook:
     def hopeless_before_ns(self, now_ns: int, lane: Lane) -> float:
         """Return the moment before which no deadline can be made any more by a row of a lane."""
         done_ns = self.demand[DONE]
-        if self.idle and now_ns - done_ns > max(PROBE_NS, PROBE_RUNS * self.times.curve.fitted_ns[0]):
+        pause_ns = min(max(PROBE_NS, PROBE_RUNS * self.times.curve.fitted_ns[0]), PROBE_NS_MAX)
+        if self.idle and now_ns - done_ns > pause_ns:
             return 0.0
         before_ns = hopeless_before_ns(self._bounds, self.times.curve, self._free_ns(now_ns))
         return before_ns - (1.0 - self._share(lane)) * self.times.curve.fitted_ns[0]

@@ -121,11 +121,11 @@ def learn(curve: Curve, rows: int, duration_ns: float, now_ns: float) -> None:
     if curve.weights[above] + curve.weights[below] >= _TRUSTED_WEIGHT:
         ratio = min(max(ratio, 1.0 / CLIP), CLIP)
     was_seen = curve.weights[above] > 0.0 and curve.weights[below] > 0.0
-    step = _move(curve, above, share, ratio)
+    _move(curve, above, share, ratio)
     if below < above:
-        step = max(step, _move(curve, below, 1.0 - share, ratio))
+        _move(curve, below, 1.0 - share, ratio)
     if was_seen:
-        _follow(curve, (below if share < 1.0 else above, above if share > 0.0 else below), step, ratio)
+        _follow(curve, (below if share < 1.0 else above, above if share > 0.0 else below), ratio)
     fit(curve)
 
 
@@ -141,10 +141,10 @@ def _fade(curve: Curve, now_ns: float) -> None:
         curve.recent[level] *= kept_recent
 
 
-def _move(curve: Curve, level: int, share: float, ratio: float) -> float:
-    """Move one size towards `ratio` times its mean; return how far it went, from 0 to 1."""
+def _move(curve: Curve, level: int, share: float, ratio: float) -> None:
+    """Move one size towards `ratio` times its mean."""
     if share <= 0.0:
-        return 0.0
+        return
     curve.weights[level] += share
     curve.recent[level] = max(curve.recent[level], share)
     step = share / curve.weights[level]
@@ -152,11 +152,19 @@ def _move(curve: Curve, level: int, share: float, ratio: float) -> float:
     upwards = UPPER_QUANTILE if ratio > curve.upper[level] else UPPER_QUANTILE - 1.0
     upper = curve.upper[level] + share * max(_SPREAD_STEP, 0.2 * step) * upwards
     curve.upper[level] = min(max(upper, 1.0), CLIP)
-    return step
 
 
-def _follow(curve: Curve, moved: tuple[int, int], step: float, ratio: float) -> None:
-    """Let sizes that nothing was heard of for long change as those do that run."""
+def _follow(curve: Curve, moved: tuple[int, int], ratio: float) -> None:
+    """Let sizes that nothing was heard of for long change as those do that run.
+
+    A batch of a rare size moves that size far, since little else is known of it, but others no further than one of the
+    size that runs most: rare sizes that moved each other would run away together when some batches stall.
+    """
+    ratio = min(max(ratio, 1.0 / CLIP), CLIP)
+    weight = 1.0  # of the size that runs most
+    for level in range(len(curve.sizes)):
+        weight = max(weight, curve.weights[level] * curve.recent[level])
+    step = 1.0 / weight
     for level in range(len(curve.sizes)):
         if curve.weights[level] > 0.0 and level not in moved:
             factor = 1.0 + step * (ratio - 1.0) * (1.0 - curve.recent[level])

@@ -1,3 +1,4 @@
+import random
 from itertools import pairwise
 
 import numpy as np
@@ -122,3 +123,16 @@ def test_what_was_learnt_outlasts_days_without_a_request():
         times.observe(rows, 1_000_000, 0)
     times.observe(1, 1_000_000, 48 * 3600 * 10**9)
     assert times.mean_ns(64) == pytest.approx(1_000_000)
+
+
+@pytest.mark.parametrize("stalled", [0.02, 0.3, 0.8])
+def test_sizes_that_run_rarely_do_not_drive_each_other_away_when_batches_stall(stalled):
+    rng, times = random.Random(3), ServiceTimes(ladder(64))
+    worst_ns = 0.0
+    for batch in range(10_000):
+        rows = 1 if rng.random() < 0.98 else rng.randint(2, 64)
+        stall_ns = rng.expovariate(1 / 50e6) if rng.random() < stalled else 0.0
+        times.observe(rows, 30_000 + 500 * rows + stall_ns, batch * 16_000_000)
+        worst_ns = max(worst_ns, times.mean_ns(1))
+    assert worst_ns < 100e6
+    assert times.mean_ns(64) < 1e9
