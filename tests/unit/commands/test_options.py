@@ -68,8 +68,7 @@ def test_the_file_can_be_named_in_the_environment(run, tmp_path):
 def test_every_option_is_a_flag_and_a_variable(run, item):
     other = {
         "models": "elsewhere", "host": "0.0.0.0", "control_plane": "off", "log_format": "json", "log_level": "debug",  # noqa: S104
-        "user_code": "on",
-        "transport": "native",
+        "user_code": "on", "triton_metrics": "on", "trace_ratio": "0.5", "transport": "native",
     }.get(item.name, str(max(7, item.metadata.get("minimum", 0))))  # fmt: skip
     expected = (other,) if get_origin(item.type) is tuple else item.type(other)
     needed = {environment_name(name): "x" for name in NEEDED.get(item.name, ())}
