@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.errors import ConfigError
-from serving.statistics.derived import OF_NUMBERS, Derivation, Deriver, Transform
+from serving.statistics.derived import OF_NUMBERS, PROJECTIONS, Derivation, Deriver, Transform
 from serving.statistics.profile import EDGES, SLOTS_MAX, Feature, Kind, ReferenceProfile, Role, columns_watched
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 
@@ -123,23 +123,30 @@ def _check(features: Sequence[Feature], spec: TensorSpec, elements: int) -> None
 def _deriver(features: Sequence[Feature], transform: Transform | None, spec: TensorSpec, elements: int) -> Deriver:
     """Return what derives features of a tensor. Raises ConfigError when they are not for this one."""
     watched = columns_watched(elements)
-    of_texts = spec.datatype is Datatype.BYTES
     for feature in features:
-        derivation, needs = feature.derivation, feature.derivation in OF_NUMBERS
-        has_form = transform is not None and {
-            Derivation.MAHALANOBIS: transform.inverse is not None,
-            Derivation.RECONSTRUCTION: transform.residual is not None,
-        }.get(derivation, True)
-        fits = has_form and transform is not None and len(transform.centre) == len(watched) if needs else elements > 0
-        if derivation is Derivation.LENGTH:
-            fits = of_texts and feature.column < elements
-        elif not needs:
-            fits = elements > 1
-        if not fits or of_texts != (derivation is Derivation.LENGTH) or feature.kind is Kind.TEXT:
+        if feature.kind is Kind.TEXT or not _fits(feature, transform, spec, len(watched)):
             raise ConfigError(f"the reference profile has '{feature.name}', which '{spec.name}' cannot have")
     needs_transform = any(feature.derivation in OF_NUMBERS for feature in features)
     columns = tuple((feature.derivation, feature.column) for feature in features)
     return Deriver(columns, watched, transform if needs_transform else None)
+
+
+def _fits(feature: Feature, transform: Transform | None, spec: TensorSpec, watched: int) -> bool:
+    """Say whether a derived feature is one of a tensor of which so many elements are watched.
+
+    Its column is checked too, since the kernel goes where that leads.
+    """
+    derivation, is_of_texts = feature.derivation, spec.datatype is Datatype.BYTES
+    if is_of_texts or derivation is Derivation.LENGTH:
+        return is_of_texts and derivation is Derivation.LENGTH and feature.column < watched
+    if feature.column >= (PROJECTIONS if derivation is Derivation.PROJECTION else 1):
+        return False
+    if derivation not in OF_NUMBERS:
+        return watched > 1
+    if transform is None or len(transform.centre) != watched:
+        return False
+    forms = {Derivation.MAHALANOBIS: transform.inverse, Derivation.RECONSTRUCTION: transform.residual}
+    return derivation not in forms or forms[derivation] is not None
 
 
 def _text_slots(feature: Feature) -> dict[Any, int]:

@@ -1,6 +1,7 @@
 """Features of whole rows: the compiled way says what numpy says, and a profile keeps what they are measured by."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -175,6 +176,17 @@ def test_derived_features_of_another_model_are_refused(signature):
     derived = tuple(feature for feature in made.features if feature.derivation is not Derivation.ELEMENT)
     with pytest.raises(ConfigError, match="cannot have"):
         Layout(ReferenceProfile(derived, made.rows, "", transforms=made.transforms), signature)
+
+
+@pytest.mark.parametrize(
+    ("derivation", "column"),
+    [(Derivation.PROJECTION, PROJECTIONS), (Derivation.PROJECTION, 1 << 39), (Derivation.CONFIDENCE, 1)],
+)
+def test_a_column_that_a_derivation_does_not_have_is_refused_before_a_kernel_looks_for_it(derivation, column):
+    made = profile()
+    feature = next(feature for feature in made.features if feature.derivation is derivation)
+    with pytest.raises(ConfigError, match="cannot have"):
+        Layout(replace(made, features=(replace(feature, column=column),)), SIGNATURE)
 
 
 def test_both_ways_count_the_same_and_read_only_rows_too():
