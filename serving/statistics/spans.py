@@ -1,7 +1,8 @@
 """Traced requests as OpenTelemetry spans, sent to a collector by OTLP over HTTP. The only place that imports its SDK.
 
 A request is one span of the server with its stages below it. Spans are made on a thread of their own, and sent by
-another one, the SDK's; what they cannot keep up with is dropped and counted.
+another one, the SDK's. What the first cannot keep up with is dropped and counted; what the collector does not take in
+time is dropped by the SDK, which says so in the log.
 """
 
 import logging
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 WAITING_MAX = 1024
 """Traced requests whose spans are not made yet; further ones are dropped."""
 _SEND_TIMEOUT_S = 5
+_CLOSE_S = 2.0
+"""At the end the collector is given so long, and then no more than what is being sent."""
 _SERVICE, _METHOD = "inference.GRPCInferenceService", "ModelInfer"
 _log = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class Spans:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
         self._trace = trace
+        self._exporter = exporter
         self._propagator = TraceContextTextMapPropagator()
         resource = Resource.create({"service.name": "penstock", "service.version": __version__})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -71,7 +75,12 @@ class Spans:
     def close(self) -> None:
         """Send what there is, for a few seconds at most. Not for the I/O thread."""
         self._worker.shutdown()
-        self._provider.shutdown()
+        given_up = threading.Timer(_CLOSE_S, self._exporter.shutdown)  # the SDK itself would try for half a minute
+        given_up.start()
+        try:
+            self._provider.shutdown()
+        finally:
+            given_up.cancel()
 
     def _make(self, finished: FinishedTrace) -> None:
         try:

@@ -103,7 +103,31 @@ def test_what_cannot_be_kept_up_with_is_dropped_and_counted(monkeypatch):
     assert len(exporter.get_finished_spans()) == 2 * 5
 
 
-def test_a_trace_that_cannot_be_made_into_spans_harms_no_other(monkeypatch):
+def test_a_collector_that_does_not_answer_is_given_up_at_the_end(monkeypatch):
+    sdk = pytest.importorskip("opentelemetry.sdk.trace.export", reason="needs penstock[otel]")
+    from serving.statistics import spans
+
+    class Silent(sdk.SpanExporter):
+        def __init__(self):
+            self.over, self.given_up_by = threading.Event(), []
+
+        def export(self, _):
+            assert self.over.wait(60)
+            return sdk.SpanExportResult.FAILURE
+
+        def shutdown(self):
+            self.given_up_by.append(threading.current_thread())
+            self.over.set()
+
+    monkeypatch.setattr(spans, "_CLOSE_S", 0.0)
+    exporter = Silent()
+    one = spans.Spans(exporter)
+    one.export(FinishedTrace("m", "1", "", 0, 100, 0, TIMES, Code.OK, ""))
+    one.close()
+    assert exporter.given_up_by[0] is not threading.current_thread()
+
+
+def test_a_trace_that_cannot_be_made_into_spans_harms_no_other():
     memory = pytest.importorskip(
         "opentelemetry.sdk.trace.export.in_memory_span_exporter", reason="needs penstock[otel]"
     )
