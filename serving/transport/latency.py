@@ -11,6 +11,8 @@ from serving.statistics.stages import BUCKETS, bucket_of, edges_ns
 
 QUANTILES_USUAL = (0.5, 0.9, 0.95, 0.99, 0.999)
 QUANTILES_MAX = 100
+_TOTAL_S_MAX = 1e18
+"""More no server has counted; much more a histogram could not hold."""
 
 
 def checked_quantiles(quantiles: Sequence[float]) -> Sequence[float]:
@@ -23,16 +25,14 @@ def checked_quantiles(quantiles: Sequence[float]) -> Sequence[float]:
     return quantiles or QUANTILES_USUAL
 
 
-def encode(
-    model: str, version: str, stages: Mapping[str, Histogram], quantiles: Sequence[float]
-) -> pb.ServableLatency:  # fmt: skip
+def encode(model: str, version: str, stages: Mapping[str, Histogram], quantiles: Sequence[float]) -> pb.ServableLatency:
     """Write the histograms of one model version."""
     encoded = [_encode_stage(stage, histogram, quantiles) for stage, histogram in stages.items()]
     return pb.ServableLatency(name=model, version=version, stages=encoded)
 
 
 def decode(message: pb.ServableLatency) -> dict[str, Histogram]:
-    """Read the histograms of one model version. Raises RemoteError for buckets that this version does not have."""
+    """Read the histograms of one model version. Raises RemoteError for what this version cannot have written."""
     return {stage.stage: _decode_stage(stage) for stage in message.stages}
 
 
@@ -53,6 +53,8 @@ def _encode_stage(stage: str, histogram: Histogram, quantiles: Sequence[float]) 
 
 
 def _decode_stage(stage: pb.StageLatency) -> Histogram:
+    if not 0.0 <= stage.total_s <= _TOTAL_S_MAX:
+        raise RemoteError("INTERNAL", f"stage '{stage.stage}' took {stage.total_s:g} s in all, expected a time")
     begins_ns, counts = edges_ns(), np.zeros(BUCKETS, np.int64)
     for item in stage.buckets:
         bucket = bucket_of(max(0, item.from_ns))

@@ -17,7 +17,6 @@ from serving.transport import latency
 from serving.transport.calls import Call, UnaryMethod, immediate
 from serving.transport.codec import parse
 from serving.transport.drift import encode
-from serving.transport.latency import checked_quantiles
 
 MONITOR_SERVICE = "penstock.v1.Monitor"
 LABELS_MAX = 10_000
@@ -55,7 +54,7 @@ class MonitorService:
 
     def _latency_report(self, data: bytes) -> Message:
         request = parse(pb.LatencyReportRequest, data)
-        quantiles = checked_quantiles(request.quantiles)
+        quantiles = latency.checked_quantiles(request.quantiles)
         servables = self._servables(request.name, request.version)
         return pb.LatencyReportResponse(
             servables=[

@@ -34,7 +34,7 @@ def listener():
         yield listening
 
 
-def test_what_the_servers_own_webhook_posts_is_taken(monkeypatch):
+def test_what_the_servers_own_webhook_posts_is_taken():
     with AlarmListener("127.0.0.1", 0, key=KEY) as listening:
 
         async def deliver():
@@ -74,7 +74,7 @@ def test_what_is_no_object_is_refused(listener, body):
     assert post(listener, body) == 400
 
 
-def test_a_body_and_a_queue_are_bounded(listener, monkeypatch):
+def test_a_body_and_a_queue_are_bounded(listener):
     assert post(listener, b"x" * (alarm_listener.BODY_BYTES_MAX + 1)) == 413
     statuses = [post(listener, json.dumps({"n": n}).encode()) for n in range(alarm_listener.WAITING_MAX + 1)]
     assert statuses == [202] * alarm_listener.WAITING_MAX + [503]

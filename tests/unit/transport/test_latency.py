@@ -31,3 +31,9 @@ def test_the_last_bucket_has_no_end():
 def test_buckets_of_other_servers_are_refused(bucket):
     with pytest.raises(RemoteError, match="unknown bucket"):
         decode(pb.ServableLatency(stages=[pb.StageLatency(stage="request", buckets=[bucket])]))
+
+
+@pytest.mark.parametrize("total_s", [-1.0, float("nan"), float("inf"), 1e300])
+def test_a_sum_that_is_no_time_is_refused(total_s):
+    with pytest.raises(RemoteError, match="expected a time"):
+        decode(pb.ServableLatency(stages=[pb.StageLatency(stage="request", total_s=total_s)]))
