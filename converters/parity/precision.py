@@ -50,9 +50,7 @@ def whole_column(exact: Tensors, cast: Tensors) -> str:
     return f"{_told(columns[0], exact, cast, ())}; {REMEDY}" if columns else ""
 
 
-def cause(
-    exact: Tensors, cast: Tensors, *, names: Sequence[str], differs: Callable[[Tensors], Flags]
-) -> str:  # fmt: skip
+def cause(exact: Tensors, cast: Tensors, *, names: Sequence[str], differs: Callable[[Tensors], Flags]) -> str:
     """Name the column whose rounding changes the answers to most of these rows, with a number that it changes.
 
     `names` are those of a matrix's columns; `differs` tells which rows the framework answers otherwise than before.
@@ -64,6 +62,11 @@ def cause(
         if (count := int(differs(tried).sum())) > most:
             blamed, most = column, count
     return f"rounding {_told(blamed, exact, cast, names)} changes answers; {REMEDY}"
+
+
+def affected(exact: Tensors, wrong: Flags) -> Tensors:
+    """Return the rows whose answers were wrong, a few hundred at most: enough to find out why."""
+    return rows_of(exact, np.flatnonzero(wrong)[:256])
 
 
 def _columns(exact: Tensors, cast: Tensors) -> list[_Column]:
@@ -111,8 +114,3 @@ def _is_whole(item: Any) -> Flags:
         return np.ones(item.shape, np.bool_) if item.dtype.kind in "iu" else np.zeros(item.shape, np.bool_)
     whole: Flags = item == np.floor(item)
     return whole
-
-
-def affected(exact: Tensors, wrong: Flags) -> Tensors:
-    """Return the rows whose answers were wrong, a few hundred at most: enough to find out why."""
-    return rows_of(exact, np.flatnonzero(wrong)[:256])

@@ -180,6 +180,12 @@ def derivations(x: NDArray[Any], *, is_output: bool) -> Iterator[tuple[Derivatio
         yield from ((Derivation.PROJECTION, index) for index in range(PROJECTIONS))
 
 
+def names_of(columns: Sequence[tuple[Derivation, int]], tensor: str) -> list[str]:
+    """Name derived features, for people."""
+    several = {derivation for derivation, index in columns if index}
+    return [f"{tensor}: {one.value}{f' {index}' if one in several else ''}" for one, index in columns]
+
+
 def signs(index: int, wide: int) -> Reals:
     """Return a random projection [wide]: signs that depend on these two numbers alone, scaled to length 1."""
     octets = hashlib.shake_256(f"penstock projection {index} of {wide}".encode()).digest(-(-wide // 8))
@@ -264,9 +270,3 @@ def _symmetric(said: Mapping[str, Any] | None, wide: int) -> Reals | None:
 
 def _plain(numbers: Reals) -> Reals:
     return np.where(np.isfinite(numbers) & (np.abs(numbers) < 1e30), numbers, 0.0)
-
-
-def names_of(columns: Sequence[tuple[Derivation, int]], tensor: str) -> list[str]:
-    """Name derived features, for people."""
-    several = {derivation for derivation, index in columns if index}
-    return [f"{tensor}: {one.value}{f' {index}' if one in several else ''}" for one, index in columns]

@@ -182,17 +182,18 @@ class ReferenceProfile:
 
     def to_bytes(self) -> bytes:
         """Return the profile as the bytes of an `.npz` file, the same ones for the same profile."""
+        elements = [feature for feature in self.features if feature.derivation is Derivation.ELEMENT]
+        derived = [feature for feature in self.features if feature.derivation is not Derivation.ELEMENT]
         header: dict[str, Any] = {
             "rows": self.rows,
             "data_digest": self.data_digest,
             "is_self_reference": self.is_self_reference,
-            "features": [_describe(feature) for feature in self.features if feature.derivation is Derivation.ELEMENT],
+            "features": [_describe(feature) for feature in elements],
         }
-        derived = [feature for feature in self.features if feature.derivation is not Derivation.ELEMENT]
         if derived:  # apart, so that who does not know them refuses them
             header["derived"] = [_describe_derived(feature) for feature in derived]
             header["transforms"] = {tensor: transform.to_json() for tensor, transform in self.transforms.items()}
-        ordered = [feature for feature in self.features if feature.derivation is Derivation.ELEMENT] + derived
+        ordered = elements + derived
         numbers = [feature.edges for feature in ordered if feature.kind is Kind.NUMBER]
         moments = [[f.centre, f.spread, f.total, f.squares] for f in ordered]
         return _FILE.write(
