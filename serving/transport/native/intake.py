@@ -104,8 +104,8 @@ class Intake:
         places = {each: place if each.servable.name not in ordinary else None for each, place in places.items()}
         plan = build([_model(each, places[each], is_named=slot < named) for slot, each in enumerate(handles)])
         self._doors = [
-            Door(handle, plan, slot, place) if place is not None and plan.is_compiled(slot) else None
-            for slot, (handle, place) in enumerate(places.items())
+            Door(each, plan, slot, place) if (place := places[each]) is not None and plan.is_compiled(slot) else None
+            for slot, each in enumerate(handles)
         ]
         self._plan, self._likely = plan, None
         self._routes = self._routes_of(plan, [each for each in routings if each.model not in ordinary], handles)
