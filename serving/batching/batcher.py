@@ -76,7 +76,7 @@ class Batcher:
     @property
     def queued_requests(self) -> int:
         """How many requests wait; counted anew, so for who asks now and then."""
-        with self._ready:
+        with self._lock:
             return sum(entry.requests for entry in self._queue)
 
     @property

@@ -42,6 +42,7 @@ class Pipeline:
         self._after = Program(composed.after, outlive=True)
         self._buffers: dict[object, Buffers] = {}
         steps = (*composed.before.steps, *composed.after.steps)
+        self.has_ragged_answers = any(spec.is_ragged for spec in self.signature.outputs)
         self.is_quick = all(_is_quick(step.work) for step in steps)
 
     def preprocess(self, inputs: Sequence[Array], runner: object, *, is_strict: bool = True) -> list[Array]:
@@ -60,11 +61,6 @@ class Pipeline:
         """Return rows of the answers, those of one request, as tensors: where they have shapes of their own as well."""
         specs = self.signature.outputs
         return [whole(array, spec) if spec.is_ragged else array for array, spec in zip(rows, specs, strict=True)]
-
-    @property
-    def has_ragged_answers(self) -> bool:
-        """Whether `answered` changes anything."""
-        return any(spec.is_ragged for spec in self.signature.outputs)
 
     def _buffers_of(self, runner: object) -> Buffers:
         buffers = self._buffers.get(runner)
