@@ -10,6 +10,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -176,16 +177,17 @@ def _drift_of(server: Target, model: str) -> pb.ServableDrift:
 
 @contextlib.contextmanager
 def _scraped(server: Target) -> Iterator[None]:
-    """Ask for /metrics at once and every second, on a thread of this process."""
+    """Ask for /metrics at once and every second, on a thread of this process. Raises ConfigError when none comes."""
     over = threading.Event()
+    failures: list[Exception] = []
 
     def scrape() -> None:
-        while True:
-            with (
-                contextlib.suppress(OSError),
-                urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics", timeout=10) as page,
-            ):
-                page.read()
+        while not failures:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics", timeout=10) as page:
+                    page.read()
+            except (OSError, HTTPException) as error:
+                failures.append(error)
             if over.wait(_SCRAPE_S):
                 return
 
@@ -196,6 +198,8 @@ def _scraped(server: Target) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+    if failures:  # scrapes that fail cost little, and would keep the promise
+        raise ConfigError(f"/metrics was not answered: {failures[0]!r}; the cost of scraping it is not known")
 
 
 def _of_latency(ratios: dict[str, Ratio], title: str) -> list[Line]:

@@ -1,9 +1,15 @@
 """What is promised about the cost of watching, and how intervals are held to it."""
 
+import socket
+
+import psutil
 import pytest
 
+from bench import overhead
 from bench.compare import Ratio
+from bench.load import Target
 from bench.overhead import EXECUTORS, counted, experiments
+from serving.errors import ConfigError
 from serving.pb import penstock_pb2 as pb
 from serving.statistics.drift.governor import FREE_NS
 
@@ -46,6 +52,14 @@ def test_only_b_is_scraped_and_both_sides_are_otherwise_the_same():
     assert scraping.models[0] == scraping.models[1]
     assert latency.models == ("slow_off", "slow_on")
     assert throughput.models == ("light_off", "light_on")
+
+
+def test_a_page_that_does_not_come_is_no_cheap_scrape():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        target = Target(psutil.Process(), 0, closed.getsockname()[1])
+        with pytest.raises(ConfigError, match=r"not answered: .*refused"), overhead._scraped(target):
+            pass
 
 
 @pytest.mark.parametrize(("spent_ns", "kept"), [(0, True), (10_000_000, True), (10_000_001, False)])
