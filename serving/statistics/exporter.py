@@ -16,6 +16,7 @@ from serving.statistics import rollout, triton
 from serving.statistics.batching import BatchingView
 from serving.statistics.counters import Outcome
 from serving.statistics.drift.view import DriftView, families
+from serving.statistics.exposition import octave_buckets
 from serving.statistics.servable_view import ServableView
 from serving.statistics.stages import STAGES
 
@@ -147,7 +148,7 @@ def _histogram(stage: str, views: Iterable[ServableView]) -> Metric:
     family = HistogramMetricFamily(f"penstock_{stage}_seconds", _STAGE_HELP[stage], labels=_LABELS)
     for view in views:
         histogram = view.stages[stage]
-        family.add_metric((view.model, view.version), rollout.buckets(histogram), histogram.total_ns / 1e9)
+        family.add_metric((view.model, view.version), octave_buckets(histogram), histogram.total_ns / 1e9)
     return family
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from serving.statistics.latency import Histogram, octave_edges_ns
+from serving.statistics.exposition import octave_buckets
+from serving.statistics.latency import Histogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def families(views: Iterable[RolloutView]) -> Iterator[Metric]:
             requests.add_metric((*labels, "ok"), arm.requests - arm.errors)
             requests.add_metric((*labels, "failed"), arm.errors)
             if arm.latency is not None:
-                seconds.add_metric(labels, buckets(arm.latency), arm.latency.total_ns / 1e9)
+                seconds.add_metric(labels, octave_buckets(arm.latency), arm.latency.total_ns / 1e9)
     yield from (version, share, requests, seconds)
     yield from _shadows([view for view in views if view.dropped is not None])
 
@@ -76,12 +77,3 @@ def _shadows(views: Iterable[RolloutView]) -> Iterator[Metric]:
         for reason, count in (view.dropped or {}).items():
             dropped.add_metric((view.model, reason), count)
     yield from (differing, dropped)
-
-
-def buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Return a histogram as Prometheus takes it: how many durations lie below each power of two."""
-    edges = [f"{edge / 1e9:.9g}" for edge in octave_edges_ns()]
-    finite: list[tuple[str, float]] = [
-        (edge, count) for edge, count in zip(edges, histogram.cumulative_by_octave(), strict=True)
-    ]
-    return [*finite, ("+Inf", histogram.count)]
