@@ -194,3 +194,12 @@ DECLARED = [
 def test_what_does_not_go_together_is_refused_when_a_model_is_loaded(declared, steps, post, message):
     with pytest.raises(LoadError, match=message):
         composed(declared, *steps, post=post)
+
+
+CUT = {"step": "cut", "input": "y", "like": "series"}
+
+
+@pytest.mark.parametrize("step", [CUT, {"step": "sigmoid", "input": "y"}, {"step": "softmax", "input": "y"}])
+def test_a_step_behind_a_cut_is_refused_since_none_takes_rows_of_different_length(step):
+    with pytest.raises(LoadError, match="'y' were cut, and no step takes them then; let it be cut last"):
+        built(post=[CUT, step])
