@@ -7,7 +7,6 @@ the tuner's setting and the grid's best take turns, so that the ratio is of the 
 
 import argparse
 import itertools
-import os
 import statistics
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from bench.scenario import Scenario
 from bench.session import Server, Session
 from bench.tune import Setting
 from bench.tune_server import TuneServer
+from serving.cores import usable_cores
 
 MODEL = "dense"
 GRID_ROWS = (1, 4, 16, 64)
@@ -63,7 +63,7 @@ class Bench:
 
     def tuned(self) -> Setting:
         """Return what the tuner recommends."""
-        cores = os.cpu_count() or 1
+        cores = usable_cores()
         found = tune.tune(self._measure, tune.settings_for(cores, self._config), template=self._slice)
         if found.best is None:
             sys.exit("the tuner found no setting")
@@ -72,7 +72,7 @@ class Bench:
 
     def best_of_grid(self) -> Setting:
         """Measure the grid, print it, and return the setting with the most throughput."""
-        cores = os.cpu_count() or 1
+        cores = usable_cores()
         shares = sorted({(1, 1), (1, cores), (cores, 1)})
         grid = [Setting(*share, rows) for share, rows in itertools.product(shares, GRID_ROWS)]
         rates: dict[Setting, list[float]] = {setting: [] for setting in grid}

@@ -1,6 +1,5 @@
 """`penstock bench tune`: which instances, threads and batch rows a model should have on this machine."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from bench.payload import signature_of
 from bench.report.views import FrontierView, Run, Setting
 from bench.session import Server, Session
 from bench.tune_server import TuneServer
+from serving.cores import usable_cores
 from serving.errors import ConfigError
 from serving.transport.client import Client
 
@@ -46,7 +46,7 @@ def command(models: Path, write: bool, *, json_file: str | None, html_file: Path
         with reporter.progress as progress, TuneServer(models, scenario.model) as server:
             with Client(server.address) as client:
                 batchable = signature_of(client.metadata(scenario.model), scenario.shapes_by_input()).batchable
-            settings = tune.settings_for(os.cpu_count() or 1, server.config, rows=scenario.rows, batchable=batchable)
+            settings = tune.settings_for(usable_cores(), server.config, rows=scenario.rows, batchable=batchable)
             with Session(
                 [Server(server.address)], scenario, progress.note, interrupt=reporter.interrupt
             ) as session:  # fmt: skip
