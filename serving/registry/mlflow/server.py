@@ -86,7 +86,7 @@ class MlflowServer:
         answer = self._ask("model-versions/get-download-uri", name=version.model, version=str(version.number))
         uri = answer.get("artifact_uri")
         try:
-            parts = urlsplit(uri if isinstance(uri, str) else "")
+            parts = urlsplit(uri if isinstance(uri, str) and uri.isprintable() else "")
         except ValueError:
             parts = urlsplit("")
         if parts.scheme != _PROXY or parts.netloc not in {"", urlsplit(self.url).netloc}:
@@ -117,9 +117,8 @@ class MlflowServer:
         if said is not None and said > BLOB_BYTES_MAX:
             raise RegistryError(f"MLflow server {self.url}: {path!r:.200} has {said} bytes, at most {BLOB_BYTES_MAX}")
         with closing(self._open(f"{_PROXY}/artifacts/{quote(path)}")) as response, target.open("xb") as file:
-            header = response.headers.get("Content-Length", "")
-            if said is None and header.isdigit():
-                said = int(header)
+            if said is None:
+                said = response.length
             count = 0
             for chunk in self._chunks(response):
                 count += len(chunk)
