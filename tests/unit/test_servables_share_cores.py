@@ -5,6 +5,7 @@ import pytest
 from serving.execution.core_gate import CoreGate
 from serving.model import Servable, Shared
 from tests.support.clocks import FakeClock
+from tests.support.cores import wait_for_line
 from tests.support.sessions import HeldSession, Posts, model_config, queued
 
 LONG_NS = 60e9
@@ -29,8 +30,7 @@ def test_the_batch_of_one_waits_until_the_other_has_given_its_cores_back():
         servable.submit(queued(1, settle=answers))
         if servable is servables[0]:
             session.wait_until_running()
-    while not shared.cores.waiting:
-        pass
+    wait_for_line(shared.cores, 1)
     assert not sessions[1].served
     sessions[0].let_go()
     sessions[1].wait_until_running()

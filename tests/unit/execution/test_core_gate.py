@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from serving.execution.core_gate import CoreGate
+from tests.support.cores import wait_for_line
 
 LONG_NS = 60e9
 
@@ -47,8 +48,7 @@ def test_a_batch_for_which_there_are_no_cores_runs_when_another_one_is_done():
     first = Run(gate, 2)
     assert first.began.wait(20)
     second = Run(gate, 2)
-    while gate.waiting != 1:
-        threading.Event().wait(0)
+    wait_for_line(gate, 1)
     assert not second.began.is_set()
     first.end()
     assert second.began.wait(20)
@@ -61,11 +61,9 @@ def test_who_waits_longest_is_next_also_when_a_smaller_batch_would_find_room():
     first = Run(gate, 1)
     assert first.began.wait(20)
     large = Run(gate, 2)
-    while gate.waiting != 1:
-        threading.Event().wait(0)
+    wait_for_line(gate, 1)
     small = Run(gate, 1)
-    while gate.waiting != 2:
-        threading.Event().wait(0)
+    wait_for_line(gate, 2)
     first.end()
     assert large.began.wait(20)
     assert not small.began.is_set()
