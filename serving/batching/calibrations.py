@@ -78,8 +78,13 @@ class Calibrations:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self._folder, suffix=".new", delete=False) as file:
-                json.dump(samples, file)
-            Path(file.name).replace(self._folder / f"{key}.json")
+                draft = Path(file.name)
+                try:
+                    json.dump(samples, file)
+                    file.flush()
+                    draft.replace(self._folder / f"{key}.json")
+                finally:
+                    draft.unlink(missing_ok=True)  # where the disk is full, so that it is not filled by these as well
             _prune(self._folder)
         except OSError as error:
             _log.info("%s: batch times are not kept: %s", self._folder, error.strerror)

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 
@@ -42,6 +43,16 @@ def test_a_folder_that_cannot_be_made_costs_nothing_but_the_samples(tmp_path):
     kept = Calibrations(tmp_path / "file" / "folder")
     kept.write("k", SAMPLES)
     assert kept.read("k") is None
+
+
+def test_a_full_disk_is_not_filled_by_halves_of_files(tmp_path, monkeypatch):
+    def fails(samples, file):
+        file.write("[[1,")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(calibrations.json, "dump", fails)
+    Calibrations(tmp_path).write("k", SAMPLES)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_files_used_last_are_kept(tmp_path, monkeypatch):
