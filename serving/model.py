@@ -96,7 +96,7 @@ class Servable:
     nothing is learnt from how long batches take.
     """
 
-    mirror: Reflects | None = None  # set while a rollout has a shadow
+    mirror: Reflects | None = None  # set, by a loader, while a rollout has a shadow
 
     def __init__(
         self, name: str, version: int, session: Session, config: ModelConfig, *,
@@ -392,8 +392,8 @@ class Servable:
                 self._count_dead(batch, results)
         except Exception:  # noqa: BLE001 - counting must not cost anybody an answer
             _log.exception("%s/%d: a batch could not be counted", self.name, self.version)
-        if self.mirror is not None:
-            self.mirror.reflect(self, [(entry, result) for entry, result in results if isinstance(result, list)])
+        if (mirror := self.mirror) is not None:  # looked at once: a loader takes it away at any moment
+            mirror.reflect(self, [(entry, result) for entry, result in results if isinstance(result, list)])
         for entry, result in results:
             self._give(entry, result)
         self._settle_over(batch.over)

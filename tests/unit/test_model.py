@@ -324,3 +324,17 @@ def test_a_mistake_of_ours_costs_nobody_an_answer_and_no_thread(make, posts, mon
         one.submit(asked.queued)
         posts.run()
         np.testing.assert_array_equal(asked.answer[0], [[2 * value + 1] * 4])
+
+
+def test_a_mirror_that_is_taken_away_while_answers_are_given_costs_nobody_an_answer(make, posts, monkeypatch):
+    class Seen(list):
+        def reflect(self, _servable, answered):
+            self.extend(answered)
+
+    one, seen, asked = make(FakeSession()), Seen(), Asked()
+    looks = iter([seen])
+    monkeypatch.setattr(type(one), "mirror", property(lambda _: next(looks, None)))
+    one.submit(asked.queued)
+    posts.run()
+    np.testing.assert_array_equal(asked.answer[0], [[3.0] * 4])
+    assert [entry for entry, _ in seen] == [asked.queued]
