@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.generator.handle import Generator
 from bench.load import FEATURES, Target, penstock
 from bench.slices import ClosedLoop, Recording, Slice
 from serving.registry.client import Promotion, Registry
@@ -64,10 +63,9 @@ def messages(count: int, *, ids: bool) -> list[bytes]:
     return found
 
 
-def under_full_load(generator: Generator, concurrency: int, seconds: float) -> Recording:
-    """Keep so many requests in flight at any time, and return what came of it."""
-    load = ClosedLoop(concurrency=concurrency, duration_s=seconds)
-    return generator.run(Slice(load=load, warm_up_s=0.5), lambda _: None)
+def closed(concurrency: int, seconds: float) -> Slice:
+    """Return a slice under full load: so many requests in flight at any time."""
+    return Slice(load=ClosedLoop(concurrency=concurrency, duration_s=seconds), warm_up_s=0.5)
 
 
 def failed(recording: Recording) -> int:
