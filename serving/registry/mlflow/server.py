@@ -117,8 +117,9 @@ class MlflowServer:
         if said is not None and said > BLOB_BYTES_MAX:
             raise RegistryError(f"MLflow server {self.url}: {path!r:.200} has {said} bytes, at most {BLOB_BYTES_MAX}")
         with closing(self._open(f"{_PROXY}/artifacts/{quote(path)}")) as response, target.open("xb") as file:
-            if said is None:
-                said = response.length
+            header = response.headers.get("Content-Length", "")
+            if said is None and header.isdigit():
+                said = int(header)
             count = 0
             for chunk in self._chunks(response):
                 count += len(chunk)
