@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from converters.conversion import Conversion
-from converters.sample import MATRIX
 from serving.errors import ConfigError
 from serving.package import Contents, Golden, Waiver, write
 from serving.statistics.profile import ReferenceProfile
@@ -52,11 +51,13 @@ def contents_of(conversion: Conversion, label: Label) -> Contents:
 
 
 def _columns(conversion: Conversion) -> dict[str, tuple[str, ...]]:
-    """Name the columns of the one matrix, or each tensor that is one column."""
-    names = conversion.draft.feature_names
-    if list(conversion.draft.exact) == [MATRIX]:
-        return {MATRIX: names} if names else {}
-    return {name: (name,) for name in names if name in conversion.draft.exact}
+    """Name the columns of the one matrix, whatever it is called, or each tensor that is one column."""
+    names, exact = conversion.draft.feature_names, conversion.draft.exact
+    if len(exact) == 1 and names:
+        ((name, rows),) = exact.items()
+        if rows.shape[1:] == (len(names),):
+            return {name: names}
+    return {name: (name,) for name in names if name in exact}
 
 
 def _labels(conversion: Conversion) -> dict[str, tuple[str, ...]]:

@@ -12,8 +12,11 @@ from converters.runner import Runner, one_line, quiet, rows_of
 from converters.sample import MATRIX, Array, Sample, Tensors
 from converters.target import Target, pin
 from serving.errors import ConfigError
+from serving.tables.cells import as_datatype
+from serving.types import Datatype
 
 _TRIED_ROWS = 5
+_DATATYPES = {datatype.dtype: datatype for datatype in Datatype if datatype is not Datatype.BF16}
 
 
 def draft(model: Any, sample: Sample, target: Target) -> Draft:
@@ -71,13 +74,14 @@ def _check(model: Any) -> None:
 
 def _inputs(model: Any, sample: Sample) -> Tensors:
     """Match the sample with the inputs of the graph: by name, or the one matrix with the one input."""
-    names = [value.name for value in graph.graph_inputs(model)]
+    dtypes = graph.input_dtypes(model)
+    names = list(dtypes)
     if not names:
         raise ConfigError("the graph has no inputs, so there is nothing to serve")
     if all(name in sample.arrays for name in names):
-        return {name: _column(model, name, sample) for name in names}
+        return {name: _fitted(name, _column(model, name, sample), dtypes[name]) for name in names}
     if len(names) == 1:
-        return {names[0]: sample.matrix()}
+        return {names[0]: _fitted(names[0], sample.matrix(), dtypes[names[0]])}
     given = ", ".join(sample.arrays) if list(sample.arrays) != [MATRIX] else "one matrix"
     raise ConfigError(f"the graph takes {', '.join(names)}, and the sample has {given}; name its arrays or columns so")
 
@@ -88,6 +92,16 @@ def _column(model: Any, name: str, sample: Sample) -> Any:
     (value,) = (value for value in graph.graph_inputs(model) if value.name == name)
     dims = len(value.type.tensor_type.shape.dim)
     return item[:, None] if item.ndim == 1 and dims == 2 else item
+
+
+def _fitted(name: str, item: Array, dtype: "np.dtype[Any]") -> Array:
+    """Give an input the whole numbers, flags or words that it takes; floats keep their precision.
+
+    The graph is held to its own answers, so numbers that a cast bends would be bent on both sides and pass.
+    """
+    if dtype.kind == "f" and item.dtype != np.object_:
+        return item
+    return as_datatype(item, _DATATYPES[dtype], column=name, start=0)
 
 
 def _fixed_rows(model: Any) -> int:

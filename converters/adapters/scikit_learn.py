@@ -100,9 +100,18 @@ def _convert(model: Any, final: Any, inputs: Inputs, target: Target) -> tuple[An
         except Exception as error:  # skl2onnx raises all kinds
             raise ConfigError(
                 f"skl2onnx {skl2onnx.__version__} cannot convert {type(final).__name__}: {one_line(error, 200)}"
+                f"{_words(inputs)}"
             ) from None
         return converted, notes
     raise AssertionError("bug: no options are refused")
+
+
+def _words(inputs: Inputs) -> str:
+    """Point at the first words of a sample: where they are a mistake, skl2onnx complains of something else."""
+    for name, item in inputs.exact.items():
+        if item.dtype == object:
+            return f"; the sample has words in column '{name}', such as {item.reshape(-1)[0]!r:.40}"
+    return ""
 
 
 def _unsupported(model: Any, error: Exception) -> str:

@@ -63,7 +63,7 @@ class _Judge:
         self._sample = _chosen(draft.exact, settings.seed)
         self._cast = runner.cast(self._sample)
         self._answers = self._ask_sample()
-        self._scales = _spreads(self._answers.exact, draft) if tolerance.in_spreads else {}
+        self._scales = _scales(self._answers.exact, draft, tolerance)
 
     def report(self) -> ParityReport:
         """Make all checks, in the order in which a reader wants them."""
@@ -284,11 +284,16 @@ def _outliers(rows: Tensors) -> Tensors:
     return {name: item * OUTLIER_FACTOR if item.dtype.kind == "f" else item for name, item in few.items()}
 
 
-def _spreads(answers: Tensors, draft: Draft) -> dict[str, float]:
-    """Return the spread of each output of values: what an absolute error is small beside."""
-    found = {}
-    for output in draft.outputs:
-        if output.role == "values":
-            spread = float(np.nanstd(np.asarray(answers[output.name], np.float64)))
-            found[output.name] = spread if np.isfinite(spread) and spread else 1.0
-    return found
+def _scales(answers: Tensors, draft: Draft, tolerance: Tolerance) -> dict[str, float]:
+    """Return what `atol` counts in, for each output of values: spreads, or 1 where these are not too small for that."""
+    spreads = {output.name: _spread(answers[output.name]) for output in draft.outputs if output.role == "values"}
+    if tolerance.in_spreads or not tolerance.atol:
+        return spreads
+    return {name: min(1.0, tolerance.spread_share_max * spread / tolerance.atol) for name, spread in spreads.items()}
+
+
+def _spread(answers: Array) -> float:
+    """Return the standard deviation of all numbers of an output; what they are when all are the same."""
+    numbers = np.asarray(answers, np.float64)
+    spread = float(np.nanstd(numbers)) or float(np.nanmax(np.abs(numbers), initial=0.0))
+    return spread if np.isfinite(spread) and spread else 1.0

@@ -11,9 +11,11 @@ class Tolerance:
     """What a check allows.
 
     A number is within tolerance when |graph - framework| <= `atol` + `rtol` |framework|, and a row when all of its
-    numbers are; with `cosine_min`, when the cosine of its vectors is at least that. `rows_share_max` of the rows may be
-    beyond. A label may differ from the framework's when the framework's own margin is at most `margin_max`, and
-    among rows of the sample only for `flips_share_max` of them, since scores may be so close that they hide a label.
+    numbers are. Of values `atol` is at most `spread_share_max` of the standard deviation of the output's answers to the
+    sample, since it would hide an error in tiny ones; `in_spreads` it counts in these deviations instead. With
+    `cosine_min`, when the cosine of its vectors is at least that. `rows_share_max` of the rows may be beyond. A label
+    may differ from the framework's when the framework's own margin is at most `margin_max`, and among rows of the
+    sample only for `flips_share_max` of them, since scores may be so close that they hide a label.
     """
 
     rtol: float
@@ -22,6 +24,7 @@ class Tolerance:
     margin_max: float = 1e-3
     flips_share_max: float = 1e-2
     cosine_min: float | None = None
+    spread_share_max: float = 1e-3
     in_spreads: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -33,6 +36,7 @@ class Tolerance:
             "margin_max": self.margin_max,
             "flips_share_max": self.flips_share_max,
             "cosine_min": self.cosine_min,
+            "spread_share_max": self.spread_share_max,
             "in_spreads": self.in_spreads,
         }
 
@@ -40,7 +44,9 @@ class Tolerance:
         """Say it for people."""
         if self.cosine_min is not None:
             return f"cosine of each row's vectors at least {self.cosine_min:g}"
-        unit = " standard deviations" if self.in_spreads else ""
+        unit = (
+            " standard deviations" if self.in_spreads else f" (of values at most {self.spread_share_max:g} deviations)"
+        )
         share = f", at most {self.rows_share_max:g} of rows beyond" if self.rows_share_max else ""
         return (
             f"within {self.atol:g}{unit} + {self.rtol:g} of the framework's value{share}; "

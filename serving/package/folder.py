@@ -159,10 +159,12 @@ def _write_flushed(path: Path, chunks: Iterator[bytes]) -> None:
 def _read_text(path: Path) -> bytes | None:
     """Return a file's bytes, None when there is none."""
     try:
+        if not os.path.lexists(path):
+            return None
+        if not path.is_file():  # a pipe would be waited for
+            raise PackageError(f"{path} is no plain file, nor a link to one; put one in its place, or take it away")
         with path.open("rb") as file:
             data = file.read(JSON_BYTES_MAX + 1)
-    except FileNotFoundError:
-        return None
     except OSError as error:
         raise PackageError(f"{path} cannot be read: {error.strerror}") from None
     if len(data) > JSON_BYTES_MAX:

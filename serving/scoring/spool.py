@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,15 @@ from serving.errors import ConfigError
 from serving.types import Array
 
 ANSWERS, CHECKPOINT = "answers", "checkpoint.json"
+_NEXT = f"{CHECKPOINT}.next"
+_NAMES = frozenset({ANSWERS, CHECKPOINT, _NEXT})
 
 
 class Spool:
     """The answers of a job so far. `rows` counts those that a kill would leave. Used by one thread; close it.
 
-    A folder of another job is begun anew. Raises ConfigError when another process uses the folder, or it cannot be
-    written.
+    A folder of another job is begun anew. Raises ConfigError when another process uses the folder, when it holds what
+    no spool does, such as a link or a file of somebody's, or it cannot be written.
     """
 
     def __init__(self, folder: Path, job: Mapping[str, Any]) -> None:
@@ -34,6 +35,7 @@ class Spool:
         self._job = dict(job)
         with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
+            _check_own(folder)
             self._file = (folder / ANSWERS).open("a+b")
             self._lock()
         self.rows, self._bytes = self._progress()
@@ -61,8 +63,11 @@ class Spool:
         self._file.close()
 
     def remove(self) -> None:
-        """Close, and remove the folder."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Close, and remove the folder, unless somebody put something of theirs into it."""
+        with contextlib.suppress(OSError):
+            for name in _NAMES:
+                (self._folder / name).unlink(missing_ok=True)
+            self._folder.rmdir()
         self.close()
 
     def _lock(self) -> None:
@@ -83,7 +88,7 @@ class Spool:
         return (rows, length) if same else (0, 0)
 
     def _write_checkpoint(self) -> None:
-        draft = self._folder / f"{CHECKPOINT}.next"
+        draft = self._folder / _NEXT
         with draft.open("w") as file:
             json.dump({"job": self._job, "rows": self.rows, "bytes": self._bytes}, file)
             file.flush()
@@ -96,3 +101,14 @@ class Spool:
             yield
         except OSError as error:
             raise ConfigError(f"{self._folder} cannot be written: {error.strerror}") from None
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse a folder that a spool did not make: it is written into, and emptied at the end."""
+    with os.scandir(folder) as entries:
+        strange = [item.name for item in entries if item.name not in _NAMES or not item.is_file(follow_symlinks=False)]
+    if strange or folder.is_symlink():
+        raise ConfigError(
+            f"{folder} is where answers are kept until all are there, and holds {min(strange, default='a link')!r}; "
+            "move it away, or name another file of answers"
+        )

@@ -18,6 +18,8 @@ from serving.types import Array, Datatype
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
 """Cells of text, in small letters, that mean a missing number."""
 _SHOWN_CHARACTERS = 40
+_NUMBERS_OR_CELLS = frozenset("fiubUSO")
+"""Kinds of numpy's. Of others Python makes numbers without a word: of a date its nanoseconds, of 1+2j its 1."""
 
 
 def as_datatype(values: Array, datatype: Datatype, *, column: str, start: int) -> Array:
@@ -27,6 +29,9 @@ def as_datatype(values: Array, datatype: Datatype, *, column: str, start: int) -
     """
     if datatype is Datatype.BYTES:
         return _strings(values, column, start)
+    if values.dtype.kind not in _NUMBERS_OR_CELLS:
+        first = str(values.reshape(-1)[:1])[:_SHOWN_CHARACTERS]
+        raise ConfigError(f"row {start}, column '{column}': {first} of type {values.dtype}, expected a number")
     numbers = values if values.dtype.kind in "fiub" else _numbers(values, datatype, column, start)
     if datatype is Datatype.BOOL:
         return _bools(numbers, column, start)

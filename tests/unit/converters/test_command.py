@@ -10,7 +10,7 @@ from converters.command import command
 from serving.errors import ConfigError
 from serving.package import Golden, read
 from serving.statistics.profile import ReferenceProfile
-from tests.support import trained
+from tests.support import graphs, trained
 from tests.support.command_line import run
 
 
@@ -51,6 +51,16 @@ def test_a_package_holds_all_that_serving_and_release_ask_for(forest):
     np.testing.assert_array_equal(golden.outputs["label"], trained.forest()[0].predict(golden.inputs["features"]))
     profile = ReferenceProfile.from_bytes(package.profile)
     assert [feature.name for feature in profile.features][:2] == ["features[0]", "features[1]"]
+
+
+def test_the_columns_of_a_ready_graph_are_named_whatever_its_input_is_called(tmp_path):
+    (tmp_path / "affine.onnx").write_bytes(graphs.affine())
+    (tmp_path / "rows.csv").write_text("a,b,c,d\n" + "1,2,3,4.5\n" * 5)
+    assert convert(tmp_path, model="affine.onnx", sample="rows.csv").exit_code == 0
+    package = read(tmp_path / "models" / "iris" / "1")
+    (taken,) = package.signature.inputs
+    assert taken.name != "features"
+    assert package.columns == {taken.name: ("a", "b", "c", "d")}
 
 
 def test_the_same_inputs_give_the_same_package_on_two_runs(forest):

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -132,3 +133,13 @@ def test_a_damaged_package_leaves_nothing(tmp_path):
         unpack(package, tmp_path / "plain")
     shutil.rmtree(tmp_path / "p")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("part", ["package.json", "parity.json", "LICENCE.txt"])
+def test_a_pipe_or_a_broken_link_in_place_of_a_document_is_refused_at_once(unpacked, part):
+    _, plain = unpacked
+    for make in (os.mkfifo, lambda path: path.symlink_to("nowhere")):
+        (plain / part).unlink()
+        make(plain / part)
+        with pytest.raises(PackageError, match=f"{part} is no plain file"):
+            Folder.at(plain).contents(AFFINE)

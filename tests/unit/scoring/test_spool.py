@@ -80,3 +80,36 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="s cannot be written: Not a directory"):
         Spool(tmp_path / "file" / "s", JOB)
+
+
+def somebodys_file(folder, elsewhere):
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+
+
+def linked_answers(folder, elsewhere):
+    folder.mkdir()
+    (folder / ANSWERS).symlink_to(elsewhere)
+
+
+def linked_folder(folder, elsewhere):
+    (elsewhere.parent / "other").mkdir()
+    folder.symlink_to(elsewhere.parent / "other")
+
+
+@pytest.mark.parametrize("make", [somebodys_file, linked_answers, linked_folder])
+def test_a_folder_that_no_spool_made_is_refused_and_left_as_it_is(tmp_path, make):
+    (tmp_path / "precious").write_text("mine")
+    make(tmp_path / "s", tmp_path / "precious")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match="move it away, or name another file"):
+        Spool(tmp_path / "s", JOB)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_what_somebody_put_into_the_folder_meanwhile_is_not_removed(tmp_path):
+    spool = Spool(tmp_path / "s", JOB)
+    (tmp_path / "s" / "notes.txt").write_text("mine")
+    spool.remove()
+    assert [file.name for file in (tmp_path / "s").iterdir()] == ["notes.txt"]

@@ -82,3 +82,11 @@ def test_bfloat16_rounds_to_the_nearest_even_and_keeps_nan():
     np.testing.assert_array_equal(back[:3], [1.0, 1.0, 1 + 2**-6])
     assert np.isnan(back[3])
     assert back[4] == -np.inf
+
+
+@pytest.mark.parametrize("dtype", ["datetime64[ns]", "datetime64[s]", "timedelta64[s]", "complex128", "i4,i4", "V3"])
+@pytest.mark.parametrize("datatype", [Datatype.FP32, Datatype.INT64, Datatype.BOOL])
+def test_a_column_of_neither_numbers_nor_text_is_refused(dtype, datatype):
+    values = np.zeros(2, dtype)
+    with pytest.raises(ConfigError, match=r"row 5, column 'when': .* of type .*, expected a number"):
+        as_datatype(values, datatype, column="when", start=5)

@@ -78,3 +78,29 @@ def test_a_graph_without_inputs_is_refused():
     node = helper.make_node("Constant", [], ["y"], value=constant)
     with pytest.raises(ConfigError, match="has no inputs"):
         convert(of(graphs.build([node], [], [("y", "FP32", (1,))])), ROWS)
+
+
+def doubled(datatype):
+    """A graph that answers with its input, twice as much."""
+    node = helper.make_node("Add", ["x", "x"], ["y"])
+    return of(graphs.build([node], [("x", datatype, ("rows", 2))], [("y", datatype, ("rows", 2))]))
+
+
+@pytest.mark.parametrize(
+    ("datatype", "cell", "told"),
+    [
+        ("INT64", 5.1, "5.1 is no whole number, expected INT64"),
+        ("INT64", np.nan, "nan is no whole number, expected INT64"),
+        ("INT32", 3e9, "does not fit INT32"),
+        ("FP32", "five", "'five', expected a number"),
+    ],
+)
+def test_a_sample_that_an_input_cannot_hold_is_refused_and_not_bent_to_fit(datatype, cell, told):
+    with pytest.raises(ConfigError, match=f"row [01], column 'x': .*{told}"):
+        convert(doubled(datatype), {"x": np.array([[1, 2], [3, cell]])})
+
+
+def test_whole_numbers_that_came_as_floats_are_given_to_an_input_of_integers():
+    done = convert(doubled("INT64"), np.array([[1.0, 2.0], [3.0, 4.0]]))
+    assert done.draft.exact["x"].dtype == np.int64
+    assert not {"edge-nan", "edge-infinite"} & {check.name for check in done.report.checks}

@@ -243,3 +243,12 @@ def test_trees_send_missing_numbers_where_scikit_learn_does():
     runner = Runner(convert(model, rows).graph)
     got = runner.run(runner.cast({"features": holes}))
     np.testing.assert_allclose(got["probabilities"], model.predict_proba(holes), atol=1e-6)
+
+
+def test_words_among_the_numbers_of_a_matrix_are_pointed_at():
+    """skl2onnx tells only how many inputs it was given."""
+    model, rows = trained.forest()
+    columns = {f"c{place}": rows[:, place] for place in range(rows.shape[1])}
+    columns["c2"] = np.where(columns["c2"] > 3, "1e999", "5").astype(object)
+    with pytest.raises(ConfigError, match=r"words in column 'c2', such as '(1e999|5)'"):
+        convert(model, columns)

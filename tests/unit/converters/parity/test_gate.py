@@ -96,3 +96,28 @@ def test_a_label_that_was_read_from_nan_may_be_another(gives_scores):
     done = convert(labelled(missing_is_one=False, gives_scores=gives_scores), rows)
     other = labelled(missing_is_one=True, gives_scores=gives_scores).SerializeToString()
     assert check(judge(done.draft, other, Settings()), "edge-nan").passed is gives_scores
+
+
+def judged_with_intercept(done, change):
+    """Judge a linear model again after a change of its intercept."""
+    model = onnx.load_from_string(done.graph)
+    (node,) = (node for node in model.graph.node if node.op_type == "LinearRegressor")
+    (intercepts,) = (item for item in node.attribute if item.name == "intercepts")
+    intercepts.floats[0] = change(intercepts.floats[0])
+    return judge(done.draft, model.SerializeToString(), Settings())
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1.0, 1e8])
+def test_an_error_counts_beside_the_spread_of_answers_whatever_their_unit(unit):
+    """An absolute tolerance alone would see nothing in answers of a millionth."""
+    rows, values = trained.diabetes()
+    spread = np.std(values * unit)
+    done = convert(LinearRegression().fit(rows, values * unit), rows)
+    assert judged_with_intercept(done, lambda intercept: intercept + 1e-6 * spread).passed
+    assert not check(judged_with_intercept(done, lambda intercept: intercept + 1e-2 * spread), "sample").passed
+
+
+def test_tiny_answers_that_are_all_the_same_are_not_taken_for_zero():
+    rows, values = trained.diabetes()
+    done = convert(LinearRegression().fit(rows, np.full_like(values, 1e-7)), rows)
+    assert not check(judged_with_intercept(done, lambda intercept: 0.0), "sample").passed
