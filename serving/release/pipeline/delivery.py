@@ -121,17 +121,20 @@ class Deliverer:
     def _check(self, pushed: Pushed, policy: Policy) -> Report:
         """Return the report about the package; one that was made of the same is not made again."""
         against = Alias(pushed.model, self.delivery.against)
-        production = self.registry.aliases(pushed.model).get(against)
+        names_one = against in self.registry.aliases(pushed.model)
+        production = self.registry.resolve(against).digest if names_one else None
         held_out = self.delivery.held_out
         key = _key(
             package=pushed.digest, policy=policy.digest, against=str(against),
-            production="" if production is None else self.registry.resolve(against).digest,
+            production=production or "",
             held_out="" if held_out is None else self.runner.digest(held_out),
         )  # fmt: skip
         known = self.journal.found(CHECK, key)
-        if known is not None:
+        last = None if known is None else self._last_report(pushed, against)
+        # Only the last report counts at the gate, and production or the policy may have gone to and fro since.
+        if known is not None and last is not None and (last.production, last.policy) == (production, policy.digest):
             self._record(CHECK, KEPT, pushed, {"key": key, "check": known.facts["check"], "since": known.facts["run"]})
-            return self._last_report(pushed, against)
+            return last
         self.runner.say(f"  {CHECK:<10} {pushed.version} on real servers, which takes a while ...")
         path = None if held_out is None else self.runner.path(held_out)
         report, record = check(self.registry, pushed.version, against, policy, tools=self.tools, held_out_file=path)

@@ -224,6 +224,23 @@ def test_a_check_is_asked_again_when_policy_rows_or_production_have_changed(tmp_
     assert steps(run(file))["check"] == "kept"
 
 
+def test_a_check_is_asked_again_when_production_has_come_back_to_what_it_was(tmp_path):
+    file = release(tmp_path)
+    with open_registry(tmp_path) as registry:
+        for sequence, scale in ((1, 4.0), (2, 5.0)):
+            registry.push(trials.write_sound(tmp_path / f"{sequence}", scale))
+        registry.promote(version(1), "production", gate=OPEN)
+    refusing = trials.tools(latency=2.0)
+    assert run(file, tools=refusing).outcome.word == "refused"
+    with open_registry(tmp_path) as registry:
+        registry.promote(version(2), "production", gate=OPEN)
+    assert run(file, tools=refusing).outcome.word == "refused"
+    with open_registry(tmp_path) as registry:
+        registry.rollback(PRODUCTION)
+    again = run(file)
+    assert (steps(again)["check"], again.outcome.word) == ("ran", "promoted")
+
+
 def test_a_person_may_check_again_what_the_pipeline_was_refused(tmp_path):
     from serving.release.check import check
     from serving.release.policy import policy_for
