@@ -102,6 +102,17 @@ def test_a_file_of_another_length_than_was_said_is_refused(server, answers, tmp_
         server.download(f"{FOLDER}/model.onnx", tmp_path / "model.onnx", said)
 
 
+@pytest.mark.parametrize(("said", "header"), [(6, "5"), (None, "6")])
+def test_a_file_that_is_too_long_is_refused_before_any_of_it_is_written(
+    server, answers, tmp_path, monkeypatch, said, header
+):
+    monkeypatch.setattr(module, "BLOB_BYTES_MAX", 5)
+    answers.answers[f"{ARTIFACTS}/{FOLDER}/model.onnx"] = (200, {"Content-Length": header}, b"graph!")
+    with pytest.raises(RegistryError, match="has 6 bytes, at most 5"):
+        server.download(f"{FOLDER}/model.onnx", tmp_path / "model.onnx", said)
+    assert not (tmp_path / "model.onnx").exists()
+
+
 def test_what_comes_is_given_up_when_the_server_stops(answers, tmp_path):
     server = MlflowServer(answers.uri, {}, stopping=lambda: True)
     with pytest.raises(RegistryAway, match="the server is stopping"):
