@@ -5,6 +5,7 @@ a served version starts one run, and another only after a time; what was begun i
 watcher that is started again does not begin again.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -53,12 +54,12 @@ def alarm_of(facts: Mapping[str, Any], source: str) -> Alarm:
             model=_text(facts["model"]),
             version=_text(facts["version"]),
             subject=_text(facts.get("subject", "rows")),
-            evidence=None if evidence is None else float(evidence),
-            rows=int(facts["rows"]),
+            evidence=None if evidence is None else _number(evidence),
+            rows=int(_number(facts["rows"])),
             feature=_text(features[0]["name"]) if features else "",
             source=source,
         )
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"no alarm of drift that this version reads: {type(error).__name__}: {error}") from None
 
 
@@ -71,6 +72,13 @@ def is_due(alarm: Alarm, records: Iterable[Record], *, now_s: float, again_s: fl
         and (record.facts.get("served"), record.facts.get("subject")) == (alarm.version, alarm.subject)
     ]
     return not begun or (again_s > 0 and now_s - max(begun) >= again_s)
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r:.80} is no number that a record can hold")
+    return number
 
 
 def _text(value: object) -> str:

@@ -25,6 +25,7 @@ def test_an_alarm_is_read_from_what_a_server_posts():
 
 @pytest.mark.parametrize("facts", [
     {}, {**FACTS, "model": 3}, {**FACTS, "features": 7}, {**FACTS, "rows": "many"}, {**FACTS, "features": [{}]},
+    {**FACTS, "rows": float("inf")}, {**FACTS, "rows": 10**400}, {**FACTS, "evidence": float("nan")},
 ])  # fmt: skip
 def test_what_is_no_alarm_is_refused(facts):
     with pytest.raises(ConfigError, match="no alarm of drift"):
