@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from serving.commands.registry import group
-from serving.errors import ConfigError, RegistryError
+from serving.errors import ConfigError, RegistryAway, RegistryError
 from serving.registry.client import Registry
 from serving.registry.names import Alias
 from serving.release.judge import Arm, Block
@@ -67,6 +67,18 @@ def test_the_status_sums_up_what_all_servers_saw_of_the_step(penstock, place):
         "blocks": 3, "canary": {"requests": 30, "errors": 6}, "control": {"requests": 36, "errors": 3}, "differing": 3,
     }  # fmt: skip
     assert "30 requests, 6 failed" in penstock("status")
+
+
+def test_a_status_that_cannot_be_read_is_one_line(penstock, place):
+    penstock("start", "affine/2", "--to", "production")
+    with Registry.open(str(place)) as registry:
+        seen = Sightings(place, Rollouts(registry).current(PRODUCTION))
+    seen.add("one", [])
+    (path,) = seen.folder.iterdir()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(RegistryAway, match="cannot be used: Is a directory"):
+        penstock("status")
 
 
 def test_the_policy_of_a_file_counts_for_this_rollout_alone(penstock, tmp_path):
