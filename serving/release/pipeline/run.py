@@ -9,11 +9,9 @@ from serving.registry.record import Record
 from serving.release.check import Tools
 from serving.release.pipeline.definition import Definition
 from serving.release.pipeline.delivery import Deliverer, Outcome
-from serving.release.pipeline.journal import Journal, Trigger
+from serving.release.pipeline.journal import FAILED, Journal, Trigger
 from serving.release.pipeline.runner import Runner, Say
 from serving.release.pipeline.workplace import Workplace
-
-FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 """What steps made, kept by the key of what they were made from. One run at a time has a workplace.
 
-WORK/lock                   held by the run that goes on
-WORK/run                    which run that is; left behind by one that was killed
-WORK/STEP/KEY/              what a step made, and `result.json`, which tells the digest of each output
-WORK/STEP/KEY/output.log    what it printed
-WORK/drafts/STEP/           a step under way; renamed when it has ended well
-WORK/failed/STEP.log        what it printed when it failed last
+WORK/lock                         held by the run that goes on
+WORK/run                          which run that is; left behind by one that was killed
+WORK/steps/STEP/KEY/              what a step made, and `result.json`, which tells the digest of each output
+WORK/steps/STEP/KEY/output.log    what it printed
+WORK/drafts/STEP/                 a step under way; renamed when it has ended well
+WORK/failed/STEP.log              what it printed when it failed last
 """
 
 import contextlib
