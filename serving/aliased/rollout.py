@@ -156,4 +156,4 @@ class _FollowedRollout:
         pushed = registry.resolve(version)
         is_there = any(self._serving.glob(f"{pushed.sequence}-*"))
         pulled = pull_into(self._serving if is_there else self._folder, registry, pushed)
-        return pulled.sequence, pulled.digest, pulled.path
+        return Pinned(pulled.sequence, pulled.digest, pulled.path)
