@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from serving.commands.options import json_option, show
-from serving.commands.registry_options import Open, registry_options, show_change
+from serving.commands.registry_options import Open, check_known, registry_options, show_change
 from serving.commands.table import table
 from serving.errors import ConfigError
 from serving.registry.names import parse_alias, parse_version
@@ -54,6 +54,7 @@ def start(
 def status(model: str | None, with_past: bool, connect: Open, json_file: Path | None) -> None:
     """Show the last rollout of each alias, of all models or of one: where it is, and what was seen in this step."""
     with connect() as registry:
+        check_known(model, registry)
         found = _rollouts(registry).listed(model)
         if not with_past:
             found = list({rollout.alias: rollout for rollout in found}.values())

@@ -93,5 +93,7 @@ def test_mistakes_are_one_line(penstock, tmp_path):
         penstock("start", "affine/2", "--to", "production", "--policy", tmp_path / "bad.toml")
     with pytest.raises(RegistryError, match="no package affine/9"):
         penstock("start", "affine/9", "--to", "production")
+    with pytest.raises(RegistryError, match="no record is about a model 'afine'; did you mean 'affine'"):
+        penstock("status", "afine")
     with pytest.raises(RegistryError, match="affine@production has no rollout"):
         penstock("abort", "affine@production")
