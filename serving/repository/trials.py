@@ -113,6 +113,7 @@ class Trials:
         self._changing = threading.Lock()
         self._is_closed = False
         self._arms: Mapping[str, _Arms] = MappingProxyType({})
+        self._mirrored: dict[str, Servable] = {}
         self.routings: Mapping[str, Routing] = MappingProxyType({})
 
     # ---- on the I/O thread -----------------------------------------------------------------------------------------
@@ -135,8 +136,7 @@ class Trials:
             if (known.trial.key if known is not None else "") != (trial.key if trial is not None else ""):
                 self._replace(name, known, self._arms_for(name, known, trial, config_path))
             arms = self._arms.get(name)
-            if serving is not None:
-                serving.mirror = arms.mirror if arms is not None else None
+            self._reflect(name, serving, arms.mirror if arms is not None else None)
             return arms.trouble if arms is not None else ""
 
     def close(self) -> None:
@@ -145,6 +145,15 @@ class Trials:
             self._is_closed = True
             for name, arms in list(self._arms.items()):
                 self._replace(name, arms, None)
+
+    def _reflect(self, name: str, serving: Servable | None, mirror: Mirror | None) -> None:
+        """Have what serves mirrored; what served before, and may stay warm, is mirrored no more."""
+        before = self._mirrored.pop(name, None)
+        if before is not None and (before is not serving or mirror is None):
+            before.mirror = None
+        if serving is not None and mirror is not None:
+            serving.mirror = mirror
+            self._mirrored[name] = serving
 
     def _replace(self, name: str, before: _Arms | None, after: _Arms | None) -> None:
         """Publish new arms, then let the old ones go when their last request is answered."""
