@@ -72,7 +72,8 @@ def follower(config: ServerConfig, repository: ModelRepository, clock: Clock) ->
     place = folder_of(config.registry) if config.registry else default_folder()
     uri, cache = str(place), cache_folder(config.registry_cache, place)
     following = AliasFollower(uri, aliases, cache, deliver)
-    return FollowedAliases(uri, aliases, cache, follower=following, repository=repository, clock=clock)
+    rolled_out = aliases if config.registry_interval_s else ()  # who looks only once would never hear of the end
+    return FollowedAliases(uri, rolled_out, cache, follower=following, repository=repository, clock=clock)
 
 
 def pack_graph(folder: Path, name: str, lineage: Mapping[str, Any], target: Path) -> str:

@@ -173,6 +173,15 @@ def test_on_the_native_transport_routed_requests_stay_on_the_compiled_path(place
         anyone.stop()
 
 
+def test_a_server_that_never_looks_again_takes_no_part(place, tmp_path, options):
+    start(place, 2, STEP)
+    with server_thread(tmp_path / "none", **{**options, "registry_interval_s": 0.0}) as server:
+        asker = Asker(server.address, "one")
+        assert {asker.ask(f"id-{n}") for n in range(50)} == {"1"}
+        asker.stop()
+    assert not (place / "rollouts").exists()
+
+
 def test_another_process_routes_the_same_ids_the_same_way(place, tmp_path, options):
     start(place, 2, STEP)
     found = []
