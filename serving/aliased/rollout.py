@@ -13,7 +13,7 @@ from pathlib import Path
 
 from serving.aliased.blocks import Blocks
 from serving.clock import Clock
-from serving.errors import ConfigError, PackageError, RegistryError
+from serving.errors import ConfigError, PackageError, RegistryError, printable
 from serving.registry.client import Registry
 from serving.registry.follower import BUSY_TIMEOUT_S, AliasFollower, pull_into
 from serving.registry.names import Alias, Version
@@ -135,7 +135,7 @@ class _FollowedRollout:
         if trouble and is_new and rollout is not None:
             _log.error("%s: %s cannot be tried: %s", self.alias, rollout.candidate, trouble)
             nothing = Arm(0, 0, {})
-            self.director.see(key, [Sighting(Block(nothing, nothing), trouble=trouble[:500])])
+            self.director.see(key, [Sighting(Block(nothing, nothing), trouble=printable(trouble)[:500])])
 
     def _trial(self, rollout: Rollout) -> Trial:
         assert self._pulled is not None, "bug: a step runs before its packages were pulled"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from serving.clock import Clock
-from serving.errors import RegistryAway, RegistryError
+from serving.errors import RegistryAway, RegistryError, printable
 from serving.registry.client import Registry
 from serving.registry.names import Alias
 from serving.release.judge import Action
@@ -146,7 +146,7 @@ class Director:
             now = rollouts.current(self._alias)
             if now is None or key_of(now) != key_of(rollout) or now.state is not State.RUNNING:
                 return now or rollout  # somebody else was faster
-            moved = rollouts.roll_back(rollout, f"it may not go on: {error}"[:1000], {})
+            moved = rollouts.roll_back(rollout, printable(f"it may not go on: {error}")[:1000], {})
         _log.info("%s: package %d: %s", self._alias, rollout.candidate.sequence, describe(moved))
         return moved
 

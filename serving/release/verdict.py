@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from serving.errors import printable
 from serving.release.judge import Action, Judge, Judgement, Rules, proportion_bounds
 from serving.release.policy import RolloutConfig
 from serving.release.rollout import Rollout
@@ -15,6 +16,8 @@ from serving.release.sightings import SERVERS_MAX, Sighting, totals
 
 LATENCIES = ("p50", "p90")
 """The statistics of latency that canary and control are compared by."""
+
+_TROUBLE_CHARACTERS_MAX = 500  # of what a server says, which may hold a graph's names: a reason is one line
 
 
 def rules_of(rollout: Rollout) -> Rules:
@@ -69,7 +72,7 @@ class StepVerdict:
         self._answers += sighting.block.canary.requests - sighting.block.canary.errors
         self._differing += sighting.differing
         if sighting.trouble:
-            why = f"a server cannot serve it: {sighting.trouble}"
+            why = f"a server cannot serve it: {printable(sighting.trouble)[:_TROUBLE_CHARACTERS_MAX]}"
             return Judgement(Action.ROLL_BACK, why, self._last.against, self._last.good_enough)
         found = self._judge.look(sighting.block)
         return self._compared(found) if self._rollout.now.is_shadow else found

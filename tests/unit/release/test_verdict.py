@@ -68,9 +68,9 @@ def test_whoever_reads_all_again_comes_to_the_same_verdict():
 
 
 def test_a_server_that_cannot_serve_it_ends_it():
-    trouble = Sighting(Block(Arm(0, 0, {}), Arm(0, 0, {})), trouble="no memory")
+    trouble = Sighting(Block(Arm(0, 0, {}), Arm(0, 0, {})), trouble="no\nmemory" + "!" * 2000)
     found = verdict(ROLLOUT, [shadow(), trouble])
-    assert (found.action, found.why) == (Action.ROLL_BACK, "a server cannot serve it: no memory")
+    assert (found.action, found.why) == (Action.ROLL_BACK, r"a server cannot serve it: no\nmemory" + "!" * 490)
 
 
 def test_too_little_traffic_ends_it_by_the_clock_however_many_servers_have_seen_some():
