@@ -43,10 +43,11 @@ def run_command(
     """Run a program to its end, with all of its process group. `started` is told its id, which is the group's too.
 
     What has left the group, as daemons do, goes on, and nobody waits for it or for what it prints.
-    Raises ConfigError when it cannot be started. Whatever is raised here, an interrupt for example, ends it first.
+    Raises ConfigError when it cannot be started, or `log` not be written. Whatever is raised here, an interrupt for
+    example, ends it first.
     """
     begin = time.monotonic()
-    with log.open("wb") as target:
+    with _created(log) as target:
         try:
             process = subprocess.Popen(  # noqa: S603 - the owner's own commands
                 list(arguments), cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL,
@@ -95,6 +96,13 @@ def end_group(pid: int) -> None:
     """End every process of a group, at once."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
+
+
+def _created(log: Path) -> IO[bytes]:
+    try:
+        return log.open("wb")
+    except OSError as error:
+        raise ConfigError(f"{log} cannot be written: {error.strerror}") from None
 
 
 def _ends_within(process: "subprocess.Popen[bytes]", timeout_s: float) -> bool:

@@ -93,6 +93,11 @@ def test_a_program_that_is_not_there_is_one_clear_error(tmp_path):
         run_command(["no-such-program"], folder=tmp_path, environment={}, timeout_s=1, log=tmp_path / "log")
 
 
+def test_an_output_that_cannot_be_kept_is_one_clear_error(tmp_path):
+    with pytest.raises(ConfigError, match="log cannot be written: No such file"):
+        run_command(["true"], folder=tmp_path, environment={}, timeout_s=1, log=tmp_path / "gone" / "log")
+
+
 def test_a_process_is_known_by_when_it_started():
     child = subprocess.Popen(["sleep", "600"], start_new_session=True)
     assert start_of(child.pid) == start_of(child.pid) > start_of(1)
