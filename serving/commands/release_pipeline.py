@@ -155,10 +155,11 @@ class _Watcher:
 
     def turn(self, interval_s: float) -> None:
         """Look for an alarm, asked for or posted, and run when it is due; then wait."""
-        alarm = self._ask() or self._posted(interval_s)
-        if alarm is None:
+        asked = self._ask()
+        if asked is not None and self._run(asked):
             return
-        if not self._run(alarm):
+        posted = self._posted(interval_s)  # one that was asked for lasts, and must not hide others, such as of labels
+        if posted is not None and not self._run(posted):
             time.sleep(interval_s)
 
     def _ask(self) -> Alarm | None:

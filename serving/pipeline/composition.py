@@ -180,6 +180,8 @@ class _Flows:
             raise parameters.error(
                 f"there is no tensor '{name}'{nearest(name, self.named) if self.named else ''}{hint}"
             )
+        if self._key == "postprocess" and self.named[name].is_ragged:
+            raise parameters.error(f"the rows of '{name}' were cut, and no step takes them then; let it be cut last")
         self.unread.discard(name)
         return self.named[name]
 

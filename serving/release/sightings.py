@@ -117,7 +117,7 @@ def _line(sighting: Sighting) -> bytes:
 
 def _parsed(line: bytes) -> Sighting | None:
     """Read a line; None for what is none, such as one that was cut off when a machine died."""
-    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         if len(line) <= LINE_BYTES_MAX:
             value = json.loads(line)
             block = Block(_arm(value["block"]["canary"]), _arm(value["block"]["control"]))

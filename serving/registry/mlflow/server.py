@@ -86,7 +86,7 @@ class MlflowServer:
         answer = self._ask("model-versions/get-download-uri", name=version.model, version=str(version.number))
         uri = answer.get("artifact_uri")
         try:
-            parts = urlsplit(uri if isinstance(uri, str) else "")
+            parts = urlsplit(uri if isinstance(uri, str) and uri.isprintable() else "")
         except ValueError:
             parts = urlsplit("")
         if parts.scheme != _PROXY or parts.netloc not in {"", urlsplit(self.url).netloc}:

@@ -22,7 +22,8 @@ _TEXT_CHARACTERS_MAX = 200
 class Alarm:
     """What a server says has drifted. `version` is the served one, `evidence` a power of ten, `feature` the strongest.
 
-    `subject` is what is watched: rows, or the errors of labels. `source` is who told.
+    `evidence` is None when there is none that is a number. `subject` is what is watched: rows, or the errors of labels.
+    `source` is who told.
     """
 
     model: str
@@ -54,8 +55,8 @@ def alarm_of(facts: Mapping[str, Any], source: str) -> Alarm:
             model=_text(facts["model"]),
             version=_text(facts["version"]),
             subject=_text(facts.get("subject", "rows")),
-            evidence=None if evidence is None else _number(evidence),
-            rows=int(_number(facts["rows"])),
+            evidence=None if evidence is None or not math.isfinite(evidence) else float(evidence),
+            rows=int(facts["rows"]),
             feature=_text(features[0]["name"]) if features else "",
             source=source,
         )
@@ -72,13 +73,6 @@ def is_due(alarm: Alarm, records: Iterable[Record], *, now_s: float, again_s: fl
         and (record.facts.get("served"), record.facts.get("subject")) == (alarm.version, alarm.subject)
     ]
     return not begun or (again_s > 0 and now_s - max(begun) >= again_s)
-
-
-def _number(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{value!r:.80} is no number that a record can hold")
-    return number
 
 
 def _text(value: object) -> str:

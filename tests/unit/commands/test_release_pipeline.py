@@ -171,6 +171,24 @@ def test_a_registry_that_is_away_is_asked_again_only_after_the_interval(tmp_path
     assert "the registry is away" in capsys.readouterr().err
 
 
+def test_an_alarm_that_lasts_does_not_hide_another_one_that_is_posted(penstock, tmp_path, drifted):
+    file = two_steps(tmp_path)
+    options = ["watch", file, "--address", drifted.address, "--interval-s", "0.1"]
+    penstock(*options, "--count", "1")
+    facts = {**FACTS, "version": "1", "subject": "errors"}
+    source, server = (
+        release_pipeline.Source(file, {}, tmp_path / "work"),
+        release_pipeline.Connect(drifted.address, None),
+    )
+    with release_pipeline.AlarmListener("127.0.0.1", 0) as listener:
+        post(listener.address, b"", facts)
+        watcher = release_pipeline._Watcher(
+            source, "affine", server, lambda **_: release_pipelines.open_registry(tmp_path), listener, again_s=3600.0
+        )
+        watcher.turn(1.0)
+    assert [record.facts["subject"] for record in history(tmp_path, "drift")] == ["rows", "errors"]
+
+
 def test_a_run_that_fails_is_told_and_the_watch_goes_on(penstock, tmp_path, drifted):
     file = two_steps(tmp_path)
     (tmp_path / "words.txt").unlink()

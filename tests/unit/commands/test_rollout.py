@@ -81,6 +81,14 @@ def test_a_status_that_cannot_be_read_is_one_line(penstock, place):
         penstock("status")
 
 
+def test_the_status_of_one_alias_is_shown_alone(penstock):
+    penstock("start", "affine/2", "--to", "production")
+    assert [each["alias"] for each in penstock("status", "affine@production", json_too=True)] == ["production"]
+    assert penstock("status", "affine@staging", json_too=True) == []
+    with pytest.raises(RegistryError, match="'affine/2' cannot be a model's name"):
+        penstock("status", "affine/2")
+
+
 def test_the_policy_of_a_file_counts_for_this_rollout_alone(penstock, tmp_path):
     (tmp_path / "quick.toml").write_text("[rollout]\nsteps = [0.3, 0.4]\nshadow_requests_per_s = 0")
     arguments = ("start", "affine/2", "--to", "production", "--policy", tmp_path / "quick.toml")

@@ -84,7 +84,16 @@ def test_a_wrong_answer_is_one_clear_error(server, answers, answer, error, messa
 
 @pytest.mark.parametrize(
     "uri",
-    ["file:///etc", "/etc", "s3://bucket/model", "mlflow-artifacts://other:80/1/models", "models:/m-1", "http://[", 7],
+    [
+        "file:///etc",
+        "/etc",
+        "s3://bucket/model",
+        "mlflow-artifacts://other:80/1/models",
+        "models:/m-1",
+        "http://[",
+        7,
+        "mlflow-artifacts:/\ud800",
+    ],
 )
 def test_files_that_the_server_does_not_hand_out_itself_are_refused(server, answers, uri):
     import json
@@ -111,6 +120,13 @@ def test_a_file_that_is_too_long_is_refused_before_any_of_it_is_written(
     with pytest.raises(RegistryError, match="has 6 bytes, at most 5"):
         server.download(f"{FOLDER}/model.onnx", tmp_path / "model.onnx", said)
     assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.parametrize("header", ["\xb2", "9" * 5000, "-1"])
+def test_a_length_that_is_no_number_is_no_length(server, answers, tmp_path, header):
+    answers.answers[f"{ARTIFACTS}/{FOLDER}/model.onnx"] = (200, {"Content-Length": header}, b"graph")
+    server.download(f"{FOLDER}/model.onnx", tmp_path / "model.onnx", None)
+    assert (tmp_path / "model.onnx").read_bytes() == b"graph"
 
 
 def test_what_comes_is_given_up_when_the_server_stops(answers, tmp_path):

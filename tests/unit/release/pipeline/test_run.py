@@ -289,6 +289,16 @@ def test_evidence_that_is_none_stops_before_anything_is_pushed(tmp_path, text, m
 # ---- the ledger ------------------------------------------------------------------------------------------------------
 
 
+def test_a_run_that_cannot_write_its_workplace_has_failed_in_the_ledger_too(tmp_path):
+    file = two_steps(tmp_path)
+    (tmp_path / "work" / "run").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="run cannot be written"):
+        run(file)
+    with open_registry(tmp_path) as registry:
+        begin, end = registry.history(kind="run")
+    assert (begin.facts["event"], end.facts["event"], end.facts["outcome"]) == ("begin", "end", "failed")
+
+
 def test_a_run_that_was_killed_is_named_by_the_next_one(tmp_path):
     file = two_steps(tmp_path)
     (tmp_path / "work").mkdir()
