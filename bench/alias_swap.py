@@ -11,9 +11,9 @@ import threading
 from pathlib import Path
 
 from bench.generator.handle import Generator
-from bench.slices import Interval, Recording
+from bench.slices import Recording
 from bench.slices import Target as Address
-from bench.swapped import ALIAS, MODEL, closed, failed, fill, messages, open_gate, p99_ms, served
+from bench.swapped import ALIAS, MODEL, closed, failed, fill, ignore, messages, open_gate, p99_ms, served
 from serving.registry.client import Registry
 from serving.registry.names import Alias, Version
 
@@ -65,12 +65,12 @@ def main() -> None:
         with served(place, folder, interval_s=0.1, transport=options.transport) as target:
             address = Address("127.0.0.1", target.port)
             with Generator([address], [messages(256, ids=False)], connections=8) as generator:
-                generator.run(closed(options.concurrency, options.seconds), _ignore)
+                generator.run(closed(options.concurrency, options.seconds), ignore)
                 for _ in range(options.rounds):
-                    steady.append(generator.run(closed(options.concurrency, options.seconds), _ignore))
+                    steady.append(generator.run(closed(options.concurrency, options.seconds), ignore))
                     mover = Mover(place, options.every_s)
                     mover.start()
-                    swapping.append(generator.run(closed(options.concurrency, options.seconds), _ignore))
+                    swapping.append(generator.run(closed(options.concurrency, options.seconds), ignore))
                     mover.stop()
                     moves += mover.moves
     _report(steady, swapping, moves)
@@ -84,10 +84,6 @@ def _report(steady: list[Recording], swapping: list[Recording], moves: int) -> N
     ratios = [p99_ms(after) / p99_ms(before) for before, after in zip(steady, swapping, strict=True)]
     print(f"{moves} moves; p99 while the alias moves / p99 when nothing does: "
           f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")  # fmt: skip
-
-
-def _ignore(_: Interval) -> None:
-    """Take an interval of a slice; the slice as a whole counts."""
 
 
 if __name__ == "__main__":

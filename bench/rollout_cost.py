@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.generator.handle import Generator
-from bench.slices import Interval, Recording
+from bench.slices import Recording
 from bench.slices import Target as Address
-from bench.swapped import ALIAS, MODEL, closed, failed, fill, messages, open_gate, p99_ms, served
+from bench.swapped import ALIAS, MODEL, closed, failed, fill, ignore, messages, open_gate, p99_ms, served
 from serving.registry.client import Registry
 from serving.registry.names import Alias, Version
 from serving.release.policy import RolloutConfig
@@ -47,11 +47,11 @@ def main() -> None:
         with served(place, folder, interval_s=0.1, transport=options.transport) as target:
             address = Address("127.0.0.1", target.port)
             with Generator([address], [messages(256, ids=True)], connections=8) as generator:
-                generator.run(closed(options.concurrency, options.seconds), _ignore)
+                generator.run(closed(options.concurrency, options.seconds), ignore)
                 for _ in range(options.rounds):
                     for case, config in CASES.items():
                         begin(place, config)
-                        found[case].append(generator.run(closed(options.concurrency, options.seconds), _ignore))
+                        found[case].append(generator.run(closed(options.concurrency, options.seconds), ignore))
                         end(place, config)
     for case, recordings in found.items():
         rates = [each.total.answered / each.total.end_s for each in recordings]
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def begin(place: Path, config: RolloutConfig | None) -> None:
-    """Begin a rollout, and wait until the server has its arms."""
+    """Begin a rollout, and give the server time to load its arms."""
     if config is not None:
         with Registry.open(str(place)) as registry:
             Rollouts(registry).start(Version(MODEL, 2), ALIAS, config=config, gate=open_gate)
@@ -69,15 +69,11 @@ def begin(place: Path, config: RolloutConfig | None) -> None:
 
 
 def end(place: Path, config: RolloutConfig | None) -> None:
-    """Abort it, and wait until the arms have gone."""
+    """Abort it, and give the server time to let the arms go."""
     if config is not None:
         with Registry.open(str(place)) as registry:
             Rollouts(registry).abort(Alias(MODEL, ALIAS))
         time.sleep(SETTLE_S)
-
-
-def _ignore(_: Interval) -> None:
-    """Take an interval of a slice; the slice as a whole counts."""
 
 
 if __name__ == "__main__":

@@ -66,16 +66,14 @@ def follower(config: ServerConfig, repository: ModelRepository, clock: Clock) ->
         return repository.serve(alias.model, [(each.sequence, each.digest, each.path) for each in packages])
 
     if is_mlflow(config.registry):
-        cache = cache_folder(config.registry_cache, config.registry)
-        connect = _mlflow(config.registry, cache / "mlflow", repository)
-        follower = AliasFollower(config.registry, aliases, cache, deliver, connect=connect)
-        return FollowedAliases(config.registry, (), cache, follower=follower, repository=repository, clock=clock)
+        uri, cache = config.registry, cache_folder(config.registry_cache, config.registry)
+        following = AliasFollower(uri, aliases, cache, deliver, connect=_mlflow(uri, cache / "mlflow", repository))
+        return FollowedAliases(uri, (), cache, follower=following, repository=repository, clock=clock)
     place = folder_of(config.registry) if config.registry else default_folder()
-    cache = cache_folder(config.registry_cache, place)
-    return FollowedAliases(
-        str(place), aliases, cache,
-        follower=AliasFollower(str(place), aliases, cache, deliver), repository=repository, clock=clock,
-    )  # fmt: skip
+    uri, cache = str(place), cache_folder(config.registry_cache, place)
+    following = AliasFollower(uri, aliases, cache, deliver)
+    rolled_out = aliases if config.registry_interval_s else ()  # who looks only once would never hear of the end
+    return FollowedAliases(uri, rolled_out, cache, follower=following, repository=repository, clock=clock)
 
 
 def pack_graph(folder: Path, name: str, lineage: Mapping[str, Any], target: Path) -> str:

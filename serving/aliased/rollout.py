@@ -13,7 +13,7 @@ from pathlib import Path
 
 from serving.aliased.blocks import Blocks
 from serving.clock import Clock
-from serving.errors import ConfigError, PackageError, RegistryError
+from serving.errors import ConfigError, PackageError, RegistryDamaged, RegistryError, printable
 from serving.registry.client import Registry
 from serving.registry.follower import BUSY_TIMEOUT_S, AliasFollower, pull_into
 from serving.registry.names import Alias, Version
@@ -103,15 +103,14 @@ class _FollowedRollout:
         """Look at the ledger, and run the step that it asks for."""
         try:
             rollout = self.director.look(registry)
-            if rollout is not None and key_of(rollout) != self._key:
-                self._pulled = (self._place(registry, rollout.candidate), self._place(registry, rollout.control))
+            damage = self._pull(registry, rollout) if rollout is not None and key_of(rollout) != self._key else ""
         except (ConfigError, RegistryError, PackageError, OSError) as error:
             self.without_registry(str(error))
             return
         self._told = ""
         if rollout is None and self._key:
             self._follow()  # a package that was promoted serves before its arm goes
-        self._run(rollout)
+        self._run(rollout, damage)
         if rollout is None and self._folder.exists():
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -124,22 +123,20 @@ class _FollowedRollout:
         if rollout is None or key_of(rollout) == self._key:
             self._run(rollout)
 
-    def _run(self, rollout: Rollout | None) -> None:
-        """Have the repository run a step, or none; say once why it cannot."""
+    def _run(self, rollout: Rollout | None, damage: str = "") -> None:
+        """Have the repository run a step, or none; say once why it cannot, such as damage to the package."""
         key = key_of(rollout) if rollout is not None else ""
         is_new, self._key = key != self._key, key
         if is_new:
             self._blocks = None
-        trial = self._trial(rollout) if rollout is not None else None
-        trouble = self._repository.follow_trial(self.alias.model, trial)
+        trial = self._trial(rollout, *self._pulled) if rollout is not None and self._pulled is not None else None
+        trouble = self._repository.follow_trial(self.alias.model, trial) or damage
         if trouble and is_new and rollout is not None:
             _log.error("%s: %s cannot be tried: %s", self.alias, rollout.candidate, trouble)
             nothing = Arm(0, 0, {})
-            self.director.see(key, [Sighting(Block(nothing, nothing), trouble=trouble[:500])])
+            self.director.see(key, [Sighting(Block(nothing, nothing), trouble=printable(trouble)[:500])])
 
-    def _trial(self, rollout: Rollout) -> Trial:
-        assert self._pulled is not None, "bug: a step runs before its packages were pulled"
-        candidate, control = self._pulled
+    def _trial(self, rollout: Rollout, candidate: Pinned, control: Pinned) -> Trial:
         config = rollout.config
         return Trial(
             key=key_of(rollout),
@@ -151,9 +148,23 @@ class _FollowedRollout:
             tolerance=config.shadow_tolerance,
         )
 
+    def _pull(self, registry: Registry, rollout: Rollout) -> str:
+        """Place both packages of a step; return what is wrong with the candidate when the registry has it damaged."""
+        self._pulled = None
+        control = self._place(registry, rollout.control)
+        try:
+            try:
+                candidate = self._place(registry, rollout.candidate)
+            except RegistryDamaged:  # the copy in the cache, perhaps, which is gone now
+                candidate = self._place(registry, rollout.candidate)
+        except (RegistryDamaged, PackageError) as error:
+            return str(error)
+        self._pulled = (candidate, control)
+        return ""
+
     def _place(self, registry: Registry, version: Version) -> Pinned:
         """Return a package in the cache; the one that serves lies there already."""
         pushed = registry.resolve(version)
         is_there = any(self._serving.glob(f"{pushed.sequence}-*"))
         pulled = pull_into(self._serving if is_there else self._folder, registry, pushed)
-        return pulled.sequence, pulled.digest, pulled.path
+        return Pinned(pulled.sequence, pulled.digest, pulled.path)

@@ -4,22 +4,18 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from serving.commands import release, release_pipeline, rollout
 from serving.commands.options import json_option, show
-from serving.commands.registry_options import Open, registry_options, show_change
+from serving.commands.registry_options import Open, check_known, registry_options, show_change
 from serving.commands.table import table
-from serving.config import nearest
 from serving.errors import ConfigError, RegistryError
 from serving.registry.evidence import KINDS
 from serving.registry.names import Version, parse_alias, parse_reference, parse_version
 from serving.registry.record import RECORD_BYTES_MAX, Record
-
-if TYPE_CHECKING:
-    from serving.registry.client import Registry
 
 _CHARACTERS_SHOWN_MAX = 100
 _DIGEST_SHOWN = 15
@@ -77,7 +73,7 @@ def pull(package: str, folder: Path, connect: Open, json_file: Path | None) -> N
 def list_packages(model: str | None, connect: Open, json_file: Path | None) -> None:
     """List the packages of all models, or of one, and the aliases that name them."""
     with connect() as registry:
-        _check_known(model, registry)
+        check_known(model, registry)
         pushed, aliases = registry.packages(model), registry.aliases(model)
     names = {each: [alias.name for alias, sequence in aliases.items() if Version(alias.model, sequence) == each.version]
              for each in pushed}  # fmt: skip
@@ -164,7 +160,7 @@ def record(
 def history(model: str | None, connect: Open, json_file: Path | None) -> None:
     """Show every record of all models, or of one: when, who, what."""
     with connect() as registry:
-        _check_known(model, registry)
+        check_known(model, registry)
         records = registry.history(model)
     show(_records_table(records), [each.describe() for each in records], json_file)
 
@@ -204,13 +200,6 @@ def verify(head: str | None, connect: Open, json_file: Path | None) -> None:
 
 
 # ---- within --------------------------------------------------------------------------------------------------------
-
-
-def _check_known(model: str | None, registry: "Registry") -> None:
-    """Refuse a name that no record is about: an empty table would hide a slip of the pen."""
-    if model is not None and not registry.history(model):
-        known = dict.fromkeys(record.model for record in registry.history())
-        raise RegistryError(f"no record is about a model '{model}'{nearest(model, known)}")
 
 
 def _records_table(records: Iterable[Record]) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from serving.commands.options import environment_name, show
-from serving.errors import ConfigError
+from serving.config import nearest
+from serving.errors import ConfigError, RegistryError
 from serving.registry.place import default_folder
 from serving.registry.record import Record
 
@@ -44,6 +45,13 @@ def open_registry(uri: str, *, who: str | None = None, create: bool = False) -> 
             raise
         raise ConfigError("the registry needs fsspec: pip install 'penstock[registry]'") from None
     return Registry.open(uri, who=who, create=create)
+
+
+def check_known(model: str | None, registry: "Registry") -> None:
+    """Refuse a name that no record is about: an empty table would hide a slip of the pen. Raises RegistryError."""
+    if model is not None and not registry.history(model):
+        known = dict.fromkeys(record.model for record in registry.history())
+        raise RegistryError(f"no record is about a model '{model}'{nearest(model, known)}")
 
 
 def show_change(text: str, facts: Mapping[str, Any], written: Record | None, json_file: Path | None) -> None:

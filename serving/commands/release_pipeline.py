@@ -155,10 +155,11 @@ class _Watcher:
 
     def turn(self, interval_s: float) -> None:
         """Look for an alarm, asked for or posted, and run when it is due; then wait."""
-        alarm = self._ask() or self._posted(interval_s)
-        if alarm is None:
+        asked = self._ask()
+        if asked is not None and self._run(asked):
             return
-        if not self._run(alarm):
+        posted = self._posted(interval_s)  # one that was asked for lasts, and must not hide others, such as of labels
+        if posted is not None and not self._run(posted):
             time.sleep(interval_s)
 
     def _ask(self) -> Alarm | None:
@@ -193,14 +194,16 @@ class _Watcher:
         return alarm if alarm.model == self.model else None
 
     def _run(self, alarm: Alarm) -> bool:
-        """Record the alarm and run, if it is due; say whether it was."""
+        """Record the alarm and run, if it is due; say whether it was recorded, and so is due no more."""
+        is_recorded = False
         try:
             with self.open_registry(create=True) as registry:
                 if not is_due(alarm, registry.history(self.model), now_s=time.time(), again_s=self.again_s):
                     return False
-                self.runs += 1
                 click.echo(str(alarm))
                 record = registry.append(DRIFT, self.model, alarm.facts(), version=_version(registry, alarm))
+                is_recorded = True
+                self.runs += 1
                 trigger = Trigger("drift", str(alarm), record.position)
                 finished = _run(self.source.read(), self.source, registry, trigger, wait=True, say=click.echo)
             click.echo(_told(finished))
@@ -208,7 +211,7 @@ class _Watcher:
         except (ConfigError, PackageError, RegistryError) as error:
             self.is_well = False
             click.echo(f"penstock: {error}", err=True)
-        return True
+        return is_recorded
 
     def _say_once(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:

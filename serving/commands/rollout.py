@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from serving.commands.options import json_option, show
-from serving.commands.registry_options import Open, registry_options, show_change
+from serving.commands.registry_options import Open, check_known, registry_options, show_change
 from serving.commands.table import table
 from serving.errors import ConfigError
-from serving.registry.names import parse_alias, parse_version
+from serving.registry.names import check_word, parse_alias, parse_version
 from serving.release.rollout import Rollout, State
 
 if TYPE_CHECKING:
@@ -47,14 +47,19 @@ def start(
 
 
 @group.command("status")
-@click.argument("model", metavar="[NAME]", default=None, required=False)
+@click.argument("name", metavar="[NAME[@ALIAS]]", default=None, required=False)
 @click.option("--all", "with_past", is_flag=True, help="Show those that are over, too, and not only the last one.")
 @registry_options
 @json_option
-def status(model: str | None, with_past: bool, connect: Open, json_file: Path | None) -> None:
+def status(name: str | None, with_past: bool, connect: Open, json_file: Path | None) -> None:
     """Show the last rollout of each alias, of all models or of one: where it is, and what was seen in this step."""
+    alias = parse_alias(name) if name is not None and "@" in name else None
+    model = alias.model if alias is not None else name
+    if model is not None:
+        check_word("a model's name", model)
     with connect() as registry:
-        found = _rollouts(registry).listed(model)
+        check_known(model, registry)
+        found = [each for each in _rollouts(registry).listed(model) if alias in {None, each.alias}]
         if not with_past:
             found = list({rollout.alias: rollout for rollout in found}.values())
         seen = [_seen(registry, rollout) for rollout in found]

@@ -145,7 +145,7 @@ def pull_into(folder: Path, registry: Source, pushed: Pushed) -> Pulled:
     return pulled
 
 
-def keep_only(folder: Path, pulled: Sequence[Pulled]) -> None:
+def _keep_only(folder: Path, pulled: Sequence[Pulled]) -> None:
     """Remove the packages of a folder that are not among these. Raises OSError."""
     names = {each.path.name for each in pulled}
     for entry in folder.iterdir():
@@ -180,7 +180,7 @@ def _write_state(followed: _Followed) -> None:
     try:
         draft.write_text(json.dumps({"packages": kept}))
         draft.replace(followed.folder / STATE_FILE)
-        keep_only(followed.folder, followed.serving)
+        _keep_only(followed.folder, followed.serving)
     except OSError as error:
         _log.warning("%s: what serves cannot be remembered: %s", followed.alias, error.strerror)
         with contextlib.suppress(OSError):

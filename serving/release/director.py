@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from serving.clock import Clock
-from serving.errors import RegistryAway, RegistryError
+from serving.errors import RegistryAway, RegistryError, printable
 from serving.registry.client import Registry
 from serving.registry.names import Alias
 from serving.release.judge import Action
@@ -30,7 +30,7 @@ class _Watched:
     """The step that is watched: what this server has seen and not written down yet, and its judge, if it is that."""
 
     rollout: Rollout
-    places: Sightings
+    sightings: Sightings
     unwritten: list[Sighting] = field(default_factory=list)
     read_bytes: dict[str, int] = field(default_factory=dict)
     verdict: StepVerdict | None = None
@@ -79,10 +79,7 @@ class Director:
             return None
         self._watch(registry, rollout)
         assert self._watched is not None, "bug: a rollout that runs is not watched"
-        try:
-            moved = self._judge(self._watched, rollouts)
-        except OSError as error:
-            raise RegistryAway(f"{self._watched.places.folder} cannot be used: {error.strerror or error}") from error
+        moved = self._judge(self._watched, rollouts)
         self._away_since_ns, self._trouble = None, ""
         if moved != rollout:
             return self.look(registry)
@@ -122,16 +119,16 @@ class Director:
     def _judge(self, watched: _Watched, rollouts: Rollouts) -> Rollout:
         """Write down what was seen; as the judge, decide. Returns the rollout as it is then."""
         if watched.unwritten:
-            watched.places.add(self._server, watched.unwritten)
+            watched.sightings.add(self._server, watched.unwritten)
             watched.unwritten.clear()
         if watched.lock is None:
-            watched.lock = watched.places.claim()
+            watched.lock = watched.sightings.claim()
             if watched.lock is None:
                 return watched.rollout
             watched.verdict, watched.read_bytes = StepVerdict(watched.rollout), {}
         assert watched.verdict is not None, "bug: a judge without a verdict"
         held_s = watched.rollout.held_s(self._clock.wall_ns())
-        found = watched.verdict.look(watched.places.new(watched.read_bytes), held_s)
+        found = watched.verdict.look(watched.sightings.new(watched.read_bytes), held_s)
         if found.action is Action.HOLD:
             return watched.rollout
         evidence, act = watched.verdict.evidence, rollouts.advance
@@ -149,7 +146,7 @@ class Director:
             now = rollouts.current(self._alias)
             if now is None or key_of(now) != key_of(rollout) or now.state is not State.RUNNING:
                 return now or rollout  # somebody else was faster
-            moved = rollouts.roll_back(rollout, f"it may not go on: {error}"[:1000], {})
+            moved = rollouts.roll_back(rollout, printable(f"it may not go on: {error}")[:1000], {})
         _log.info("%s: package %d: %s", self._alias, rollout.candidate.sequence, describe(moved))
         return moved
 

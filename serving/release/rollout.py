@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from serving.config import build
+from serving.errors import ConfigError, RegistryDamaged
 from serving.registry.aliases import MOVES
 from serving.registry.names import Alias, Version
 from serving.registry.record import Record
@@ -141,24 +142,39 @@ class Rollout:
 
 
 def rollouts_of(records: Iterable[Record]) -> list[Rollout]:
-    """Return all rollouts that records of one model tell of, the first one first."""
+    """Return all rollouts that records of one model tell of, the first one first.
+
+    Raises RegistryDamaged for a record that this version cannot read.
+    """
     found: dict[int, Rollout] = {}
     for record in records:
-        facts = record.facts
-        if record.kind == ROLLOUT and facts["event"] == Event.START:
-            found[record.position] = _begun(record)
-        elif record.kind == ROLLOUT:
-            found[facts["rollout"]] = _moved_on(found[facts["rollout"]], record)
-        elif record.kind in MOVES:
-            for position, rollout in found.items():
-                if rollout.alias == Alias(record.model, facts["alias"]) and not rollout.state.is_over:
-                    found[position] = _ended_by_move(rollout, record)
+        if record.kind == ROLLOUT or record.kind in MOVES:
+            try:
+                _take(record, found)
+            except (KeyError, TypeError, ValueError, ConfigError) as error:
+                raise RegistryDamaged(
+                    f"record {record.position}, {record.kind}, cannot be read as one of a rollout: {error!r:.200}; "
+                    "a newer Penstock wrote it, or see `verify`"
+                ) from None
     return list(found.values())
 
 
 def current(records: Iterable[Record], alias: Alias) -> Rollout | None:
     """Return the last rollout of an alias, over or not; None when there was none."""
     return next((each for each in reversed(rollouts_of(records)) if each.alias == alias), None)
+
+
+def _take(record: Record, found: dict[int, Rollout]) -> None:
+    """Take a record into account."""
+    facts = record.facts
+    if record.kind == ROLLOUT and facts["event"] == Event.START:
+        found[record.position] = _begun(record)
+    elif record.kind == ROLLOUT:
+        found[facts["rollout"]] = _moved_on(found[facts["rollout"]], record)
+    else:
+        for position, rollout in found.items():
+            if rollout.alias == Alias(record.model, facts["alias"]) and not rollout.state.is_over:
+                found[position] = _ended_by_move(rollout, record)
 
 
 def _begun(record: Record) -> Rollout:

@@ -143,6 +143,7 @@ class Rollouts:
     def _control(self, version: Version, alias: Alias) -> Pushed:
         """Return what the alias names; refuse what cannot answer in its place."""
         registry = self._registry
+        registry.resolve(version)
         if alias not in registry.aliases(alias.model):
             raise RegistryError(f"{alias} names nothing yet, so there is nothing to compare {version} with; promote it")
         control = registry.resolve(alias)

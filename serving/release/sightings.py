@@ -11,13 +11,13 @@ no part of the ledger, whose records hold what was concluded from them, and may 
 import contextlib
 import fcntl
 import json
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from serving.errors import RegistryAway
 from serving.release.judge import Arm, Block
 from serving.release.rollout import Rollout
 
@@ -41,7 +41,7 @@ class Sighting:
 
 
 class Sightings:
-    """The lines of one step of a rollout. One thread uses it. Methods raise OSError when the folder cannot be used."""
+    """The lines of one step of a rollout. One thread uses it. Methods raise RegistryAway without a usable folder."""
 
     def __init__(self, registry: Path, rollout: Rollout) -> None:
         self.folder = registry / FOLDER / str(rollout.position)
@@ -51,11 +51,10 @@ class Sightings:
     def add(self, server: str, sightings: Iterable[Sighting]) -> None:
         """Write down what a server saw. A line is whole, or, when the machine dies, not counted."""
         lines = b"".join(_line(sighting) for sighting in sightings)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{self._stem}-{server}.jsonl"
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        with os.fdopen(handle, "ab", buffering=0) as file:
-            file.write(lines)
+        with _used(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / f"{self._stem}-{server}.jsonl").open("ab", buffering=0) as file:
+                file.write(lines)
 
     def all(self) -> list[Sighting]:
         """Return what all servers saw, server by server."""
@@ -66,7 +65,7 @@ class Sightings:
         found = []
         for path in sorted(self.folder.glob(f"{self._stem}-*.jsonl"))[:SERVERS_MAX]:
             begin = read_bytes.get(path.name, 0)
-            with path.open("rb") as file:
+            with _used(self.folder), path.open("rb") as file:
                 file.seek(begin)
                 text = file.read(FILE_BYTES_MAX - begin)
             whole = text[: text.rfind(b"\n") + 1]
@@ -76,17 +75,18 @@ class Sightings:
 
     def claim(self) -> IO[bytes] | None:
         """Become the judge: what is returned makes it so until it is closed, or the process dies; None when one is."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = (self.folder / "judge.lock").open("ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return None
-        except BaseException:
-            file.close()
-            raise
-        return file
+        with _used(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / "judge.lock").open("ab")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                return None
+            except BaseException:
+                file.close()
+                raise
+            return file
 
 
 def totals(sightings: Iterable[Sighting]) -> dict[str, Any]:
@@ -102,13 +102,22 @@ def totals(sightings: Iterable[Sighting]) -> dict[str, Any]:
     return {"blocks": len(blocks), **summed, "differing": differing}
 
 
+@contextlib.contextmanager
+def _used(folder: Path) -> Iterator[None]:
+    """Say in one line that the folder cannot be used."""
+    try:
+        yield
+    except OSError as error:
+        raise RegistryAway(f"{folder} cannot be used: {error.strerror or error}") from error
+
+
 def _line(sighting: Sighting) -> bytes:
     return json.dumps(asdict(sighting), separators=(",", ":")).encode() + b"\n"
 
 
 def _parsed(line: bytes) -> Sighting | None:
     """Read a line; None for what is none, such as one that was cut off when a machine died."""
-    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         if len(line) <= LINE_BYTES_MAX:
             value = json.loads(line)
             block = Block(_arm(value["block"]["canary"]), _arm(value["block"]["control"]))

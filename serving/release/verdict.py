@@ -8,13 +8,16 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from serving.errors import printable
 from serving.release.judge import Action, Judge, Judgement, Rules, proportion_bounds
 from serving.release.policy import RolloutConfig
 from serving.release.rollout import Rollout
-from serving.release.sightings import Sighting, totals
+from serving.release.sightings import SERVERS_MAX, Sighting, totals
 
 LATENCIES = ("p50", "p90")
 """The statistics of latency that canary and control are compared by."""
+
+_TROUBLE_CHARACTERS_MAX = 500  # of what a server says, which may hold a graph's names: a reason is one line
 
 
 def rules_of(rollout: Rollout) -> Rules:
@@ -27,12 +30,12 @@ def rules_of(rollout: Rollout) -> Rules:
         latency_margin=config.latency_margin,
         errors_margin=config.errors_margin,
         latencies=() if rollout.now.is_shadow else LATENCIES,
-        blocks_max=blocks_max(config),
+        blocks_max=blocks_max(config) * SERVERS_MAX,  # of all servers; how long a step may last, the clock says below
     )
 
 
 def blocks_max(config: RolloutConfig) -> int:
-    """Return how many blocks of all servers together decide a step at the latest."""
+    """Return how many blocks one server sees of a step at most."""
     return max(1, math.ceil(config.hold_s_max / config.block_s))
 
 
@@ -43,6 +46,7 @@ class StepVerdict:
         self._rollout = rollout
         self._judge = Judge(rules_of(rollout))
         self._seen: list[Sighting] = []
+        self._answers = self._differing = 0
         self._last = Judgement(Action.HOLD, "nothing was seen yet", {}, {})
 
     def look(self, sightings: Iterable[Sighting], held_s: float) -> Judgement:
@@ -65,8 +69,10 @@ class StepVerdict:
 
     def _after(self, sighting: Sighting) -> Judgement:
         self._seen.append(sighting)
+        self._answers += sighting.block.canary.requests - sighting.block.canary.errors
+        self._differing += sighting.differing
         if sighting.trouble:
-            why = f"a server cannot serve it: {sighting.trouble}"
+            why = f"a server cannot serve it: {printable(sighting.trouble)[:_TROUBLE_CHARACTERS_MAX]}"
             return Judgement(Action.ROLL_BACK, why, self._last.against, self._last.good_enough)
         found = self._judge.look(sighting.block)
         return self._compared(found) if self._rollout.now.is_shadow else found
@@ -76,8 +82,7 @@ class StepVerdict:
         most = self._rollout.config.shadow_differences_max
         if most < 0 or found.action is Action.ROLL_BACK:
             return found
-        answers = sum(each.block.canary.requests - each.block.canary.errors for each in self._seen)
-        differing = sum(each.differing for each in self._seen)
+        answers, differing = self._answers, self._differing
         low, high = proportion_bounds(min(differing, answers), answers, self._rollout.config.alpha / 2)
         if low > most:
             why = f"{differing} of {answers} answers differ from production's, more than {most:g}"

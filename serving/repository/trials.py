@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from serving.clock import Clock
 from serving.config import load_model_config
@@ -24,8 +25,13 @@ from serving.statistics.latency import Histogram
 
 _log = logging.getLogger(__name__)
 
-Pinned = tuple[int, str, Path]
-"""A package from elsewhere: version, digest and place."""
+
+class Pinned(NamedTuple):
+    """A package from elsewhere."""
+
+    version: int
+    digest: str
+    path: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +113,7 @@ class Trials:
         self._changing = threading.Lock()
         self._is_closed = False
         self._arms: Mapping[str, _Arms] = MappingProxyType({})
+        self._mirrored: dict[str, Servable] = {}
         self.routings: Mapping[str, Routing] = MappingProxyType({})
 
     # ---- on the I/O thread -----------------------------------------------------------------------------------------
@@ -129,8 +136,7 @@ class Trials:
             if (known.trial.key if known is not None else "") != (trial.key if trial is not None else ""):
                 self._replace(name, known, self._arms_for(name, known, trial, config_path))
             arms = self._arms.get(name)
-            if serving is not None:
-                serving.mirror = arms.mirror if arms is not None else None
+            self._reflect(name, serving, arms.mirror if arms is not None else None)
             return arms.trouble if arms is not None else ""
 
     def close(self) -> None:
@@ -139,6 +145,15 @@ class Trials:
             self._is_closed = True
             for name, arms in list(self._arms.items()):
                 self._replace(name, arms, None)
+
+    def _reflect(self, name: str, serving: Servable | None, mirror: Mirror | None) -> None:
+        """Have what serves mirrored; what served before, and may stay warm, is mirrored no more."""
+        before = self._mirrored.pop(name, None)
+        if before is not None and (before is not serving or mirror is None):
+            before.mirror = None
+        if serving is not None and mirror is not None:
+            serving.mirror = mirror
+            self._mirrored[name] = serving
 
     def _replace(self, name: str, before: _Arms | None, after: _Arms | None) -> None:
         """Publish new arms, then let the old ones go when their last request is answered."""
@@ -164,34 +179,35 @@ class Trials:
         return self._load(name, trial, config_path)
 
     def _load(self, name: str, trial: Trial, config_path: Path) -> _Arms:
-        """Load the arms of a trial, beside those of the one before."""
+        """Load the arms of a trial, beside those of the one before; all that it needs, or none."""
         arms = _Arms(trial)
-        is_shadow = not trial.share
         try:
-            config = load_model_config(config_path)
-            load = self._loads.shadow if is_shadow else self._loads.routed
-            number, digest, path = trial.candidate
-            arms.canary = Handle(load(name, number, path, config))
-            _check_digest(arms.canary.servable, digest)
-            if is_shadow:
-                arms.mirror = Mirror(arms.canary, self._clock, self._post,
-                                     requests_per_s=trial.requests_per_s, tolerance=trial.tolerance)  # fmt: skip
-                return arms
-            number, digest, path = trial.control
-            arms.control = Handle(load(name, number, path, config))
-            _check_digest(arms.control.servable, digest)
-            if arms.canary.servable.signature != arms.control.servable.signature:
-                raise LoadError("its signature is not that of the package that it shall replace")  # noqa: TRY301
+            self._fill(arms, name, config_path)
         except (ConfigError, LoadError) as error:
-            arms.trouble = str(error)
+            trouble = str(error)
         except Exception as error:  # noqa: BLE001 - logged, and told
             _log.exception("%s: a trial could not begin", name)
-            arms.trouble = f"{type(error).__name__} while loading; the server's log has the details"
-        if arms.trouble:
-            for handle in arms.handles():
-                close_when_idle(handle)
-            return _Arms(trial, trouble=arms.trouble)
-        return arms
+            trouble = f"{type(error).__name__} while loading; the server's log has the details"
+        else:
+            return arms
+        for handle in arms.handles():
+            close_when_idle(handle)
+        return _Arms(trial, trouble=trouble)
+
+    def _fill(self, arms: _Arms, name: str, config_path: Path) -> None:
+        """Load what a trial needs. Raises ConfigError and LoadError; the arms then hold what was loaded before."""
+        trial, config = arms.trial, load_model_config(config_path)
+        load = self._loads.routed if trial.share else self._loads.shadow
+        arms.canary = Handle(load(name, trial.candidate.version, trial.candidate.path, config))
+        _check_digest(arms.canary.servable, trial.candidate.digest)
+        if not trial.share:
+            arms.mirror = Mirror(arms.canary, self._clock, self._post,
+                                 requests_per_s=trial.requests_per_s, tolerance=trial.tolerance)  # fmt: skip
+            return
+        arms.control = Handle(load(name, trial.control.version, trial.control.path, config))
+        _check_digest(arms.control.servable, trial.control.digest)
+        if arms.canary.servable.signature != arms.control.servable.signature:
+            raise LoadError("its signature is not that of the package that it shall replace")
 
 
 def _check_digest(servable: Servable, digest: str) -> None:
@@ -209,8 +225,8 @@ def _routing(model: str, arms: _Arms) -> Routing | None:
 def _read(arms: _Arms, now_ns: int) -> Reading | None:
     trial, mirror = arms.trial, arms.mirror
     if mirror is not None:
-        shadow = ArmReading(trial.candidate[0], mirror.requests, mirror.errors)
-        mirrored = ArmReading(trial.control[0], mirror.requests, 0)  # only what production has answered is copied
+        shadow = ArmReading(trial.candidate.version, mirror.requests, mirror.errors)
+        mirrored = ArmReading(trial.control.version, mirror.requests, 0)  # only what production has answered is copied
         return Reading(trial.key, now_ns, 0.0, shadow, mirrored, mirror.differing, dict(mirror.dropped))
     if arms.canary is None or arms.control is None:
         return None

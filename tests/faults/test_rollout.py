@@ -1,6 +1,7 @@
 """A package takes over an alias in real servers: good ones are promoted, bad ones sent back, whatever dies."""
 
 import dataclasses
+import hashlib
 import itertools
 import os
 import signal
@@ -173,6 +174,15 @@ def test_on_the_native_transport_routed_requests_stay_on_the_compiled_path(place
         anyone.stop()
 
 
+def test_a_server_that_never_looks_again_takes_no_part(place, tmp_path, options):
+    start(place, 2, STEP)
+    with server_thread(tmp_path / "none", **{**options, "registry_interval_s": 0.0}) as server:
+        asker = Asker(server.address, "one")
+        assert {asker.ask(f"id-{n}") for n in range(50)} == {"1"}
+        asker.stop()
+    assert not (place / "rollouts").exists()
+
+
 def test_another_process_routes_the_same_ids_the_same_way(place, tmp_path, options):
     start(place, 2, STEP)
     found = []
@@ -233,6 +243,28 @@ def test_a_package_that_one_server_cannot_load_is_sent_back(place, tmp_path, opt
         assert ended.state is State.ROLLED_BACK
         assert ended.why.startswith("a server cannot serve it: ")
         assert Asker(server.address, "late").ask() == "1"
+
+
+def test_a_package_that_the_registry_has_damaged_is_sent_back(place, tmp_path, options):
+    with Registry.open(str(place)) as registry:
+        model = registry.package(version(2)).model
+    (place / "store" / "blobs" / "sha256" / hashlib.sha256(model).hexdigest()).write_bytes(b"x" * len(model))
+    with server_thread(tmp_path / "none", **options) as server:
+        start(place, 2, QUICK)
+        ended = over(place)
+        assert ended.state is State.ROLLED_BACK
+        assert ended.why.startswith("a server cannot serve it: ")
+        assert Asker(server.address, "late").ask() == "1"
+
+
+def test_a_copy_of_the_package_that_is_damaged_in_the_cache_is_pulled_again(place, tmp_path, options):
+    start(place, 2, STEP)
+    for _ in ("pulls it", "finds it damaged"):
+        with server_thread(tmp_path / "none", **options) as server:
+            routed(server)
+        (index,) = (tmp_path / "cache").glob("*/affine@production.rollout/2-*/index.json")
+        index.write_bytes(b"{}")
+    assert current(place).state is State.RUNNING
 
 
 def test_without_a_registry_everything_serves_but_the_canary_only_for_a_while(place, tmp_path, options):

@@ -21,6 +21,9 @@ COMMAND_TIMEOUT_S = 900.0
 _LINES_MAX = 1_000
 _STOP_TIMEOUT_S = 60.0
 
+Show = Callable[[str], None]
+"""Takes a line that a program prints."""
+
 
 class Program:
     """`penstock ARGUMENTS` in a folder. Use it in a `with`, which ends it; a thread of its own reads what it prints.
@@ -28,7 +31,7 @@ class Program:
     `show` takes each line; the last ones are kept.
     """
 
-    def __init__(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], show: "Show") -> None:
+    def __init__(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], show: Show) -> None:
         self.shown = f"penstock {shlex.join(arguments)}"
         self.lines: list[str] = []
         self._show = show
@@ -88,9 +91,6 @@ class Program:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
-
-
-Show = Callable[[str], None]
 
 
 class Terminal:

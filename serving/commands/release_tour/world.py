@@ -4,7 +4,6 @@ Half of the forms lie in the archive, which is `rows.csv`, with the digit that a
 requests. The new scanner is fainter and puts every digit one pixel to the right; the archive is then scanned again.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +28,10 @@ class Forms:
     scans: Rows
     digits: Digits
 
+    def rows(self, which: slice) -> "Forms":
+        """Some of the forms."""
+        return Forms(self.scans[which], self.digits[which])
+
     def rescanned(self) -> "Forms":
         """The same forms by the new scanner."""
         pages = self.scans.reshape(-1, SIDE, SIDE)
@@ -47,8 +50,8 @@ def load() -> tuple[Forms, Forms]:
         ) from None
     scans, digits = load_digits(return_X_y=True)
     order = np.random.default_rng(_SEED).permutation(len(digits))
-    archive, incoming = order[:ARCHIVE_ROWS], order[ARCHIVE_ROWS:]
-    return tuple(Forms(scans[rows].astype(np.float32), digits[rows].astype(np.int64)) for rows in (archive, incoming))  # type: ignore[return-value]
+    shuffled = Forms(scans[order].astype(np.float32), digits[order].astype(np.int64))
+    return shuffled.rows(slice(ARCHIVE_ROWS)), shuffled.rows(slice(ARCHIVE_ROWS, None))
 
 
 def write_rows(path: Path, forms: Forms) -> None:
@@ -61,7 +64,7 @@ def append_rows(path: Path, forms: Forms) -> None:
     """Add rows to an archive, all at once for whoever reads it."""
     draft = path.with_name(f"{path.name}.part")
     draft.write_text(path.read_text() + _lines(forms))
-    os.replace(draft, path)  # noqa: PTH105 - atomic, which is the point
+    draft.replace(path)
 
 
 def _lines(forms: Forms) -> str:

@@ -113,19 +113,13 @@ class MlflowServer:
 
     def download(self, path: str, target: Path, bytes_count: int | None) -> None:
         """Write an artifact to a new file. Raises RegistryDamaged when it has not the length that was said before."""
-        said = bytes_count
-        if said is not None and said > BLOB_BYTES_MAX:
-            raise RegistryError(f"MLflow server {self.url}: {path!r:.200} has {said} bytes, at most {BLOB_BYTES_MAX}")
-        with closing(self._open(f"{_PROXY}/artifacts/{quote(path)}")) as response, target.open("xb") as file:
-            header = response.headers.get("Content-Length", "")
-            if said is None and header.isdigit():
-                said = int(header)
-            count = 0
-            for chunk in self._chunks(response):
-                count += len(chunk)
-                if count > (BLOB_BYTES_MAX if said is None else said):
-                    break
-                file.write(chunk)
+        with closing(self._open(f"{_PROXY}/artifacts/{quote(path)}")) as response:
+            said = response.length if bytes_count is None else bytes_count
+            if said is not None and said > BLOB_BYTES_MAX:
+                raise RegistryError(
+                    f"MLflow server {self.url}: {path!r:.200} has {said} bytes, at most {BLOB_BYTES_MAX}"
+                )
+            count = self._write(response, target, BLOB_BYTES_MAX if said is None else said)
         if count > BLOB_BYTES_MAX or said not in {None, count}:
             raise RegistryDamaged(
                 f"MLflow server {self.url}: {path!r:.200} came as {count} bytes or more, expected {said}"
@@ -179,6 +173,17 @@ class MlflowServer:
                 limit = f"{bytes_max} bytes in {ANSWER_S_MAX:.0f} s"
                 raise RegistryAway(f"MLflow server {self.url} answers with more than {limit}, which is no such answer")
         return bytes(data)
+
+    def _write(self, response: IO[bytes], target: Path, bytes_max: int) -> int:
+        """Write what comes to a new file, up to the bound; return how much came, one chunk beyond it at most."""
+        count = 0
+        with target.open("xb") as file:
+            for chunk in self._chunks(response):
+                count += len(chunk)
+                if count > bytes_max:
+                    break
+                file.write(chunk)
+        return count
 
     def _chunks(self, response: IO[bytes]) -> Iterator[bytes]:
         while True:

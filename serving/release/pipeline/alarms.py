@@ -5,6 +5,7 @@ a served version starts one run, and another only after a time; what was begun i
 watcher that is started again does not begin again.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +22,8 @@ _TEXT_CHARACTERS_MAX = 200
 class Alarm:
     """What a server says has drifted. `version` is the served one, `evidence` a power of ten, `feature` the strongest.
 
-    `subject` is what is watched: rows, or the errors of labels. `source` is who told.
+    `evidence` is None when there is none that is a number. `subject` is what is watched: rows, or the errors of labels.
+    `source` is who told.
     """
 
     model: str
@@ -53,12 +55,12 @@ def alarm_of(facts: Mapping[str, Any], source: str) -> Alarm:
             model=_text(facts["model"]),
             version=_text(facts["version"]),
             subject=_text(facts.get("subject", "rows")),
-            evidence=None if evidence is None else float(evidence),
+            evidence=None if evidence is None or not math.isfinite(evidence) else float(evidence),
             rows=int(facts["rows"]),
             feature=_text(features[0]["name"]) if features else "",
             source=source,
         )
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"no alarm of drift that this version reads: {type(error).__name__}: {error}") from None
 
 

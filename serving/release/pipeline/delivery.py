@@ -14,7 +14,7 @@ from serving.registry.catalogue import Pushed
 from serving.registry.client import Registry
 from serving.registry.evidence import check_evidence
 from serving.registry.names import Alias, Version
-from serving.registry.record import RECORD_BYTES_MAX, canonical, digest_of
+from serving.registry.record import RECORD_BYTES_MAX, Record, canonical, digest_of
 from serving.release.check import Tools, check
 from serving.release.gate import CheckedGate, waivers
 from serving.release.held_out import training_digests
@@ -81,7 +81,7 @@ class Deliverer:
         known = self.journal.found(PUSH, key)
         if known is not None:
             pushed = self.registry.resolve(Version(known.model, known.facts["sequence"]))
-            self._record(PUSH, KEPT, pushed, {"key": key, "since": known.facts["run"]})
+            self._record(PUSH, KEPT, pushed, {"key": key, "since": _ran_in(known)})
             return pushed
         self._record_evidence()
         pushed = self.registry.push(self.runner.path(delivery.package), self.journal.model).pushed
@@ -121,30 +121,34 @@ class Deliverer:
     def _check(self, pushed: Pushed, policy: Policy) -> Report:
         """Return the report about the package; one that was made of the same is not made again."""
         against = Alias(pushed.model, self.delivery.against)
-        production = self.registry.aliases(pushed.model).get(against)
+        names_one = against in self.registry.aliases(pushed.model)
+        production = self.registry.resolve(against).digest if names_one else None
         held_out = self.delivery.held_out
         key = _key(
             package=pushed.digest, policy=policy.digest, against=str(against),
-            production="" if production is None else self.registry.resolve(against).digest,
+            production=production or "",
             held_out="" if held_out is None else self.runner.digest(held_out),
         )  # fmt: skip
         known = self.journal.found(CHECK, key)
         if known is not None:
-            self._record(CHECK, KEPT, pushed, {"key": key, "check": known.facts["check"], "since": known.facts["run"]})
-            return self._last_report(pushed, against)
+            record = self._last_check(pushed, against)
+            report = Report.from_record(record)
+            # Only the last report counts at the gate, and production or the policy may have gone to and fro since.
+            if (report.production, report.policy) == (production, policy.digest):
+                facts = {"key": key, "check": record.position, "since": _ran_in(known)}
+                self._record(CHECK, KEPT, pushed, facts)
+                return report
         self.runner.say(f"  {CHECK:<10} {pushed.version} on real servers, which takes a while ...")
         path = None if held_out is None else self.runner.path(held_out)
         report, record = check(self.registry, pushed.version, against, policy, tools=self.tools, held_out_file=path)
         self._record(CHECK, RAN, pushed, {"key": key, "check": record.position})
         return report
 
-    def _last_report(self, pushed: Pushed, against: Alias) -> Report:
-        """Return the last report about a package: a person may have checked it again since."""
-        for record in reversed(self.registry.history(pushed.model)):
-            if record.kind == CHECK and record.facts["package"] == pushed.digest:
-                report = Report.from_record(record)
-                if report.against == against:
-                    return report
+    def _last_check(self, pushed: Pushed, against: Alias) -> Record:
+        """Return the last check of a package: a person may have checked it again since."""
+        for record in reversed(self.registry.history(pushed.model, kind=CHECK)):
+            if record.facts["package"] == pushed.digest and Report.from_record(record).against == against:
+                return record
         raise RegistryDamaged(f"the check of {pushed.version} that a step names is gone")
 
     # ---- promote -----------------------------------------------------------------------------------------------------
@@ -164,6 +168,11 @@ class Deliverer:
     def _record(self, step: str, outcome: str, pushed: Pushed, facts: dict[str, Any]) -> None:
         self.journal.step(step, outcome, facts, version=pushed.version)
         self.runner.say(f"  {step:<10} {outcome}, {pushed.version}")
+
+
+def _ran_in(known: Record) -> int:
+    """Return the run in which a step ran whose record is known, which may be one that kept it."""
+    return int(known.facts.get("since", known.facts["run"]))
 
 
 def _key(**facts: str) -> str:

@@ -28,13 +28,9 @@ def digest_path(path: Path) -> Digested:
     """
     content, stamps = hashlib.sha256(), hashlib.sha256()
     try:
-        if path.is_file():
-            content.update(_file(path))
-            stamps.update(_stamp(path))
-        else:
-            for name, file in _files(path):
-                content.update(f"{len(name)} {name}\0".encode("utf-8", "surrogateescape") + _file(file))
-                stamps.update(f"{len(name)} {name}\0".encode("utf-8", "surrogateescape") + _stamp(file))
+        for name, file in _named(path):
+            content.update(name + _file(file))
+            stamps.update(name + _stamp(file))
     except OSError as error:
         raise ConfigError(f"{error.filename or path} cannot be read: {error.strerror}") from None
     return Digested(f"sha256:{content.hexdigest()}", stamps.hexdigest())
@@ -44,13 +40,20 @@ def stamp_of(path: Path) -> str:
     """Return the stamp that `digest_path` would return; empty for what cannot be looked at."""
     stamps = hashlib.sha256()
     try:
-        if path.is_file():
-            return hashlib.sha256(_stamp(path)).hexdigest()
-        for name, file in _files(path):
-            stamps.update(f"{len(name)} {name}\0".encode("utf-8", "surrogateescape") + _stamp(file))
+        for name, file in _named(path):
+            stamps.update(name + _stamp(file))
     except (OSError, ConfigError):
         return ""
     return stamps.hexdigest()
+
+
+def _named(path: Path) -> Iterator[tuple[bytes, Path]]:
+    """Yield what is digested: a file, whose own name does not count, or each one of a folder with its path in that."""
+    if path.is_file():
+        yield b"", path
+        return
+    for name, file in _files(path):
+        yield f"{len(name)} {name}\0".encode("utf-8", "surrogateescape"), file
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:

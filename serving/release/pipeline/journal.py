@@ -58,11 +58,10 @@ class Journal:
         return self._append(RUN, {**facts, **({"explanation": explanation} if explanation else {})}, None)
 
     def found(self, name: str, key: str) -> Record | None:
-        """Return the last record of a step that ran with this key, in any run."""
-        for record in reversed(self.registry.history(self.model)):
-            facts = record.facts
-            if record.kind == STEP and (facts.get("step"), facts.get("key")) == (name, key):
-                return record if facts.get("outcome") in {RAN, KEPT} else None
+        """Return the last record of a step that ended well with this key, in any run; one that failed has none."""
+        for record in reversed(self.registry.history(self.model, kind=STEP)):
+            if (record.facts.get("step"), record.facts.get("key")) == (name, key):
+                return record
         return None
 
     def _append(self, kind: str, facts: Mapping[str, Any], version: Version | None) -> Record:

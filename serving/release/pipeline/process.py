@@ -4,12 +4,14 @@ Knows nothing of steps.
 """
 
 import contextlib
+import math
 import os
+import select
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,6 +22,7 @@ LOG_BYTES_MAX = 16 << 20
 """Output beyond is read and dropped, so that a program never waits for us."""
 STOP_TIMEOUT_S = 5.0
 _CHUNK_BYTES = 1 << 16
+_LAST_OUTPUT_S = 1.0
 _TAIL_BYTES = 4_096
 _FIELD_OF_START = 19  # of those behind the name in /proc/PID/stat, see proc(5)
 
@@ -37,12 +40,14 @@ def run_command(
     arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str], timeout_s: float, log: Path,
     started: Callable[[int], None] = lambda _: None,
 ) -> Ended:  # fmt: skip
-    """Run a program to its end, with all that it started. `started` is told its process id, which is its group's too.
+    """Run a program to its end, with all of its process group. `started` is told its id, which is the group's too.
 
-    Raises ConfigError when it cannot be started. Whatever is raised here, an interrupt for example, ends it first.
+    What has left the group, as daemons do, goes on, and nobody waits for it or for what it prints.
+    Raises ConfigError when it cannot be started, or `log` not be written. Whatever is raised here, an interrupt for
+    example, ends it first.
     """
     begin = time.monotonic()
-    with log.open("wb") as target:
+    with _created(log) as target:
         try:
             process = subprocess.Popen(  # noqa: S603 - the owner's own commands
                 list(arguments), cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL,
@@ -51,14 +56,17 @@ def run_command(
         except OSError as error:
             raise ConfigError(f"{arguments[0]} cannot be started: {error.strerror}") from None
         assert process.stdout is not None, "bug: output that is not piped"
-        reader = threading.Thread(target=_copy, args=(process.stdout, target), name="output of a step")
+        over, is_over = os.pipe()
+        reader = threading.Thread(target=_copy, args=(process.stdout, target, over), name="output of a step")
         reader.start()
         try:
             started(process.pid)
             timed_out = not _ends_within(process, timeout_s)
         finally:
             _end(process)
+            os.close(is_over)
             reader.join()
+            os.close(over)
             process.stdout.close()
     return Ended(process.returncode, timed_out, time.monotonic() - begin)
 
@@ -90,6 +98,13 @@ def end_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
+def _created(log: Path) -> IO[bytes]:
+    try:
+        return log.open("wb")
+    except OSError as error:
+        raise ConfigError(f"{log} cannot be written: {error.strerror}") from None
+
+
 def _ends_within(process: "subprocess.Popen[bytes]", timeout_s: float) -> bool:
     try:
         process.wait(timeout_s)
@@ -108,10 +123,10 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
-    """Copy output as it comes, up to the bound."""
+def _copy(source: IO[bytes], target: IO[bytes], over: int) -> None:
+    """Copy output as it comes, up to the bound, until the pipe `over` is closed at its other end."""
     left = LOG_BYTES_MAX
-    while chunk := os.read(source.fileno(), _CHUNK_BYTES):
+    for chunk in _chunks(source.fileno(), over):
         with contextlib.suppress(OSError):  # a full disk loses the output, not the step
             target.write(chunk[:left])
             target.flush()
@@ -119,3 +134,21 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> None:
             with contextlib.suppress(OSError):
                 target.write(b"\n... the rest is left out\n")
         left = max(0, left - len(chunk))
+
+
+def _chunks(source: int, over: int) -> Iterator[bytes]:
+    """Yield what comes to its end, but not for long once it is over: a daemon would hold the pipe open for ever."""
+    poll = select.poll()
+    poll.register(source, select.POLLIN)
+    poll.register(over, select.POLLIN)
+    deadline = math.inf
+    while (left_s := deadline - time.monotonic()) > 0:
+        ready = dict(poll.poll(None if deadline == math.inf else left_s * 1e3))
+        if over in ready:
+            poll.unregister(over)
+            deadline = time.monotonic() + _LAST_OUTPUT_S
+        if source in ready:
+            chunk = os.read(source, _CHUNK_BYTES)
+            if not chunk:
+                return
+            yield chunk

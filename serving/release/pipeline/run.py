@@ -9,11 +9,9 @@ from serving.registry.record import Record
 from serving.release.check import Tools
 from serving.release.pipeline.definition import Definition
 from serving.release.pipeline.delivery import Deliverer, Outcome
-from serving.release.pipeline.journal import Journal, Trigger
+from serving.release.pipeline.journal import FAILED, Journal, Trigger
 from serving.release.pipeline.runner import Runner, Say
 from serving.release.pipeline.workplace import Workplace
-
-FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +41,9 @@ def run_pipeline(
         killed = workplace.killed_run()
         facts = {"pipeline": definition.digest, "parameters": dict(definition.parameters), **trigger.facts()}
         journal = Journal.begin(registry, definition.model, facts | ({"resumes": killed} if killed else {}))
-        workplace.begin_run(journal.run)
         say(f"run {journal.run} of {definition.model}{f', which goes on where run {killed} was killed' * bool(killed)}")
         try:
+            workplace.begin_run(journal.run)
             outcome = _work(definition, registry, Runner(definition, workplace, journal, say), tools)
         except (ConfigError, PackageError, RegistryError) as error:
             with contextlib.suppress(RegistryError):  # it may be the registry that is away

@@ -1,11 +1,11 @@
 """What steps made, kept by the key of what they were made from. One run at a time has a workplace.
 
-WORK/lock                   held by the run that goes on
-WORK/run                    which run that is; left behind by one that was killed
-WORK/STEP/KEY/              what a step made, and `result.json`, which tells the digest of each output
-WORK/STEP/KEY/output.log    what it printed
-WORK/drafts/STEP/           a step under way; renamed when it has ended well
-WORK/failed/STEP.log        what it printed when it failed last
+WORK/lock                         held by the run that goes on
+WORK/run                          which run that is; left behind by one that was killed
+WORK/steps/STEP/KEY/              what a step made, and `result.json`, which tells the digest of each output
+WORK/steps/STEP/KEY/output.log    what it printed
+WORK/drafts/STEP/                 a step under way; renamed when it has ended well
+WORK/failed/STEP.log              what it printed when it failed last
 """
 
 import contextlib
@@ -85,7 +85,8 @@ class Workplace:
 
     def end_run(self) -> None:
         """Note that it came to its end, however that was."""
-        (self.folder / "run").unlink(missing_ok=True)
+        with _said(self.folder):
+            (self.folder / "run").unlink(missing_ok=True)
 
     # ---- results ----------------------------------------------------------------------------------------------------
 
@@ -116,7 +117,8 @@ class Workplace:
 
     def started(self, draft: Path, pid: int) -> None:
         """Note which process works in a draft, so that one that outlives its run can be ended."""
-        (draft / PROCESS_FILE).write_text(json.dumps({"pid": pid, "start": start_of(pid)}))
+        with _said(draft):
+            (draft / PROCESS_FILE).write_text(json.dumps({"pid": pid, "start": start_of(pid)}))
 
     def keep(self, draft: Path, key: str, outputs: Sequence[str], *, run: int, seconds: float) -> Result:
         """Keep what a step made, as a whole or not at all. Raises ConfigError for an output that is not there."""

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 import urllib.request
 
 import numpy as np
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 
 from serving.commands import release_pipeline
 from serving.commands.registry import group
-from serving.errors import ConfigError
+from serving.errors import ConfigError, RegistryAway
 from serving.registry.client import Registry
 from serving.transport.client import Client
 from serving.transport.webhook import SIGNATURE_HEADER, sign
@@ -156,6 +157,38 @@ def test_an_alarm_that_lasts_starts_another_run_only_after_the_time(penstock, tm
     assert (watcher.runs, len(history(tmp_path, "drift"))) == (1, 2)
 
 
+def test_a_registry_that_is_away_is_asked_again_only_after_the_interval(tmp_path, drifted, monkeypatch, capsys):
+    def away(**_):
+        raise RegistryAway("the registry is away")
+
+    source = release_pipeline.Source(two_steps(tmp_path), {}, tmp_path / "work")
+    server = release_pipeline.Connect(drifted.address, None)
+    watcher = release_pipeline._Watcher(source, "affine", server, away, None, again_s=3600.0)
+    waited = []
+    monkeypatch.setattr(release_pipeline.time, "sleep", waited.append)
+    watcher.turn(30.0)
+    assert (waited, watcher.runs) == ([30.0], 0)
+    assert "the registry is away" in capsys.readouterr().err
+
+
+def test_an_alarm_that_lasts_does_not_hide_another_one_that_is_posted(penstock, tmp_path, drifted):
+    file = two_steps(tmp_path)
+    options = ["watch", file, "--address", drifted.address, "--interval-s", "0.1"]
+    penstock(*options, "--count", "1")
+    facts = {**FACTS, "version": "1", "subject": "errors"}
+    source, server = (
+        release_pipeline.Source(file, {}, tmp_path / "work"),
+        release_pipeline.Connect(drifted.address, None),
+    )
+    with release_pipeline.AlarmListener("127.0.0.1", 0) as listener:
+        post(listener.address, b"", facts)
+        watcher = release_pipeline._Watcher(
+            source, "affine", server, lambda **_: release_pipelines.open_registry(tmp_path), listener, again_s=3600.0
+        )
+        watcher.turn(1.0)
+    assert [record.facts["subject"] for record in history(tmp_path, "drift")] == ["rows", "errors"]
+
+
 def test_a_run_that_fails_is_told_and_the_watch_goes_on(penstock, tmp_path, drifted):
     file = two_steps(tmp_path)
     (tmp_path / "words.txt").unlink()
@@ -189,8 +222,6 @@ def test_a_posted_alarm_starts_a_run_if_its_key_and_model_are_ours(penstock, tmp
 
 def post(address, key, facts):
     body = json.dumps(facts).encode()
-    import time
-
     headers = {SIGNATURE_HEADER: sign(key, int(time.time()), body)}
     with urllib.request.urlopen(urllib.request.Request(f"http://{address}/", body, headers)) as answer:
         assert answer.status == 202

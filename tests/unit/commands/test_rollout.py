@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from serving.commands.registry import group
-from serving.errors import ConfigError, RegistryError
+from serving.errors import ConfigError, RegistryAway, RegistryError
 from serving.registry.client import Registry
 from serving.registry.names import Alias
 from serving.release.judge import Arm, Block
@@ -69,6 +69,26 @@ def test_the_status_sums_up_what_all_servers_saw_of_the_step(penstock, place):
     assert "30 requests, 6 failed" in penstock("status")
 
 
+def test_a_status_that_cannot_be_read_is_one_line(penstock, place):
+    penstock("start", "affine/2", "--to", "production")
+    with Registry.open(str(place)) as registry:
+        seen = Sightings(place, Rollouts(registry).current(PRODUCTION))
+    seen.add("one", [])
+    (path,) = seen.folder.iterdir()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(RegistryAway, match="cannot be used: Is a directory"):
+        penstock("status")
+
+
+def test_the_status_of_one_alias_is_shown_alone(penstock):
+    penstock("start", "affine/2", "--to", "production")
+    assert [each["alias"] for each in penstock("status", "affine@production", json_too=True)] == ["production"]
+    assert penstock("status", "affine@staging", json_too=True) == []
+    with pytest.raises(RegistryError, match="'affine/2' cannot be a model's name"):
+        penstock("status", "affine/2")
+
+
 def test_the_policy_of_a_file_counts_for_this_rollout_alone(penstock, tmp_path):
     (tmp_path / "quick.toml").write_text("[rollout]\nsteps = [0.3, 0.4]\nshadow_requests_per_s = 0")
     arguments = ("start", "affine/2", "--to", "production", "--policy", tmp_path / "quick.toml")
@@ -81,5 +101,7 @@ def test_mistakes_are_one_line(penstock, tmp_path):
         penstock("start", "affine/2", "--to", "production", "--policy", tmp_path / "bad.toml")
     with pytest.raises(RegistryError, match="no package affine/9"):
         penstock("start", "affine/9", "--to", "production")
+    with pytest.raises(RegistryError, match="no record is about a model 'afine'; did you mean 'affine'"):
+        penstock("status", "afine")
     with pytest.raises(RegistryError, match="affine@production has no rollout"):
         penstock("abort", "affine@production")

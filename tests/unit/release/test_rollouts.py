@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from serving.errors import ConfigError, RegistryError
+from serving.errors import ConfigError, RegistryDamaged, RegistryError
 from serving.registry.client import Registry
 from serving.registry.names import Alias
 from serving.release.policy import Policy, RolloutConfig
@@ -147,6 +147,23 @@ def test_a_package_of_another_signature_cannot_answer_in_anothers_place(rollouts
     registry.push(write_package(tmp_path / "other", 9, model=graphs.affine(scale=9.0), signature=signature))
     with pytest.raises(RegistryError, match="another signature than affine/1"):
         rollouts.start(version(4), "production", gate=OPEN)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"event": "dance", "rollout": 5},
+        {"event": "step", "rollout": 99, "step": 1},
+        {"event": "start", "alias": "production", "sequence": 2, "control": 7},
+        {},
+    ],
+    ids=["another event", "no such rollout", "half a start", "nothing"],
+)
+def test_a_record_that_cannot_be_read_is_named(running, rollouts, registry, facts):
+    assert running.position == 5
+    record = registry.append(ROLLOUT, "affine", facts)
+    with pytest.raises(RegistryDamaged, match=f"record {record.position}, rollout, cannot be read"):
+        rollouts.current(PRODUCTION)
 
 
 @pytest.mark.parametrize("steps", [(), (0.0,), (0.6,), (0.2, 0.1), (0.1, 0.1), (float("nan"),), (0.001,) * 21])

@@ -44,6 +44,8 @@ WHOLE = json.dumps(dataclasses.asdict(SEEN)).encode()
         WHOLE.replace(b'"errors": 1', b'"errors": 11'),
         WHOLE.replace(b'"p50": 1.5', b'"p50": -1.5'),
         WHOLE.replace(b'"p50": 1.5', b'"p50": NaN'),
+        WHOLE.replace(b'"p50": 1.5', b'"p50": 1' + b"0" * 400),
+        WHOLE.replace(b'{"p50": 1.5}', b"[1.5]"),
         WHOLE.replace(b'"requests": 10', b'"requests": 10.0'),
         WHOLE + b" " * 5000,
     ],

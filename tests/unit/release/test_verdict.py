@@ -68,16 +68,17 @@ def test_whoever_reads_all_again_comes_to_the_same_verdict():
 
 
 def test_a_server_that_cannot_serve_it_ends_it():
-    trouble = Sighting(Block(Arm(0, 0, {}), Arm(0, 0, {})), trouble="no memory")
+    trouble = Sighting(Block(Arm(0, 0, {}), Arm(0, 0, {})), trouble="no\nmemory" + "!" * 2000)
     found = verdict(ROLLOUT, [shadow(), trouble])
-    assert (found.action, found.why) == (Action.ROLL_BACK, "a server cannot serve it: no memory")
+    assert (found.action, found.why) == (Action.ROLL_BACK, r"a server cannot serve it: no\nmemory" + "!" * 490)
 
 
-def test_too_little_traffic_ends_it_by_the_clock_and_by_the_blocks():
+def test_too_little_traffic_ends_it_by_the_clock_however_many_servers_have_seen_some():
     assert verdict(CANARY, [canary(2)], held_s=101).why.startswith("too little traffic to tell in hold_s_max = 100 s")
     assert verdict(CANARY, [canary(2)], held_s=99).action is Action.HOLD
     strict = dataclasses.replace(CANARY, config=dataclasses.replace(CONFIG, latency_margin=0.051))
-    assert verdict(strict, [canary(2, slower=1.02)] * 100).action is Action.ROLL_BACK
+    assert verdict(strict, [canary(2, slower=1.02)] * 150, held_s=15).action is Action.HOLD
+    assert verdict(strict, [canary(2, slower=1.02)] * 150, held_s=101).action is Action.ROLL_BACK
 
 
 def test_a_canary_without_answers_is_missing_and_that_is_a_failure():

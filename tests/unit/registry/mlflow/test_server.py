@@ -84,7 +84,16 @@ def test_a_wrong_answer_is_one_clear_error(server, answers, answer, error, messa
 
 @pytest.mark.parametrize(
     "uri",
-    ["file:///etc", "/etc", "s3://bucket/model", "mlflow-artifacts://other:80/1/models", "models:/m-1", "http://[", 7],
+    [
+        "file:///etc",
+        "/etc",
+        "s3://bucket/model",
+        "mlflow-artifacts://other:80/1/models",
+        "models:/m-1",
+        "http://[",
+        7,
+        "mlflow-artifacts:/\ud800",
+    ],
 )
 def test_files_that_the_server_does_not_hand_out_itself_are_refused(server, answers, uri):
     import json
@@ -100,6 +109,24 @@ def test_a_file_of_another_length_than_was_said_is_refused(server, answers, tmp_
     answers.answers[f"{ARTIFACTS}/{FOLDER}/model.onnx"] = (200, {"Content-Length": header}, b"graph")
     with pytest.raises((RegistryDamaged, RegistryAway)):
         server.download(f"{FOLDER}/model.onnx", tmp_path / "model.onnx", said)
+
+
+@pytest.mark.parametrize(("said", "header"), [(6, "5"), (None, "6")])
+def test_a_file_that_is_too_long_is_refused_before_any_of_it_is_written(
+    server, answers, tmp_path, monkeypatch, said, header
+):
+    monkeypatch.setattr(module, "BLOB_BYTES_MAX", 5)
+    answers.answers[f"{ARTIFACTS}/{FOLDER}/model.onnx"] = (200, {"Content-Length": header}, b"graph!")
+    with pytest.raises(RegistryError, match="has 6 bytes, at most 5"):
+        server.download(f"{FOLDER}/model.onnx", tmp_path / "model.onnx", said)
+    assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.parametrize("header", ["\xb2", "9" * 5000, "-1"])
+def test_a_length_that_is_no_number_is_no_length(server, answers, tmp_path, header):
+    answers.answers[f"{ARTIFACTS}/{FOLDER}/model.onnx"] = (200, {"Content-Length": header}, b"graph")
+    server.download(f"{FOLDER}/model.onnx", tmp_path / "model.onnx", None)
+    assert (tmp_path / "model.onnx").read_bytes() == b"graph"
 
 
 def test_what_comes_is_given_up_when_the_server_stops(answers, tmp_path):

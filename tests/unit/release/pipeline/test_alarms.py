@@ -23,8 +23,14 @@ def test_an_alarm_is_read_from_what_a_server_posts():
     assert alarm_of({**FACTS, "features": [], "evidence": None}, "x").facts().keys().isdisjoint({"evidence"})
 
 
+@pytest.mark.parametrize("evidence", [float("inf"), float("nan")])
+def test_evidence_that_no_record_can_hold_does_not_keep_an_alarm_from_being_one(evidence):
+    assert alarm_of({**FACTS, "evidence": evidence}, "x") == dataclasses.replace(ALARM, evidence=None, source="x")
+
+
 @pytest.mark.parametrize("facts", [
     {}, {**FACTS, "model": 3}, {**FACTS, "features": 7}, {**FACTS, "rows": "many"}, {**FACTS, "features": [{}]},
+    {**FACTS, "rows": float("inf")}, {**FACTS, "evidence": 10**400}, {**FACTS, "evidence": "3"},
 ])  # fmt: skip
 def test_what_is_no_alarm_is_refused(facts):
     with pytest.raises(ConfigError, match="no alarm of drift"):

@@ -1,9 +1,9 @@
 """Programs of steps: real ones, ended for real."""
 
 import os
+import select
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -52,6 +52,16 @@ def test_a_child_that_stays_behind_does_not_hold_the_step_up(shell, tmp_path):
     assert not is_running(int((tmp_path / "log").read_text()))
 
 
+@pytest.mark.parametrize("daemon", ["sleep 600", "yes"])
+def test_a_daemon_that_holds_the_output_does_not_hold_the_step_up(shell, tmp_path, monkeypatch, daemon):
+    """It has left the group, so it goes on; it must not print into the step's output for ever either."""
+    monkeypatch.setattr(process, "_LAST_OUTPUT_S", 0.1)
+    script = f"mkfifo gate; setsid sh -c 'echo $$; : > gate; exec {daemon}' & cat gate; exit 5"
+    assert shell(script).status == 5
+    pid = int((tmp_path / "log").read_bytes().split(b"\n")[0])
+    end_group(pid)
+
+
 def test_an_interrupt_ends_the_program(shell, tmp_path):
     seen = []
 
@@ -83,6 +93,11 @@ def test_a_program_that_is_not_there_is_one_clear_error(tmp_path):
         run_command(["no-such-program"], folder=tmp_path, environment={}, timeout_s=1, log=tmp_path / "log")
 
 
+def test_an_output_that_cannot_be_kept_is_one_clear_error(tmp_path):
+    with pytest.raises(ConfigError, match="log cannot be written: No such file"):
+        run_command(["true"], folder=tmp_path, environment={}, timeout_s=1, log=tmp_path / "gone" / "log")
+
+
 def test_a_process_is_known_by_when_it_started():
     child = subprocess.Popen(["sleep", "600"], start_new_session=True)
     assert start_of(child.pid) == start_of(child.pid) > start_of(1)
@@ -93,7 +108,10 @@ def test_a_process_is_known_by_when_it_started():
 
 
 def is_running(pid):
+    """Tell whether a process goes on; one that was killed is given the moment that this takes."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
         return False
+    with os.fdopen(handle) as ends:
+        return not select.select([ends], [], [], 10.0)[0]

@@ -196,8 +196,12 @@ def test_a_package_that_lost_the_alias_does_not_come_back_by_itself(tmp_path):
 
 def test_a_person_decides_when_the_pipeline_says_so(tmp_path):
     file = release(tmp_path, by="person")
-    assert run(file).outcome.word == "passed"
-    assert steps(run(file)) == {"convert": "kept", "push": "kept", "check": "kept"}
+    first = run(file)
+    assert first.outcome.word == "passed"
+    for _ in range(2):
+        again = run(file)
+        assert steps(again) == {"convert": "kept", "push": "kept", "check": "kept"}
+        assert {each.facts["since"] for each in again.records if each.kind == "step"} == {first.run}
 
 
 def test_a_package_that_a_check_does_not_let_through_is_refused_and_not_asked_again(tmp_path):
@@ -222,6 +226,23 @@ def test_a_check_is_asked_again_when_policy_rows_or_production_have_changed(tmp_
         registry.promote(version(2), "production", gate=OPEN)
     assert steps(run(file))["check"] == "ran"
     assert steps(run(file))["check"] == "kept"
+
+
+def test_a_check_is_asked_again_when_production_has_come_back_to_what_it_was(tmp_path):
+    file = release(tmp_path)
+    with open_registry(tmp_path) as registry:
+        for sequence, scale in ((1, 4.0), (2, 5.0)):
+            registry.push(trials.write_sound(tmp_path / f"{sequence}", scale))
+        registry.promote(version(1), "production", gate=OPEN)
+    refusing = trials.tools(latency=2.0)
+    assert run(file, tools=refusing).outcome.word == "refused"
+    with open_registry(tmp_path) as registry:
+        registry.promote(version(2), "production", gate=OPEN)
+    assert run(file, tools=refusing).outcome.word == "refused"
+    with open_registry(tmp_path) as registry:
+        registry.rollback(PRODUCTION)
+    again = run(file)
+    assert (steps(again)["check"], again.outcome.word) == ("ran", "promoted")
 
 
 def test_a_person_may_check_again_what_the_pipeline_was_refused(tmp_path):
@@ -266,6 +287,16 @@ def test_evidence_that_is_none_stops_before_anything_is_pushed(tmp_path, text, m
 
 
 # ---- the ledger ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_cannot_write_its_workplace_has_failed_in_the_ledger_too(tmp_path):
+    file = two_steps(tmp_path)
+    (tmp_path / "work" / "run").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="run cannot be written"):
+        run(file)
+    with open_registry(tmp_path) as registry:
+        begin, end = registry.history(kind="run")
+    assert (begin.facts["event"], end.facts["event"], end.facts["outcome"]) == ("begin", "end", "failed")
 
 
 def test_a_run_that_was_killed_is_named_by_the_next_one(tmp_path):

@@ -56,6 +56,14 @@ def test_an_output_that_is_missing_is_said(place):
         place.keep(draft, "sha256:" + "a" * 64, ["model"], run=1, seconds=0)
 
 
+def test_a_workplace_that_cannot_be_written_any_more_is_one_clear_error(place):
+    with pytest.raises(ConfigError, match=r"process\.json cannot be written"):
+        place.started(place.folder / "drafts" / "gone", 1)
+    (place.folder / "run").mkdir()
+    with pytest.raises(ConfigError, match="run cannot be written"):
+        place.end_run()
+
+
 def test_results_that_were_not_used_for_longest_are_forgotten(place, monkeypatch):
     monkeypatch.setattr(module, "KEPT_MAX", 2)
     keys = [f"sha256:{letter * 64}" for letter in "abc"]
