@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -126,6 +127,9 @@ def watch(
 
     The server at --address is asked in turns. A run that fails is told, and the watch goes on.
     """
+    for name, seconds in (("--interval-s", interval_s), ("--again-s", again_s)):
+        if not math.isfinite(seconds):
+            raise click.UsageError(f"{name} {seconds}: expected a number of seconds")
     model = source.read().model
     key = b"" if listen_key is None else read_key(listen_key, "--listen-key")
     with ended_by_term(), contextlib.ExitStack() as stack:

@@ -35,18 +35,18 @@ class Alias:
 Reference = Version | Alias
 
 
-def parse_reference(text: str) -> Reference:
-    """Read NAME/SEQ or NAME@ALIAS. Raises RegistryError."""
+def parse_reference(text: str, expected: str = "NAME/SEQ such as fraud/3, or NAME@ALIAS") -> Reference:
+    """Read NAME/SEQ or NAME@ALIAS. Raises RegistryError, which names what the caller has `expected`."""
     if match := re.fullmatch(rf"({_WORD})/({_SEQUENCE})", text):
         return Version(match[1], int(match[2]))
     if match := re.fullmatch(rf"({_WORD})@({_WORD})", text):
         return Alias(match[1], match[2])
-    raise RegistryError(f"{text!r} names no package; expected NAME/SEQ such as fraud/3, or NAME@ALIAS")
+    raise RegistryError(f"{text!r} names no package; expected {expected}")
 
 
 def parse_version(text: str) -> Version:
     """Read NAME/SEQ. Raises RegistryError."""
-    reference = parse_reference(text)
+    reference = parse_reference(text, "NAME/SEQ such as fraud/3")
     if not isinstance(reference, Version):
         raise RegistryError(f"{text!r} is an alias, which may move; expected NAME/SEQ such as {reference.model}/3")
     return reference
@@ -54,7 +54,7 @@ def parse_version(text: str) -> Version:
 
 def parse_alias(text: str) -> Alias:
     """Read NAME@ALIAS. Raises RegistryError."""
-    reference = parse_reference(text)
+    reference = parse_reference(text, "NAME@ALIAS such as fraud@production")
     if not isinstance(reference, Alias):
         raise RegistryError(f"{text!r} is a package; expected NAME@ALIAS such as {reference.model}@production")
     return reference

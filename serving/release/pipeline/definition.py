@@ -266,6 +266,8 @@ def _delivery(table: Mapping[str, Any], steps: Sequence[Step]) -> Delivery:
 
 def _reference(key: str, text: str, steps: Mapping[str, Step], *, of_step: bool = False) -> Placeholder:
     """Read one placeholder that names something to read."""
+    if "\0" in text:
+        raise ConfigError(f"[release] {key} = {text!r:.80} holds a zero byte, which no file's name can")
     template = parse(text)
     (each,) = template if len(template) == 1 else ("",)
     if not isinstance(each, Placeholder) or each.kind in RESERVED - {FILE} or (of_step and each.kind == FILE):

@@ -106,7 +106,13 @@ def test_a_mistake_is_one_clear_error(penstock, tmp_path, monkeypatch, arguments
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["--set", "x"], "expected NAME=VALUE"), (["--listen", "8003"], "expected HOST:PORT")]
+    ("arguments", "message"),
+    [
+        (["--set", "x"], "expected NAME=VALUE"),
+        (["--listen", "8003"], "expected HOST:PORT"),
+        (["--interval-s", "nan"], "--interval-s nan: expected a number"),
+        (["--again-s", "nan"], "--again-s nan: expected a number"),
+    ],
 )
 def test_an_option_that_cannot_be_read_is_a_usage_error(penstock, tmp_path, arguments, message):
     assert message in penstock("watch", two_steps(tmp_path), *arguments, status=2).stderr

@@ -33,6 +33,10 @@ def test_a_verb_that_needs_one_kind_of_reference_refuses_the_other():
         parse_version("fraud@production")
     with pytest.raises(RegistryError, match="expected NAME@ALIAS"):
         parse_alias("fraud/1")
+    with pytest.raises(RegistryError, match=r"'fraud' names no package; expected NAME@ALIAS such as [a-z@]*$"):
+        parse_alias("fraud")
+    with pytest.raises(RegistryError, match=r"'fraud' names no package; expected NAME/SEQ such as [a-z/3]*$"):
+        parse_version("fraud")
 
 
 @pytest.mark.parametrize("text", ["", "a/b", "..", "-x", "x\n", "a\0b"])

@@ -91,6 +91,7 @@ def test_parameters_are_set_as_the_types_that_they_have(tmp_path):
         ('"EMPTY="', '"EMPTY"', "expected NAME=TEXT"),
         ('"EMPTY="', '"EMPTY=\\u0000"', "zero byte"),
         ('package = "{train:fraud/1}"', "", "without package"),
+        ('held_out = "{data:held.npz}"', 'held_out = "{file:a\\u0000b}"', "zero byte"),
         ('package = "{train:fraud/1}"', 'package = "fraud/1"', "and nothing else"),
         ('package = "{train:fraud/1}"', 'package = "{file:fraud}"', r"expected \{STEP:PATH\} and nothing else"),
         ("{data:held.npz}", "{data:none.npz}", r"\[release\] held_out \{data:none.npz\}: step 'data' does not make it"),
