@@ -132,7 +132,7 @@ def test_a_models_settings_come_from_its_folder_beside(tmp_path, options):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": ("affine",)}, "expected NAME/SEQ"),
+        ({"model": ("affine",)}, "expected NAME@ALIAS"),
         ({"model": ("affine/1",)}, "expected NAME@ALIAS"),
         ({"model": ("affine@a", "affine@b")}, "by two aliases"),
         ({"registry": "s3://x"}, r"registry\.toml"),
