@@ -4,7 +4,7 @@ import pytest
 
 from serving.batching.batcher import ASIDE_TARGETS, Batcher
 from serving.batching.entries import Batch
-from serving.batching.outlook import PROBE_NS
+from serving.batching.outlook import PROBE_NS, PROBE_NS_MAX
 from serving.batching.policy import NEVER, Reason
 from serving.config import BatchingConfig
 from serving.errors import DeadlineOutOfReach, Overloaded
@@ -185,6 +185,15 @@ def test_of_a_group_that_does_not_fit_whole_the_most_urgent_requests_run_first(m
     assert batcher.is_empty
 
 
+def test_a_lone_group_is_split_where_batches_do_not_pay(make, clock):
+    batcher = make(linear)
+    batcher.set_inline(True)
+    asked = [Asked(1) for _ in range(12)]
+    batcher.submit(Intake(Ledger(clock.now_ns)).group([("c", asked)], clock.now_ns()))
+    batch = batcher.take_now(ROWS_MAX)
+    assert (batch.rows, batch.reason, batcher.queued_rows) == (1, Reason.EFFICIENCY, 11)
+
+
 # ---- the door ------------------------------------------------------------------------------------------------------
 
 
@@ -293,6 +302,14 @@ def test_an_estimate_that_keeps_everybody_out_is_put_to_the_test(make, clock):
     batcher = make()
     finish(batcher, clock, Batch([], 1, clock.now_ns()))
     clock.advance(PROBE_NS + 1)
+    entry, _ = ask(batcher, clock, slack_ms=1)
+    assert batcher.take().entries == [entry]
+
+
+def test_an_estimate_of_an_hour_does_not_keep_everybody_out_for_hours(make, clock):
+    batcher = make(lambda _: 3_600_000 * MS)
+    finish(batcher, clock, Batch([], 1, clock.now_ns()), lambda _: MS)
+    clock.advance(PROBE_NS_MAX + 1)
     entry, _ = ask(batcher, clock, slack_ms=1)
     assert batcher.take().entries == [entry]
 
