@@ -25,6 +25,7 @@ from serving.batching.inline import InlineRuns, Left
 from serving.batching.pace import Pace
 from serving.batching.policy import NEVER, RELEASES
 from serving.batching.portions import OutputsDoNotFollowRowsError, check_rows, halves, refuse, scatter
+from serving.batching.service_time import least_rows
 from serving.batching.sweep import Sample
 from serving.clock import Clock
 from serving.config import ModelConfig
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
     from serving.pipeline.pipeline import Pipeline
 
 _FAILURE_LOG_INTERVAL_NS = 1_000_000_000
+_GOOD_RATE = 0.9
+"""What waits is run on the I/O thread in parts only if these reach so much of the best rate of rows."""
+
 _log = logging.getLogger(__name__)
 
 Post = Callable[[Callable[[], None]], object]
@@ -175,7 +179,7 @@ class Servable:
     def submit(self, entry: Entry) -> None:
         """Queue a request, or many. Raises Overloaded or Draining."""
         inline = self._inline
-        is_inline = inline is not None and self._is_cheap(inline)
+        is_inline = inline is not None and self._fits_here(inline, self.batcher.queued_rows + entry.rows)
         self.batcher.set_inline(is_inline)
         try:
             self._settle_over(self.batcher.submit(entry))
@@ -190,8 +194,8 @@ class Servable:
         """
         assert self._inline is not None, "bug: a servable without a place on the I/O thread was run there"
         waiting_rows = min(self.batcher.queued_rows, self.batch_rows_max)
-        rows = self._pace.rows_within(waiting_rows, budget_ns)
-        if waiting_rows and not rows and self._is_cheap(self._inline):
+        rows = self._rows_here(waiting_rows, budget_ns)
+        if waiting_rows and not rows and self._fits_here(self._inline, waiting_rows):
             return Left.MORE_THAN_FITS
         if (rows or not waiting_rows) and (batch := self.batcher.take_now(max(rows, 1))) is not None:
             if batch.entries:
@@ -259,13 +263,25 @@ class Servable:
         if differ(samples, learnt):
             self._calibrations.write(key, learnt)
 
-    def _is_cheap(self, inline: InlineRuns) -> bool:
-        """Say whether batches should run on the I/O thread: none that should wait for more rows do."""
+    def _fits_here(self, inline: InlineRuns, rows: int) -> bool:
+        """Say whether `rows` rows that wait should run on the I/O thread.
+
+        None that should wait for more rows do, nor those that an instance which runs now takes in its next batch.
+        """
         if self.batcher.has_window or not self._session.runs_on_caller or not self._pace.is_cheap:
             return False
         if self.pipeline is not None and not self.pipeline.is_quick:
             return False
-        return self._pace.rows_within(1, inline.budget_ns) > 0
+        if self.batcher.outlook.is_running:
+            return False
+        return self._rows_here(max(1, min(rows, self.batch_rows_max)), inline.budget_ns) > 0
+
+    def _rows_here(self, rows: int, budget_ns: int) -> int:
+        """Return how many of `rows` rows to run within a budget; none when fewer of them run at a lower rate."""
+        fitting = self._pace.rows_within(rows, budget_ns)
+        if fitting < rows and fitting < least_rows(self.batcher.outlook.times.curve, rows, _GOOD_RATE):
+            return 0
+        return fitting
 
     def _serve(self) -> None:
         """Run batches until the batcher is closed and empty. The loop of one instance thread."""

@@ -200,6 +200,11 @@ class Outlook:
         """How many instances run nothing."""
         return max(0, self._instances - len(self._running))
 
+    @property
+    def is_running(self) -> bool:
+        """Whether an instance runs something."""
+        return bool(self._running)
+
     def retry_after_ns(self, newcomer: Newcomer, lane: Lane, *, head_due_ns: float, now_ns: int) -> float:
         """Return 0 to admit a newcomer, or after how long it may try again. Whoever finds all idle is admitted.
 

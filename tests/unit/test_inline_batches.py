@@ -10,7 +10,7 @@ from serving.errors import DeadlineExceeded, Overloaded
 from serving.model import Servable, Shared
 from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
 from tests.support.clocks import FakeClock
-from tests.support.sessions import FakeSession, Posts, model_config, queued
+from tests.support.sessions import FakeSession, HeldSession, Posts, model_config, queued
 
 OPEN = Signature(
     (TensorSpec("x", Datatype.FP32, (DYNAMIC, DYNAMIC)),),
@@ -145,3 +145,45 @@ def test_a_graph_that_others_compute_never_runs_on_the_io_thread():
     one.submit(queued(1, settle=[]))
     assert not inline.run()
     one.close()
+
+
+def test_what_runs_at_a_lower_rate_in_parts_that_fit_a_turn_is_left_to_an_instance_thread_as_one_batch():
+    """A batch takes 100 us and 10 us per row, so ten rows fit a turn, at half the rate of all that wait."""
+    clock, posts = FakeClock(), Posts()
+
+    def batch(x):
+        clock.advance(100_000 + 10_000 * len(x))
+        return [x]
+
+    session = FakeSession(batch)
+    inline = InlineRuns(clock, budget_us=200, wake=lambda: None)
+    one = Servable("m", 1, session, model_config(), clock=clock, post=posts, shared=Shared(inline))
+    one.batcher.seed([(rows, 100_000 + 10_000 * rows) for rows in (1, 2, 4, 8, 16, 32, 64)])
+    del session.runs[:]
+    answers = []
+    one.batcher.set_inline(True)  # so that the instance thread leaves them alone until the last one has come
+    for _ in range(63):
+        one.batcher.submit(queued(1, settle=answers))
+    one.submit(queued(1, settle=answers))
+    assert not inline.run()
+    posts.run()
+    one.close()
+    assert session.runs == [64]
+    assert len(answers) == 64
+
+
+def test_what_comes_while_an_instance_runs_waits_for_its_next_batch():
+    session = HeldSession()
+    one, inline = inline_servable(session)
+    session.hold()
+    session.runs_on_caller = False
+    answers = []
+    one.submit(queued(1, settle=answers))
+    session.wait_until_running()
+    session.runs_on_caller = True
+    for _ in range(3):
+        one.submit(queued(1, settle=answers))
+    run_all(inline)
+    session.let_go()
+    one.close()
+    assert session.served == [1, 3]
