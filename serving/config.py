@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast, get_args, get_origin
@@ -19,6 +19,8 @@ from serving.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "PENSTOCK_"
 CONFIG_BYTES_MAX = 1 << 20
+ROWS_ALLOWED_MAX = 32
+"""Each allowed size of a batch is measured when a model loads."""
 CALIBRATION_PANES_MIN = 50
 """Fewer panes say too little about their own variation."""
 
@@ -202,8 +204,14 @@ class BatchingConfig:
     batch_rows_preferred: tuple[int, ...] = option(
         (), "In mode window, a batch of so many rows does not wait; the largest one that is filled is taken."
     )
+    batch_rows_allowed: tuple[int, ...] = option(
+        (), "The model runs batches of so many rows only, so others are padded to the next one. Empty: of any number."
+    )
 
     def __post_init__(self) -> None:
+        if self.batch_rows_allowed:
+            self._check_allowed(self.batch_rows_allowed)
+            object.__setattr__(self, "batch_rows_max", self.batch_rows_allowed[-1])  # no batch can have more
         for name in ("queue_delay_us_max", "batch_rows_preferred"):
             if getattr(self, name) and self.mode != "window":
                 raise ConfigError(
@@ -220,6 +228,17 @@ class BatchingConfig:
                 f"[batching] queue_rows_max = {self.queue_rows_max} is below batch_rows_max = {self.batch_rows_max}; "
                 "a full batch could never be queued"
             )
+
+    def _check_allowed(self, allowed: Sequence[int]) -> None:
+        given = f"[batching] batch_rows_allowed = {list(allowed)}"
+        if self.mode == "none":
+            raise ConfigError(f'{given} is given with mode = "none", which makes no batches; leave one of them out')
+        if list(allowed) != sorted({*allowed}) or not 0 < allowed[0] <= allowed[-1] <= self.batch_rows_max:
+            raise ConfigError(
+                f"{given}, expected ascending numbers of rows from 1 to batch_rows_max = {self.batch_rows_max}"
+            )
+        if len(allowed) > ROWS_ALLOWED_MAX:
+            raise ConfigError(f"[batching] batch_rows_allowed has {len(allowed)} sizes, at most {ROWS_ALLOWED_MAX}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

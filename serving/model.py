@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Protocol
 from serving.batching.arena import Staging
 from serving.batching.batcher import Batcher
 from serving.batching.calibrations import Calibrations, differ, files_of
-from serving.batching.demand import MISSED, burst_factor, rows_per_ns, utilisation
 from serving.batching.entries import Batch, Entry, Over, Progress, Result
 from serving.batching.inline import InlineRuns, Left
-from serving.batching.pace import Pace
-from serving.batching.policy import NEVER, RELEASES
+from serving.batching.pace import Pace, PaddedPace
+from serving.batching.policy import NEVER
 from serving.batching.portions import OutputsDoNotFollowRowsError, check_rows, halves, refuse, scatter
 from serving.batching.service_time import least_rows
 from serving.batching.sweep import Sample
+from serving.batching_view import batching_view
 from serving.clock import Clock
 from serving.config import ModelConfig
 from serving.errors import BatchFailed, Cancelled, DeadlineExceeded, InternalError, ModelFailed
@@ -34,11 +34,12 @@ from serving.execution.core_gate import CoreGate
 from serving.execution.graph import Graph
 from serving.execution.instances import InstanceGroup
 from serving.execution.memory import resident_bytes
+from serving.execution.padding import AnySession, fitted
 from serving.execution.session import BUILD, Session, threads_of
 from serving.pipeline.files import FolderFiles, PackedFiles
 from serving.pipeline.flaws import RefusedRowsError
 from serving.rehearsal import Rehearsal, pipeline_of
-from serving.statistics.batching import BatchingView, ServiceTime
+from serving.statistics.batching import BatchingView
 from serving.statistics.drift.counter import Counter
 from serving.statistics.drift.counting import NUMPY, Kernels
 from serving.statistics.drift.watch import DriftWatch
@@ -103,7 +104,7 @@ class Servable:
     mirror: Reflects | None = None  # set, by a loader, while a rollout has a shadow
 
     def __init__(
-        self, name: str, version: int, session: Session, config: ModelConfig, *,
+        self, name: str, version: int, session: AnySession, config: ModelConfig, *,
         clock: Clock, post: Post, shared: Shared | None = None, pipeline: "Pipeline | None" = None,
     ) -> None:  # fmt: skip
         self.name = name
@@ -126,7 +127,8 @@ class Servable:
         runs_here = session.runs_on_caller and config.instances.kind == "cpu"  # other devices have threads of their own
         threads = threads_of(config.session, config.instances)
         self._cores = self._gate.share(threads, config.instances.count) if runs_here else 0
-        self._pace = Pace()
+        rows_allowed = config.batching.batch_rows_allowed
+        self._pace = PaddedPace(rows_allowed) if rows_allowed else Pace()
         self._failure_logged_ns = -_FAILURE_LOG_INTERVAL_NS
         self._rehearsal = Rehearsal(session, pipeline, clock, name=f"{name}/{version}")
         self._rehearsal.warm_up(self._pace)
@@ -159,11 +161,12 @@ class Servable:
         calibrations = shared.calibrations
         files = FolderFiles(source.parent) if isinstance(source, Path) else PackedFiles(source.files)
         with calibrations.loads.one():
-            session = Session(source, config.session, config.instances)
+            rows_allowed = config.batching.batch_rows_allowed
+            session = fitted(Session(source, config.session, config.instances), rows_allowed)
             pipeline = pipeline_of(config.pipeline, session, files, allow_user_code=shared.allow_user_code)
             one = cls(name, version, session, config, clock=clock, post=post, shared=shared, pipeline=pipeline)
             parts = list(files_of(source.parent) if isinstance(source, Path) else source.parts)
-            facts = (BUILD, config.session, config.instances, config.pipeline, one.batch_rows_max)
+            facts = (BUILD, config.session, config.instances, config.pipeline, one.batch_rows_max, *rows_allowed)
             key = calibrations.key(parts, *facts)
             samples = calibrations.read(key) or one._rehearsal.sweep(one.batcher.outlook.times.curve.sizes)
             one.batcher.seed(samples)
@@ -211,27 +214,7 @@ class Servable:
 
     def batching(self) -> BatchingView:
         """Return what the batcher has learnt and done."""
-        batcher, outlook, now_ns = self.batcher, self.batcher.outlook, self._clock.now_ns()
-        decision, times = batcher.decision(), outlook.times
-        return BatchingView(
-            mode=self.config.batching.mode,
-            instances=self.config.instances.count,
-            target_ns=self._target_ns if self._target_ns < NEVER else 0.0,
-            sizes=[ServiceTime(rows, times.mean_ns(rows), times.upper_ns(rows)) for rows in times.curve.sizes],
-            knee_rows=times.knee_rows,
-            chosen_rows=batcher.chosen_rows(),
-            best_rows_per_s=times.best_rows_per_s * self.config.instances.count,
-            waiting=None if decision is None else (decision.rows, decision.reason.name.lower()),
-            rows_per_s=rows_per_ns(outlook.demand, now_ns) * 1e9,
-            burst=burst_factor(outlook.demand),
-            utilisation=utilisation(outlook.demand, self.config.instances.count, now_ns),
-            missed=outlook.demand[MISSED],
-            overhead_ns=outlook.overhead_ns,
-            expected_ns=outlook.predicted_ns,
-            actual_ns=outlook.actual_ns,
-            releases={reason.name.lower(): batcher.releases[reason] for reason in RELEASES},
-            waits=batcher.waits,
-        )
+        return batching_view(self.batcher, self.config, self.statistics, now_ns=self._clock.now_ns())
 
     def drop(self, entry: Entry) -> None:
         """Stop caring about a request; its `settle` will not be called."""

@@ -14,9 +14,10 @@ from serving.batching.pace import CHEAP_RUNS, Pace
 from serving.batching.sweep import Probe, Sample, sweep
 from serving.clock import Clock
 from serving.config import PipelineConfig
+from serving.errors import LoadError
 from serving.execution.memory import available_bytes, resident_bytes
+from serving.execution.padding import AnySession, OutputWithoutRowsError, PaddedSession, fixed_rows
 from serving.execution.probe import probed, random_rows, zeros
-from serving.execution.session import Session
 from serving.pipeline.files import Files
 from serving.types import Array
 
@@ -35,7 +36,7 @@ class Rehearsal:
     buffers for each staging that it was run with, so all runs share one, `staging`, which is the I/O thread's later on.
     """
 
-    def __init__(self, session: Session, pipeline: "Pipeline | None", clock: Clock, *, name: str) -> None:
+    def __init__(self, session: AnySession, pipeline: "Pipeline | None", clock: Clock, *, name: str) -> None:
         self.signature = session.signature if pipeline is None else pipeline.signature
         self.staging = Staging(self.signature)
         self._session = session
@@ -54,17 +55,30 @@ class Rehearsal:
         return self._pipeline.answered(answers)
 
     def warm_up(self, pace: Pace) -> None:
-        """Run a few times: the first run of a graph is slow, and its outputs tell the truth. Teaches `pace`."""
+        """Run a few times: the first run of a graph is slow, and its outputs tell the truth. Teaches `pace`.
+
+        Raises LoadError when batches of the model are to be padded and its rows do not stand alone.
+        """
         was_batchable = self.signature.batchable
         try:
             self.signature = probed(self.signature, self.run)
             self._time_one_row(pace)
+        except OutputWithoutRowsError as error:
+            raise LoadError(str(error)) from None
         except Exception as error:  # noqa: BLE001 - zeros may be nothing that this model can take; it can still serve
             _log.info("%s: no warm-up, the model does not take zeros: %s", self._name, error)
-            return
-        self._takes_zeros = True
+        else:
+            self._takes_zeros = True
+        if not self.signature.batchable and isinstance(self._session, PaddedSession):
+            raise LoadError(
+                "batch_rows_allowed is given, but rows of this model do not stand alone, so padding would change its "
+                "answers; leave it out"
+            )
         if was_batchable and not self.signature.batchable:
             _log.warning("%s: rows do not stand alone, so batching is off", self._name)
+        if (fixed := fixed_rows(self.signature)) > 1:
+            text = "%s: a request brings %d of the first dimension; if these are rows, see batch_rows_allowed = [%d]"
+            _log.info(text, self._name, fixed, fixed)
 
     def sweep(self, sizes: Sequence[int]) -> list[Sample]:
         """Measure how long batches of these sizes take; nothing is known of a model that takes no random rows."""
@@ -94,7 +108,9 @@ class Rehearsal:
             pace.observe(1, self._one_row_ns)
 
 
-def pipeline_of(config: PipelineConfig, session: Session, files: Files, *, allow_user_code: bool) -> "Pipeline | None":
+def pipeline_of(
+    config: PipelineConfig, session: AnySession, files: Files, *, allow_user_code: bool
+) -> "Pipeline | None":
     """Compose and compile a model's pipeline, None where nothing is declared. Raises LoadError.
 
     `files` are those that steps may name.

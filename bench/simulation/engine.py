@@ -68,10 +68,9 @@ def simulate(world: World, rival: Rival) -> tuple[Floats, Floats]:
     rows_max = min(rival.batch_rows_max, world.service_ns.size - 1)
     sizes = np.array(ladder(rows_max), np.int64)
     blank = [np.zeros(sizes.size) for _ in range(4)]
-    curve = _Curve(sizes, blank[0], blank[1], np.full(sizes.size, 1.1), blank[2], blank[3], np.zeros(2))
-    bounds = Bounds(
-        rows_max, QUEUE_ROWS_MAX if rival.guarded else _UNBOUNDED, world.instances, world.overhead_ns, False
-    )
+    curve = _Curve(sizes, blank[0], blank[1], np.full(sizes.size, 1.1), blank[2], blank[3], np.zeros(2), False)
+    queue_rows_max = QUEUE_ROWS_MAX if rival.guarded else _UNBOUNDED
+    bounds = Bounds(rows_max, queue_rows_max, world.instances, world.overhead_ns)
     run = _new_run(world, sizes.size)
     _simulate(run, world, rival, bounds, curve)
     return run.latency_ns, run.totals
@@ -233,7 +232,7 @@ def _decide(run: Run, world: World, bounds: Bounds, curve: Curve, now_ns: float)
     if aside:
         rows = counts[ASIDE_TAIL] - counts[ASIDE_HEAD]
     snapshot = _Snapshot(
-        now_ns, rows, run.due_ns, last_ns, counts[IDLE], max(now_ns, run.expected_ns.min()), since_ns,
+        now_ns, rows, run.due_ns[0], run.due_ns, last_ns, counts[IDLE], max(now_ns, run.expected_ns.min()), since_ns,
         rows_per_ns(run.demand, now_ns), run.demand[CAME_NS], slack_ns,
         utilisation(run.demand, world.instances, now_ns), run.demand[MISSED], aside,
     )  # fmt: skip

@@ -49,8 +49,9 @@ class Batcher:
         self._queue = Queue(target_ns)
         self._has_target = target_ns < NEVER
         self.outlook = Outlook(
-            config.batch_rows_max if batchable else 1, config.queue_rows_max, instances=instances, target_ns=target_ns
-        )
+            config.batch_rows_max if batchable else 1, config.queue_rows_max, instances=instances, target_ns=target_ns,
+            rows_allowed=config.batch_rows_allowed if batchable else (),
+        )  # fmt: skip
         self._lock = threading.Lock()
         self._ready = threading.Condition(self._lock)
         self._closed = False

@@ -6,6 +6,7 @@ nobody is near the moment at which they are due and what was learnt stays about 
 each other quickly only some are learnt from.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -34,7 +35,6 @@ from serving.batching.policy import (
     hopeless_before_ns,
     retry_after_ns,
     riders,
-    run_ns,
 )
 from serving.batching.queue import LaneQueue, due_ns
 from serving.batching.service_time import ServiceTimes, ladder, nearest, seeded
@@ -79,11 +79,16 @@ class Outlook:
     """The learnt state of one servable. Takes no lock: its batcher holds one.
 
     `predicted_ns` and `actual_ns` add up how long the batches that were learnt from should have taken, and took.
+    `rows_allowed` are the sizes of which batches run, smaller ones padded; any size does when there are none.
     Bounds: a number per size of the ladder, a kept decision per number of rows up to `batch_rows_max`.
     """
 
-    def __init__(self, batch_rows_max: int, queue_rows_max: int, *, instances: int, target_ns: float) -> None:
-        self.times = ServiceTimes(ladder(batch_rows_max))
+    def __init__(
+        self, batch_rows_max: int, queue_rows_max: int, *,
+        instances: int, target_ns: float, rows_allowed: Sequence[int] = (),
+    ) -> None:  # fmt: skip
+        self.times = ServiceTimes(rows_allowed or ladder(batch_rows_max), stepped=bool(rows_allowed))
+        self._sizes = self.times.curve.sizes
         self.demand = [0.0] * NUMBERS
         self._lanes = LaneTimes()
         self.target_ns = target_ns
@@ -147,7 +152,7 @@ class Outlook:
         if now_ns - self.demand[DONE] >= BATCHES_NS or self._instances > 1:
             note_batch(self.demand, self._busy_ns, now_ns)
             self._busy_ns = 0
-        level = (batch.rows - 1).bit_length()
+        level = bisect_left(self._sizes, batch.rows)
         if now_ns - self._learnt_ns < LEARNING_INTERVAL_NS and level in self._known:
             return
         if not batch.is_clean or batch.reruns or not batch.rows:
@@ -174,8 +179,8 @@ class Outlook:
     def learn(self, rows: int, duration_ns: float, now_ns: int) -> None:
         """Learn how long so many rows take."""
         self.times.observe(rows, duration_ns, now_ns)
-        level = (rows - 1).bit_length()
-        if self.times.curve.weights[min(level, len(self.times.curve.sizes) - 1)] >= _SIZE_KNOWN_WEIGHT:
+        level = min(bisect_left(self._sizes, rows), len(self._sizes) - 1)
+        if self.times.curve.weights[level] >= _SIZE_KNOWN_WEIGHT:
             self._known.add(level)
         if self._untried_rows or not self._known_rows:
             self._find_untried()
@@ -213,7 +218,7 @@ class Outlook:
         due_ns, queued_rows = newcomer.due_ns, newcomer.queued_rows
         if due_ns >= NEVER or (not queued_rows and not self._running):
             return 0.0
-        due_ns += (1.0 - self._share(lane)) * run_ns(self._bounds, self.times.curve, newcomer.rows)
+        due_ns += (1.0 - self._share(lane)) * self.times.mean_ns(newcomer.rows)
         newcomer = newcomer._replace(due_ns=due_ns, free_ns=self._free_ns(now_ns))
         retry_ns = retry_after_ns(self._bounds, self.times.curve, newcomer)
         if retry_ns > 0.0 or not queued_rows or self.target_ns >= NEVER or not self.times.best_rows_per_s:
@@ -353,7 +358,7 @@ class Outlook:
     def _kept_decision(self, rows: int, now_ns: int) -> Decision:
         """Return what to do while nobody is near the moment at which they are due."""
         least_rows = min(rows, self._batch_rows_max)
-        if least_rows >> (_STEP_BITS + 2):
+        if least_rows >> (_STEP_BITS + 2) and not self.times.curve.stepped:
             least_rows = least_rows >> _STEP_BITS << _STEP_BITS
         kept = self._kept.get(least_rows)
         if kept is None:
@@ -401,21 +406,23 @@ class Outlook:
         return max(now_ns, min(others, default=NEVER))
 
     def _never_due(self, rows: int, now_ns: int) -> Snapshot:
-        never = [NEVER] * len(self.times.curve.sizes)
-        return self._made(rows, never, NEVER, now_ns, float(now_ns))
+        return self._made(rows, ([NEVER] * len(self._sizes), NEVER, NEVER), now_ns, float(now_ns))
 
     def _snapshot(self, lane: LaneQueue, rows: int, now_ns: int) -> Snapshot:
-        moments_ns, last_due_ns = lane.due_ns(self.times.curve.sizes, self.target_ns)
+        moments_ns, last_due_ns = lane.due_ns(self._sizes, self.target_ns)
         since_ns = max(float(lane.head.arrival_ns), self.idle_since_ns)
-        return self._made(rows, moments_ns, last_due_ns, now_ns, since_ns)
+        dues_ns = moments_ns, due_ns(lane.head, self.target_ns), last_due_ns
+        return self._made(rows, dues_ns, now_ns, since_ns)
 
-    def _made(self, rows: int, moments_ns: list[float], last_due_ns: float, now_ns: int, since_ns: float) -> Snapshot:
+    def _made(self, rows: int, dues_ns: tuple[list[float], float, float], now_ns: int, since_ns: float) -> Snapshot:
+        moments_ns, head_due_ns, last_due_ns = dues_ns
         return Snapshot(
-            now_ns=float(now_ns), rows=rows, due_ns=moments_ns, last_due_ns=last_due_ns, idle=max(1, self.idle),
+            now_ns=float(now_ns), rows=rows, head_due_ns=head_due_ns, due_ns=moments_ns, last_due_ns=last_due_ns,
+            idle=max(1, self.idle),
             free_ns=self._next_free_ns(now_ns), since_ns=since_ns, rows_per_ns=rows_per_ns(self.demand, now_ns),
             came_ns=self.demand[CAME], slack_ns=self._slack_ns,
             used=utilisation(self.demand, self._instances, now_ns), missed=self.demand[MISSED], draining=False,
         )  # fmt: skip
 
     def _bounds_now(self) -> Bounds:
-        return Bounds(self._batch_rows_max, self._queue_rows_max, self._instances, self.overhead_ns, fixed=False)
+        return Bounds(self._batch_rows_max, self._queue_rows_max, self._instances, self.overhead_ns)

@@ -3,8 +3,11 @@
 Per power of two of rows an estimate follows the upper part of the durations: a longer one moves it up quickly, a
 shorter one down slowly, which settles near the nine-tenths expectile (Newey and Powell, 1987). An estimate that has not
 been tried for a while is forgotten. A servable is cheap while its batches are; one that took long is cheap again after
-a few that did not.
+a few that did not. Where batches are padded, what runs counts, and not what of it is asked for.
 """
+
+from bisect import bisect_left
+from collections.abc import Sequence
 
 LONG_NS = 1_000_000
 CHEAP_RUNS = 3
@@ -74,6 +77,29 @@ class Pace:
         for level, last_run in list(self._last_runs.items()):
             if self._runs - last_run >= _REMEMBERED_RUNS:
                 del self._last_runs[level], self._estimates_ns[level]
+
+
+class PaddedPace(Pace):
+    """The pace of a servable whose batches run in allowed sizes only, and take what the padded batch takes."""
+
+    def __init__(self, rows_allowed: Sequence[int]) -> None:
+        super().__init__()
+        self._allowed = tuple(rows_allowed)
+
+    def observe(self, rows: int, duration_ns: int) -> None:
+        """See `Pace`."""
+        super().observe(self._allowed[bisect_left(self._allowed, rows)], duration_ns)
+
+    def predicted_ns(self, rows: int) -> float:
+        """See `Pace`."""
+        return super().predicted_ns(self._allowed[bisect_left(self._allowed, rows)])
+
+    def rows_within(self, rows: int, budget_ns: float) -> int:
+        """Return `rows`, or the most rows of an allowed batch below that are likely to run within a budget, or 0."""
+        while rows > 0 and self.predicted_ns(rows) > budget_ns:
+            smaller = bisect_left(self._allowed, rows) - 1
+            rows = self._allowed[smaller] if smaller >= 0 else 0
+        return rows
 
 
 def _rows_of(level: int) -> int:

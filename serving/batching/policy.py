@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from serving.batching.service_time import Curve, best_rows_per_ns, least_rows, mean_ns, nearest
+from serving.batching.service_time import Curve, best_rows_per_ns, least_rows, mean_ns
 
 NEVER = math.inf
 
@@ -91,22 +91,20 @@ RELEASES = tuple(
 class Bounds(NamedTuple):
     """What is configured.
 
-    `overhead_ns` is spent outside the model, from the close of a batch to its answers. `fixed`: the engine runs only
-    the sizes of the curve, so a batch is padded up to the next one, or rows are left for later, whichever is cheaper.
+    `overhead_ns` is spent outside the model, from the close of a batch to its answers.
     """
 
     batch_rows_max: int
     queue_rows_max: int
     instances: int
     overhead_ns: float
-    fixed: bool
 
 
 class Snapshot(NamedTuple):
     """What a decision depends on.
 
-    `rows` wait. `due_ns[k]` is when row number `sizes[k]` of the queue's order is due (sizes of the curve; what lies
-    beyond `rows` is ignored), `last_due_ns` when the last one is. `idle`
+    `rows` wait. The first of them is due at `head_due_ns`, row number `sizes[k]` of the queue's order at `due_ns[k]`
+    (sizes of the curve; what lies beyond `rows` is ignored), and the last one at `last_due_ns`. `idle`
     instances are free; the next other one is expected to be at `free_ns`. `since_ns` is from when the first row could
     have run: it waited and an instance was idle. Rows come at `rows_per_ns`, the last
     one at `came_ns`, and usually have `slack_ns`. `used` is the
@@ -115,6 +113,7 @@ class Snapshot(NamedTuple):
 
     now_ns: float
     rows: int
+    head_due_ns: float
     due_ns: Sequence[float]
     last_due_ns: float
     idle: int
@@ -177,7 +176,7 @@ def retry_after_ns(bounds: Bounds, curve: Curve, newcomer: Newcomer) -> float:
         return excess_rows / best if best > 0.0 else RETRY_NS
     if best <= 0.0:
         return 0.0
-    service_ns = run_ns(bounds, curve, newcomer.rows)
+    service_ns = mean_ns(curve, newcomer.rows)
     done_ns = newcomer.free_ns + newcomer.queued_rows / best + service_ns + bounds.overhead_ns
     return max(0.0, done_ns - newcomer.due_ns)
 
@@ -197,13 +196,6 @@ def decide_in_window(window: Window, snapshot: Snapshot, head_arrival_ns: int) -
     if at_ns > snapshot.now_ns:
         return Decision(0, at_ns, 0.0, Reason.WAITING)
     return Decision(snapshot.rows, snapshot.now_ns, 0.0, Reason.IDLE)
-
-
-def run_ns(bounds: Bounds, curve: Curve, rows: float) -> float:
-    """Return how long a batch of `rows` rows takes, with its padding if there is some."""
-    if bounds.fixed and rows > 0.0:
-        return curve.fitted_ns[nearest(curve.sizes, rows)]
-    return mean_ns(curve, rows)
 
 
 def decide(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Decision:
@@ -234,7 +226,7 @@ def decide(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Decision:
 def _is_tight(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> bool:
     """Say whether the first row would be late in as large a batch as there could be."""
     rows = min(snapshot.rows, bounds.batch_rows_max)
-    return snapshot.now_ns + run_ns(bounds, curve, rows) + bounds.overhead_ns > snapshot.due_ns[0]
+    return snapshot.now_ns + mean_ns(curve, rows) + bounds.overhead_ns > snapshot.head_due_ns
 
 
 def choose(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Choice:
@@ -246,7 +238,7 @@ def choose(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Choice:
     rows = rows_max
     while True:
         choice = _weigh(bounds, curve, snapshot, rows)
-        if best.rows == 0 or _is_better(bounds, curve, choice, best, enough):
+        if best.rows == 0 or _is_better(curve, choice, best, enough):
             best = choice
         while level >= 0 and curve.sizes[level] >= rows:
             level -= 1
@@ -258,30 +250,30 @@ def choose(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Choice:
     return Choice(least_rows(curve, rows_max, _GOOD_ENOUGH), 0.0, 0.0, 0.0, 0.0)
 
 
-def _is_better(bounds: Bounds, curve: Curve, choice: Choice, best: Choice, enough: float) -> bool:
+def _is_better(curve: Curve, choice: Choice, best: Choice, enough: float) -> bool:
     """Compare a smaller batch with the best larger one so far."""
     if choice.useful <= 0.0 or best.useful <= 0.0:
         return choice.useful > best.useful
     if choice.lost < best.lost:
         return choice.rows_per_ns * _WORTH_A_LOSS >= best.rows_per_ns
     if choice.rows_per_ns >= best.rows_per_ns * enough and choice.lost <= best.lost:
-        return choice.rows_per_ns > best.rows_per_ns or _is_sooner(bounds, curve, choice.rows, best.rows)
+        return choice.rows_per_ns > best.rows_per_ns or _is_sooner(curve, choice.rows, best.rows)
     return False
 
 
-def _is_sooner(bounds: Bounds, curve: Curve, rows: int, all_rows: int) -> bool:
+def _is_sooner(curve: Curve, rows: int, all_rows: int) -> bool:
     """Say whether answers come sooner on average if `rows` of `all_rows` run first, and then the others."""
     others = all_rows - rows
-    then_ns = run_ns(bounds, curve, others) * others / all_rows
-    return run_ns(bounds, curve, rows) + then_ns < run_ns(bounds, curve, all_rows)
+    then_ns = mean_ns(curve, others) * others / all_rows
+    return mean_ns(curve, rows) + then_ns < mean_ns(curve, all_rows)
 
 
 def _weigh(bounds: Bounds, curve: Curve, snapshot: Snapshot, rows: int) -> Choice:
     """Say what a batch of `rows` rows is worth."""
-    done_ns = snapshot.now_ns + run_ns(bounds, curve, rows) + bounds.overhead_ns
+    done_ns = snapshot.now_ns + mean_ns(curve, rows) + bounds.overhead_ns
     late = _due_before(curve, snapshot, done_ns)
     if late <= 0.0:
-        return Choice(rows, float(rows), 0.0, rows / max(run_ns(bounds, curve, rows), 1.0), 0.0)
+        return Choice(rows, float(rows), 0.0, rows / max(mean_ns(curve, rows), 1.0), 0.0)
     late_before_ns = done_ns
     if snapshot.idle > 1:
         late_before_ns = min(done_ns, hopeless_before_ns(bounds, curve, snapshot.now_ns))
@@ -290,21 +282,21 @@ def _weigh(bounds: Bounds, curve: Curve, snapshot: Snapshot, rows: int) -> Choic
     if rows <= 0:
         return Choice(0, 0.0, 0.0, 0.0, lost)
     useful = max(0.0, rows - (late - lost))
-    return Choice(rows, useful, late_before_ns, useful / max(run_ns(bounds, curve, rows), 1.0), lost)
+    return Choice(rows, useful, late_before_ns, useful / max(mean_ns(curve, rows), 1.0), lost)
 
 
 def _due_before(curve: Curve, snapshot: Snapshot, moment_ns: float) -> float:
     """Return how many rows are due before a moment; between two known ones they lie evenly."""
-    before, before_due_ns = 0, snapshot.due_ns[0]
+    before, before_due_ns = 1, snapshot.head_due_ns
+    if before_due_ns >= moment_ns:
+        return 0.0
     for level in range(len(curve.sizes)):
         rows, due_ns = curve.sizes[level], snapshot.due_ns[level]
         if rows >= snapshot.rows:
             rows, due_ns = snapshot.rows, snapshot.last_due_ns
         if due_ns >= moment_ns:
-            if before == 0:
-                return 0.0
-            share = (moment_ns - before_due_ns) / (due_ns - before_due_ns)
-            return before + math.ceil(share * (rows - before) - 1.0) if rows - before > 1 else float(before)
+            share = (moment_ns - before_due_ns) / (due_ns - before_due_ns)  # 0 where the others are never due
+            return before + max(0.0, math.ceil(share * (rows - before) - 1.0)) if rows - before > 1 else float(before)
         if rows >= snapshot.rows:
             return float(rows)
         before, before_due_ns = rows, due_ns
@@ -319,10 +311,10 @@ def riders(bounds: Bounds, curve: Curve, snapshot: Snapshot, decision: Decision,
     rows = decision.rows
     more_rows = min(aside_rows, bounds.batch_rows_max - rows)
     while more_rows > 0:
-        together_ns = run_ns(bounds, curve, rows + more_rows)
-        extra_ns = together_ns - run_ns(bounds, curve, rows)
-        is_in_time = snapshot.now_ns + together_ns + bounds.overhead_ns <= snapshot.due_ns[0]
-        if is_in_time and extra_ns <= _RIDE * run_ns(bounds, curve, more_rows):
+        together_ns = mean_ns(curve, rows + more_rows)
+        extra_ns = together_ns - mean_ns(curve, rows)
+        is_in_time = snapshot.now_ns + together_ns + bounds.overhead_ns <= snapshot.head_due_ns
+        if is_in_time and extra_ns <= _RIDE * mean_ns(curve, more_rows):
             return more_rows
         more_rows //= 2
     return 0
@@ -335,16 +327,16 @@ def wait_until_ns(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> float:
     That pays if the time is needed: if rows miss their moment already, or those that come during S(r) are going to.
     """
     rows, rate = snapshot.rows, snapshot.rows_per_ns
-    service_ns = run_ns(bounds, curve, rows)
+    service_ns = mean_ns(curve, rows)
     if snapshot.used < _BUSY:
         return 0.0
-    saved_ns = service_ns + curve.fitted_ns[0] - run_ns(bounds, curve, rows + 1)
+    saved_ns = service_ns + curve.fitted_ns[0] - mean_ns(curve, rows + 1)
     if saved_ns * rate <= rows:
         return 0.0
     next_rows = min(max(1.0, rate * service_ns), float(bounds.batch_rows_max))
-    would_take_ns = service_ns / bounds.instances + run_ns(bounds, curve, next_rows) + bounds.overhead_ns
+    would_take_ns = service_ns / bounds.instances + mean_ns(curve, next_rows) + bounds.overhead_ns
     if would_take_ns <= snapshot.slack_ns and snapshot.missed < _MISSED:
         return 0.0
-    by_slack_ns = snapshot.due_ns[0] - run_ns(bounds, curve, rows + 1) - bounds.overhead_ns
+    by_slack_ns = snapshot.head_due_ns - mean_ns(curve, rows + 1) - bounds.overhead_ns
     silent_ns = snapshot.came_ns + saved_ns / rows  # then rows come too slowly for it to pay
     return min(by_slack_ns, silent_ns, snapshot.since_ns + curve.fitted_ns[0])

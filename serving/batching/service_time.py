@@ -1,8 +1,9 @@
 """How long a batch of n rows takes: the service model S(n), learnt from batches that ran. Pure.
 
 Per size on a ladder (powers of two, or the sizes that an engine allows) a decayed mean and how far an upper quantile
-lies above it. Between two sizes S is linear; beyond the last one it grows in proportion; of a size never seen it is
-what its neighbours say. The curve handed out never falls with n.
+lies above it. Between two sizes S is linear, or, where an engine runs these sizes only, what the next one takes, since
+a batch is padded to it. Beyond the last one it grows in proportion; of a size never seen it is what its neighbours say.
+The curve handed out never falls with n.
 
 What was seen counts for half after `HALF_LIFE_BATCHES` or `HALF_LIFE_NS`. A size that has not run for long keeps its
 place in the shape of the curve and follows the sizes that do run: a machine that became slower is slower at all sizes.
@@ -39,6 +40,7 @@ class Curve(NamedTuple):
     `means_ns` is as learnt, `fitted_ns` the same made monotone, `upper` the upper quantile as a multiple of the mean.
     `recent` is 1 for a size that just ran and fades soon.
     `last` holds two numbers: when something was learnt last, in ns, and the best throughput, in rows per ns.
+    `stepped`: a batch of another size is padded to the next one.
     """
 
     sizes: Sequence[int]
@@ -48,6 +50,7 @@ class Curve(NamedTuple):
     weights: MutableSequence[float]
     recent: MutableSequence[float]
     last: MutableSequence[float]
+    stepped: bool
 
 
 def interpolated(sizes: Sequence[int], values: Sequence[float], rows: float) -> float:
@@ -65,14 +68,15 @@ def interpolated(sizes: Sequence[int], values: Sequence[float], rows: float) -> 
 
 
 def mean_ns(curve: Curve, rows: float) -> float:
-    """Return how long `rows` rows take on average; 0 while nothing is known."""
+    """Return how long `rows` rows take on average, with their padding; 0 while nothing is known."""
+    if curve.stepped:
+        return interpolated(curve.sizes, curve.fitted_ns, max(rows, curve.sizes[nearest(curve.sizes, rows)]))
     return interpolated(curve.sizes, curve.fitted_ns, rows)
 
 
 def upper_ns(curve: Curve, rows: float) -> float:
     """Return a time within which `rows` rows are likely to be done, never less than the mean."""
-    level = nearest(curve.sizes, rows)
-    return interpolated(curve.sizes, curve.fitted_ns, rows) * curve.upper[level]
+    return mean_ns(curve, rows) * curve.upper[nearest(curve.sizes, rows)]
 
 
 def rows_within(curve: Curve, time_ns: float, rows_max: int, *, runs: float = 1.0) -> int:
@@ -84,8 +88,8 @@ def rows_within(curve: Curve, time_ns: float, rows_max: int, *, runs: float = 1.
     for level in range(len(curve.sizes)):
         rows, factor = curve.sizes[level], curve.upper[level] * runs
         if curve.fitted_ns[level] * factor > time_ns:
-            if below == 0:
-                return 0
+            if below == 0 or curve.stepped:
+                return min(below, rows_max)
             share = (time_ns / factor - below_ns) / max(curve.fitted_ns[level] - below_ns, 1.0)
             return min(below + int(max(0.0, share) * (rows - below)), rows_max)
         below, below_ns = rows, curve.fitted_ns[level]
@@ -106,6 +110,8 @@ def learn(curve: Curve, rows: int, duration_ns: float, now_ns: float) -> None:
     """Learn from a batch of `rows` rows that took `duration_ns` and was done at `now_ns`."""
     _fade(curve, now_ns)
     above = nearest(curve.sizes, rows)
+    if curve.stepped:
+        rows = max(rows, curve.sizes[above])
     below = above - 1 if above > 0 and rows < curve.sizes[above] else above
     share = 1.0
     if below < above:
@@ -240,15 +246,16 @@ def least_rows(curve: Curve, rows_max: int, share: float) -> int:
 class ServiceTimes:
     """The service model of one servable on one kind of instance. Lives where its owner says; takes no lock.
 
-    Bound: one entry per size of the ladder.
+    Bound: one entry per size of the ladder. `stepped`: no other sizes run, see `Curve`.
     """
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(self, sizes: Sequence[int], *, stepped: bool = False) -> None:
         count = len(sizes)
         assert count, "bug: a service model without sizes"
         assert all(low < high for low, high in pairwise(sizes)), "bug: sizes do not ascend"
         zeros = [[0.0] * count for _ in range(4)]
-        self.curve = Curve(tuple(sizes), zeros[0], zeros[1], [_SPREAD_AT_FIRST] * count, zeros[2], zeros[3], [0.0, 0.0])
+        upper = [_SPREAD_AT_FIRST] * count
+        self.curve = Curve(tuple(sizes), zeros[0], zeros[1], upper, zeros[2], zeros[3], [0.0, 0.0], stepped)
 
     def observe(self, rows: int, duration_ns: float, now_ns: int) -> None:
         """Learn from a clean run: not the first of its shape, not beside a load."""

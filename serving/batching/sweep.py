@@ -31,11 +31,12 @@ class Probe:
 def sweep(probe: Probe, sizes: Sequence[int], *, one_row_ns: float = 0.0) -> list[Sample]:
     """Return a sample per size that was run. Raises what a run raises.
 
-    `one_row_ns` is how long one row is known to take; if that is long, it is taken as it is, and nothing is run.
+    `one_row_ns` is how long one row is known to take, padded to the first size if that is larger; if it is long, it is
+    taken as it is, and nothing is run.
     """
     samples: list[Sample] = []
-    if RUNS * one_row_ns > SWEEP_NS_MAX and sizes[0] == 1:
-        return [(1, one_row_ns)]
+    if RUNS * one_row_ns > SWEEP_NS_MAX:
+        return [(sizes[0], one_row_ns)]
     began_ns, resident_at_first = probe.now_ns(), probe.resident_bytes()
     for rows in sizes:
         spent_ns = probe.now_ns() - began_ns

@@ -158,6 +158,7 @@ def _batching_text(entry: monitor_pb.ServableBatching) -> str:
         ("queue", f"{entry.queued_rows} rows, {entry.queued_bytes} bytes; now: {decision}"),
         ("overhead", f"{entry.overhead_us:.0f} us per batch; batches take {off} of what is expected"),
         ("batches", f"{sum(item.count for item in entry.batches)}, filled to {entry.fill_ratio:.1%}"),
+        ("padding", _padding(entry)),
         ("taken as", _reasons(entry.releases)),
         ("waits", f"{entry.waits} times an idle instance waited for more rows"),
         ("not answered", _reasons(entry.rejections)),
@@ -170,6 +171,14 @@ def _batching_text(entry: monitor_pb.ServableBatching) -> str:
     ]
     lines = [f"{entry.name}/{entry.version}", *(f"  {name:13} {text}" for name, text in facts), ""]
     return "\n".join(lines) + "\n" + table(("ROWS", "MEAN us", "9 OF 10 us", "ROWS/s"), sizes)
+
+
+def _padding(entry: monitor_pb.ServableBatching) -> str:
+    if not entry.batch_rows_allowed:
+        return "none, any number of rows runs as it is"
+    rows = sum(item.rows * item.count for item in entry.batches)
+    share = entry.padding_rows / (rows + entry.padding_rows) if entry.padding_rows else 0.0
+    return f"to {', '.join(map(str, entry.batch_rows_allowed))} rows; {share:.1%} of the rows that ran"
 
 
 def _reasons(counts: Sequence[monitor_pb.ReasonCount]) -> str:

@@ -21,7 +21,7 @@ class BatchingReportResponse(_message.Message):
     def __init__(self, servables: _Optional[_Iterable[_Union[ServableBatching, _Mapping]]] = ...) -> None: ...
 
 class ServableBatching(_message.Message):
-    __slots__ = ("name", "version", "batch_rows_max", "queued_rows", "queued_bytes", "batches", "mode", "slo_ms", "instances", "service_times", "knee_rows", "chosen_rows", "best_rows_per_s", "decision", "arrival_rows_per_s", "burst_factor", "utilisation", "missed", "overhead_us", "expected_s", "actual_s", "releases", "waits", "rejections", "slo_missed", "reruns", "dead_rows", "waiting_times", "fill_ratio")
+    __slots__ = ("name", "version", "batch_rows_max", "queued_rows", "queued_bytes", "batches", "mode", "slo_ms", "instances", "service_times", "knee_rows", "chosen_rows", "best_rows_per_s", "decision", "arrival_rows_per_s", "burst_factor", "utilisation", "missed", "overhead_us", "expected_s", "actual_s", "releases", "waits", "rejections", "slo_missed", "reruns", "dead_rows", "waiting_times", "fill_ratio", "batch_rows_allowed", "padding_rows")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BATCH_ROWS_MAX_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,8 @@ class ServableBatching(_message.Message):
     DEAD_ROWS_FIELD_NUMBER: _ClassVar[int]
     WAITING_TIMES_FIELD_NUMBER: _ClassVar[int]
     FILL_RATIO_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ROWS_ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    PADDING_ROWS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     batch_rows_max: int
@@ -80,7 +82,9 @@ class ServableBatching(_message.Message):
     dead_rows: int
     waiting_times: _containers.RepeatedCompositeFieldContainer[WaitCount]
     fill_ratio: float
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., batch_rows_max: _Optional[int] = ..., queued_rows: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., batches: _Optional[_Iterable[_Union[BatchCount, _Mapping]]] = ..., mode: _Optional[str] = ..., slo_ms: _Optional[float] = ..., instances: _Optional[int] = ..., service_times: _Optional[_Iterable[_Union[ServiceTime, _Mapping]]] = ..., knee_rows: _Optional[int] = ..., chosen_rows: _Optional[int] = ..., best_rows_per_s: _Optional[float] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., arrival_rows_per_s: _Optional[float] = ..., burst_factor: _Optional[float] = ..., utilisation: _Optional[float] = ..., missed: _Optional[float] = ..., overhead_us: _Optional[float] = ..., expected_s: _Optional[float] = ..., actual_s: _Optional[float] = ..., releases: _Optional[_Iterable[_Union[ReasonCount, _Mapping]]] = ..., waits: _Optional[int] = ..., rejections: _Optional[_Iterable[_Union[ReasonCount, _Mapping]]] = ..., slo_missed: _Optional[int] = ..., reruns: _Optional[int] = ..., dead_rows: _Optional[int] = ..., waiting_times: _Optional[_Iterable[_Union[WaitCount, _Mapping]]] = ..., fill_ratio: _Optional[float] = ...) -> None: ...
+    batch_rows_allowed: _containers.RepeatedScalarFieldContainer[int]
+    padding_rows: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., batch_rows_max: _Optional[int] = ..., queued_rows: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., batches: _Optional[_Iterable[_Union[BatchCount, _Mapping]]] = ..., mode: _Optional[str] = ..., slo_ms: _Optional[float] = ..., instances: _Optional[int] = ..., service_times: _Optional[_Iterable[_Union[ServiceTime, _Mapping]]] = ..., knee_rows: _Optional[int] = ..., chosen_rows: _Optional[int] = ..., best_rows_per_s: _Optional[float] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., arrival_rows_per_s: _Optional[float] = ..., burst_factor: _Optional[float] = ..., utilisation: _Optional[float] = ..., missed: _Optional[float] = ..., overhead_us: _Optional[float] = ..., expected_s: _Optional[float] = ..., actual_s: _Optional[float] = ..., releases: _Optional[_Iterable[_Union[ReasonCount, _Mapping]]] = ..., waits: _Optional[int] = ..., rejections: _Optional[_Iterable[_Union[ReasonCount, _Mapping]]] = ..., slo_missed: _Optional[int] = ..., reruns: _Optional[int] = ..., dead_rows: _Optional[int] = ..., waiting_times: _Optional[_Iterable[_Union[WaitCount, _Mapping]]] = ..., fill_ratio: _Optional[float] = ..., batch_rows_allowed: _Optional[_Iterable[int]] = ..., padding_rows: _Optional[int] = ...) -> None: ...
 
 class ServiceTime(_message.Message):
     __slots__ = ("rows", "mean_us", "upper_us")

@@ -1,5 +1,6 @@
 """What a servable's batcher has learnt and done, as numbers that nobody changes any more."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ class BatchingView:
     `utilisation`, `missed` (rows that were lately refused, dropped or late) are parts from 0 to 1, `burst` is how much
     faster rows come now than usually. `expected_ns` and `actual_ns` add up how long the batches that were learnt from
     should have taken and took. `releases` are batches by why they were taken then, `waits` how often an idle instance
-    was told to wait for more rows.
+    was told to wait for more rows. `rows_allowed` are the sizes to which batches are padded, if they are, and
+    `padding_rows` what that has added to those that answered a request.
     """
 
     mode: str
@@ -43,3 +45,13 @@ class BatchingView:
     actual_ns: float
     releases: Mapping[str, int]
     waits: int
+    rows_allowed: Sequence[int] = ()
+    padding_rows: int = 0
+
+
+def padding_rows(batches_by_rows: Mapping[int, int], rows_allowed: Sequence[int]) -> int:
+    """Return how many rows were added to batches, counted by their own rows, to bring them to the next allowed size."""
+    if not rows_allowed:
+        return 0
+    padded = {rows: rows_allowed[bisect_left(rows_allowed, rows)] for rows in batches_by_rows}
+    return sum((padded[rows] - rows) * count for rows, count in batches_by_rows.items())

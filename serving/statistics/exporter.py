@@ -173,6 +173,9 @@ def _batching(views: Sequence[tuple[ServableView, BatchingView]]) -> Iterator[Me
         "penstock_batch_releases", "Batches by why they were taken then.", labels=(*_LABELS, "reason")
     )
     waits = CounterMetricFamily("penstock_batch_waits", "Idle instances told to wait for more rows.", labels=_LABELS)
+    padding = CounterMetricFamily(
+        "penstock_padding_rows", "Rows added to batches of a model that runs some sizes only.", labels=_LABELS
+    )
     times = GaugeMetricFamily(
         "penstock_service_seconds", "How long a batch of so many rows takes, as learnt.", labels=(*_LABELS, "rows")
     )
@@ -187,9 +190,10 @@ def _batching(views: Sequence[tuple[ServableView, BatchingView]]) -> Iterator[Me
         for size in batching.sizes:
             times.add_metric((*labels, str(size.rows)), size.mean_ns / 1e9)
         waits.add_metric(labels, batching.waits)
+        padding.add_metric(labels, batching.padding_rows)
         expected.add_metric(labels, batching.expected_ns / 1e9)
         actual.add_metric(labels, batching.actual_ns / 1e9)
-    yield from (releases, waits, times, expected, actual)
+    yield from (releases, waits, padding, times, expected, actual)
 
 
 def _counter(name: str, text: str, views: Iterable[ServableView], value: Callable[[ServableView], float]) -> Metric:

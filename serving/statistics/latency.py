@@ -202,6 +202,10 @@ class ServableStatistics:
         self.missed_count += answered.missed
         self.last_inference_ms = wall_ns // 1_000_000
 
+    def batches_by_rows(self) -> dict[int, int]:
+        """Return how many batches of each size have answered a request."""
+        return {rows: entry.compute_infer.count for rows, entry in self.batches.items()}
+
     def empty_done(self, duration_ns: int) -> None:
         """Count a request of zero rows, which is answered without waiting or running."""
         for stage in STAGES:

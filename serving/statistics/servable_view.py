@@ -67,5 +67,5 @@ class ServableView:
             dead_rows=statistics.dead_rows,
             batching=batching,
             stages={stage: histogram.copy() for stage, histogram in statistics.stages.items()},
-            batches_by_rows={rows: entry.compute_infer.count for rows, entry in statistics.batches.items()},
+            batches_by_rows=statistics.batches_by_rows(),
         )

@@ -149,6 +149,8 @@ def _batching(servable: Servable, counters: RequestCounters) -> pb.ServableBatch
         dead_rows=counted.dead_rows,
         waiting_times=_waits(counted.stages["queue"]),
         fill_ratio=rows / (batches * servable.batch_rows_max) if batches else 0.0,
+        batch_rows_allowed=view.rows_allowed,
+        padding_rows=view.padding_rows,
     )
     if view.waiting is not None:
         report.decision.rows, report.decision.reason = view.waiting

@@ -83,6 +83,8 @@ def models(tmp_path_factory):
         write(name, graph)
     write("octets", graphs.identity("UINT8", ("rows", OCTETS)), config=LARGE)
     write("few", graphs.identity("FP32"), config=FEW)
+    write("padded", graphs.affine(rows=8), config="[batching]\nbatch_rows_allowed = [8]\n")
+    write("padded_texts", graphs.identity("BYTES"), config="[batching]\nbatch_rows_allowed = [2, 8]\n")
     return repository
 
 
@@ -183,6 +185,16 @@ def test_any_version_and_id(ask, version, name):
 @pytest.mark.parametrize("shape", [(2, 3)])
 def test_a_model_without_rows(ask, shape):
     agreed(ask, raw_request("fixed_shape", x=("FP32", np.ones(shape, np.float32))))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 7, 8])
+def test_a_model_whose_batches_are_padded(ask, rows):
+    response = agreed(ask, fp32("padded", rows=rows))
+    assert response.outputs[0].shape == [rows, 4]
+    assert response.raw_output_contents[0] == (2 * np.arange(4 * rows, dtype=np.float32) + 1).tobytes()
+    texts = KINDS["BYTES"].array(rows)
+    response = agreed(ask, raw_request("padded_texts", x=("BYTES", texts)))
+    assert response.raw_output_contents[0] == to_raw(texts)
 
 
 @pytest.mark.parametrize("length", [0, 1, 5])
@@ -303,6 +315,7 @@ BAD = {
     "no bytes": changed(lambda request: request.raw_input_contents.__setitem__(0, b"")),
     "one byte too few": changed(lambda request: request.raw_input_contents.__setitem__(0, bytes(31))),
     "rows above batch_rows_max": fp32("few", rows=9),
+    "rows above the largest batch allowed": fp32("padded", rows=9),
     "bytes above queue_bytes_max": fp32("few", rows=8),
     "raw and typed": changed(lambda request: request.inputs[0].contents.fp32_contents.append(1.0)),
     "timeout of nothing": changed(set_parameter("timeout", int64_param=0)),

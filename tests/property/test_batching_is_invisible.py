@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from serving.batching.entries import QueuedRequest
 from serving.clock import MonotonicClock
+from serving.execution.padding import fitted
 from tests.support import graphs
 from tests.support.sessions import HeldGraph, Posts, model_config, servable
 
@@ -60,8 +61,14 @@ def one_row(signature):
     ]
 
 
+def four_numbers(rng, rows):
+    return [rng.standard_normal((rows, 4)).astype(np.float32)]
+
+
 GRAPHS = {
-    "affine": (graphs.affine(), lambda rng, rows: [rng.standard_normal((rows, 4)).astype(np.float32)]),
+    "affine": (graphs.affine(), four_numbers),
+    "fixed rows": (graphs.affine(rows=8), four_numbers),
+    "padded": (graphs.affine(), four_numbers),
     "two_inputs": (
         graphs.add_and_subtract(),
         lambda rng, rows: [rng.integers(-(2**40), 2**40, (rows, 16)) for _ in range(2)],
@@ -77,13 +84,19 @@ GRAPHS = {
 }
 
 
+ALLOWED = {"fixed rows": (8,), "padded": (3, 7, 8)}
+"""The sizes to which batches are padded."""
+
+
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_batched_answer_equals_the_answer_alone_bit_for_bit(tmp_path, name):
     graph, make_inputs = GRAPHS[name]
     path = tmp_path / "model.onnx"
     path.write_bytes(graph)
     posts, session = Posts(), HeldGraph(path)
-    one = servable(session, MonotonicClock(), posts, config=model_config(batch_rows_max=8))
+    allowed = ALLOWED.get(name, ())
+    config = model_config(batch_rows_max=8, batch_rows_allowed=allowed)
+    one = servable(fitted(session, allowed), MonotonicClock(), posts, config=config)
     grouped = []
 
     @settings(max_examples=40)
@@ -94,6 +107,7 @@ def test_a_batched_answer_equals_the_answer_alone_bit_for_bit(tmp_path, name):
         alone = answered_alone(one, session, posts, requests)
         together = answered_together(one, session, posts, requests)
         assert max(session.runs) <= 8
+        assert not allowed or {*session.runs} <= {*allowed}
         grouped.append(len(session.runs) - 1 < len(requests))
         for (left,), (right,), inputs in zip(alone, together, requests, strict=True):
             assert [array.shape[0] for array in right] == [len(inputs[0])] * len(right)

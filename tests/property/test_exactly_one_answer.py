@@ -28,16 +28,17 @@ from tests.support.clocks import FakeClock
 from tests.support.sessions import AFFINE
 
 CONFIG = BatchingConfig(batch_rows_max=8, queue_rows_max=20, queue_bytes_max=20 * 16)
+PADDED = BatchingConfig(batch_rows_allowed=(3, 8), queue_rows_max=20, queue_bytes_max=20 * 16)
 IN_FLIGHT_MAX = 12
 
 
 class ThreadlessServable(Servable):
     """A servable without instances: the machine takes and settles batches in their place."""
 
-    def __init__(self, clock, target_ns=NEVER):
+    def __init__(self, clock, target_ns, config):
         self.name, self.version, self.signature, self.statistics = "m", 1, AFFINE, ServableStatistics()
-        self.batch_rows_max = CONFIG.batch_rows_max
-        self.batcher = Batcher(CONFIG, clock, instances=1, batchable=True, target_ns=target_ns)
+        self.batch_rows_max = config.batch_rows_max
+        self.batcher = Batcher(config, clock, instances=1, batchable=True, target_ns=target_ns)
         self._clock, self._inline, self._pace = clock, None, Pace()
         self._loads, self._target_ns = Loads(), target_ns
         self.feedback = Feedback("m", 1, AFFINE, DriftConfig(), clock=clock)
@@ -47,11 +48,12 @@ class Machine(RuleBasedStateMachine):
     """Submit, cancel, let time pass, take, finish, fail, close, in any order."""
 
     target_ns = NEVER
+    config = CONFIG
 
     def __init__(self):
         super().__init__()
         self.clock, self.admission = FakeClock(), Admission(IN_FLIGHT_MAX)
-        self.servable = ThreadlessServable(self.clock, self.target_ns)
+        self.servable = ThreadlessServable(self.clock, self.target_ns, self.config)
         self.handle, self.idle = Handle(self.servable), []
         self.plane = DataPlane(self, self.admission, RequestCounters(), clock=self.clock, timers=self.clock)
         self.requests, self.running, self.closed = [], [], False
@@ -154,11 +156,22 @@ class MachineWithTarget(Machine):
 
     def __init__(self):
         super().__init__()
-        self.servable.batcher.seed([(rows, 4_000.0 + 1_000.0 * rows) for rows in (1, 2, 4, 8)])
+        sizes = self.servable.batcher.outlook.times.curve.sizes
+        self.servable.batcher.seed([(rows, 4_000.0 + 1_000.0 * rows) for rows in sizes])
 
 
 MachineWithTarget.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 test_with_an_objective_as_well = MachineWithTarget.TestCase
+
+
+class MachineOfSizes(MachineWithTarget):
+    """The same for a servable whose batches are padded to some sizes."""
+
+    config = PADDED
+
+
+MachineOfSizes.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
+test_where_batches_are_padded_as_well = MachineOfSizes.TestCase
 
 
 def test_the_machine_reaches_every_kind_of_answer():

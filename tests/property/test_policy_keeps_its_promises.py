@@ -22,14 +22,19 @@ SHAPES = {
 class Promises(RuleBasedStateMachine):
     """Requests come, go, and are answered; instances finish and fail; time passes; the servable drains."""
 
-    @initialize(instances=st.integers(1, 3), shape=st.sampled_from(sorted(SHAPES)), seeded=st.booleans())
-    def begin(self, instances, shape, seeded):
-        times = ServiceTimes(ladder(ROWS_MAX))
+    @initialize(
+        instances=st.integers(1, 3),
+        shape=st.sampled_from(sorted(SHAPES)),
+        seeded=st.booleans(),
+        allowed=st.sampled_from([(), (ROWS_MAX,), (1, ROWS_MAX), (3, 8, ROWS_MAX)]),
+    )
+    def begin(self, instances, shape, seeded, allowed):
+        times = ServiceTimes(allowed or ladder(ROWS_MAX), stepped=bool(allowed))
         for rows in times.curve.sizes if seeded else ():
             times.observe(rows, SHAPES[shape](rows), 1_000_000_000)
-        bounds = Bounds(ROWS_MAX, QUEUE_ROWS_MAX, instances, 10_000.0, fixed=False)
+        bounds = Bounds(ROWS_MAX, QUEUE_ROWS_MAX, instances, 10_000.0)
         self.queue = PolicyQueue(bounds, times)
-        self.service_ns = SHAPES[shape]
+        self.service_ns = lambda rows: SHAPES[shape](min((size for size in allowed if size >= rows), default=rows))
         self.asked, self.cancelled = [], []
         self.look_ns = NEVER
         self.seen = 0
@@ -108,7 +113,7 @@ class Promises(RuleBasedStateMachine):
             assert not self.queue.draining
             assert snapshot.used >= 0.25, "nothing waits on a server that is hardly used"
             assert snapshot.now_ns < decision.at_ns <= snapshot.since_ns + self.queue.times.mean_ns(1) * (1 + 1e-9)
-            assert decision.at_ns < snapshot.due_ns[0]
+            assert decision.at_ns < snapshot.head_due_ns
         self.queue.decisions.clear()
 
     @invariant()

@@ -42,8 +42,8 @@ def identity(datatype: str, shape=("rows", 4)) -> bytes:
     return build([helper.make_node("Identity", ["x"], ["y"])], [("x", datatype, shape)], [("y", datatype, shape)])
 
 
-def affine(width: int = 4, scale: float = 2.0, offset: float = 1.0) -> bytes:
-    """y = scale * x + offset, FP32 [rows, width]."""
+def affine(width: int = 4, scale: float = 2.0, offset: float = 1.0, *, rows: str | int = "rows") -> bytes:
+    """y = scale * x + offset, FP32 [rows, width]; a number of rows is fixed."""
     constants = [
         helper.make_tensor("scale", TensorProto.FLOAT, [], [scale]),
         helper.make_tensor("offset", TensorProto.FLOAT, [], [offset]),
@@ -52,7 +52,7 @@ def affine(width: int = 4, scale: float = 2.0, offset: float = 1.0) -> bytes:
         helper.make_node("Mul", ["x", "scale"], ["scaled"]),
         helper.make_node("Add", ["scaled", "offset"], ["y"]),
     ]
-    return build(nodes, [("x", "FP32", ("rows", width))], [("y", "FP32", ("rows", width))], constants)
+    return build(nodes, [("x", "FP32", (rows, width))], [("y", "FP32", (rows, width))], constants)
 
 
 def add_and_subtract() -> bytes:
@@ -96,6 +96,16 @@ def brittle(scale: float = 2.0, breaks_at: int = 10) -> bytes:
 def fixed_shape() -> bytes:
     """y = x, FP32 [2, 3]: not batchable, since the first dimension is fixed."""
     return identity("FP32", (2, 3))
+
+
+def centred(rows: str | int = "rows") -> bytes:
+    """y = x minus the mean of all rows, FP32 [rows, 4]: an answer depends on what else is in the batch."""
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [0])
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=1),
+        helper.make_node("Sub", ["x", "mean"], ["y"]),
+    ]
+    return build(nodes, [("x", "FP32", (rows, 4))], [("y", "FP32", (rows, 4))], [axes])
 
 
 def open_inner() -> bytes:

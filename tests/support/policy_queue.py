@@ -115,6 +115,7 @@ class PolicyQueue:
         head_ns = self.waiting[0].arrival_ns if self.waiting else 0
         return Snapshot(
             now_ns=float(self.now_ns), rows=rows, due_ns=due_ns,
+            head_due_ns=self.waiting[0].due_ns if self.waiting else NEVER,
             last_due_ns=self.waiting[-1].due_ns if self.waiting else NEVER,
             idle=self.idle, free_ns=self.free_ns, since_ns=max(float(head_ns), self.idle_since_ns),
             rows_per_ns=rows_per_ns(self.demand, self.now_ns), came_ns=self.demand[CAME], slack_ns=NEVER,

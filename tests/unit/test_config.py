@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,34 @@ def test_a_knob_of_the_window_is_refused_in_other_modes(knob, mode):
 def test_a_preferred_batch_is_one_that_may_run(rows):
     with pytest.raises(ConfigError, match="from 1 to batch_rows_max = 256"):
         build(ModelConfig, {"batching": {"mode": "window", "batch_rows_preferred": [8, rows]}})
+
+
+def test_no_batch_has_more_rows_than_the_largest_one_allowed():
+    batching = build(ModelConfig, {"batching": {"batch_rows_allowed": [1, 4, 16], "queue_rows_max": 16}}).batching
+    assert (batching.batch_rows_allowed, batching.batch_rows_max) == ((1, 4, 16), 16)
+    assert dataclasses.replace(batching) == batching
+
+
+@pytest.mark.parametrize("rows", [[0, 4], [4, 1], [4, 4], [-2], [257]], ids=str)
+def test_allowed_batches_ascend_and_may_run(rows):
+    with pytest.raises(ConfigError, match=rf"batch_rows_allowed = {re.escape(str(rows))}, expected ascending .* 256"):
+        build(ModelConfig, {"batching": {"batch_rows_allowed": rows}})
+
+
+def test_allowed_batches_are_few():
+    with pytest.raises(ConfigError, match="has 33 sizes, at most 32"):
+        build(ModelConfig, {"batching": {"batch_rows_allowed": list(range(1, 34))}})
+
+
+def test_no_batches_are_allowed_where_none_are_made():
+    with pytest.raises(ConfigError, match=r'batch_rows_allowed = \[4\] is given with mode = "none"'):
+        build(ModelConfig, {"batching": {"mode": "none", "batch_rows_allowed": [4]}})
+
+
+def test_a_preferred_batch_is_no_larger_than_the_largest_one_allowed():
+    sizes = {"batch_rows_allowed": [4, 16], "batch_rows_preferred": [32]}
+    with pytest.raises(ConfigError, match="from 1 to batch_rows_max = 16"):
+        build(ModelConfig, {"batching": {"mode": "window", **sizes}})
 
 
 def test_an_unknown_key_that_resembles_none_is_refused_with_all_of_them():

@@ -120,6 +120,70 @@ def test_a_size_is_not_tried_for_which_the_first_row_leaves_no_time(clock):
     assert batcher.take().rows == 1
 
 
+def padded(clock, service_ns):
+    """A batcher of a model that runs some sizes only, which take so long."""
+    config = BatchingConfig(batch_rows_allowed=tuple(service_ns))
+    batcher = Batcher(config, clock, instances=1, batchable=True)
+    batcher.seed([(rows, float(duration_ns)) for rows, duration_ns in service_ns.items()])
+    return batcher
+
+
+@pytest.mark.parametrize(
+    ("waiting", "taken", "reason"),
+    [(3, 3, Reason.IDLE), (5, 4, Reason.EFFICIENCY), (12, 12, Reason.IDLE), (20, 16, Reason.FULL)],
+)
+def test_a_batch_is_padded_where_that_costs_less_than_a_smaller_one(clock, waiting, taken, reason):
+    batcher = padded(clock, {4: 4 * MS, 16: 9 * MS})
+    for _ in range(waiting):
+        ask(batcher, clock)
+    batch = batcher.take()
+    assert (batch.rows, batch.reason) == (taken, reason)
+
+
+def test_every_number_of_rows_has_a_decision_of_its_own_where_batches_are_padded(clock):
+    batcher = padded(clock, {32: 32 * MS, 64: 64 * MS})
+    for waiting in (32, 39):
+        for _ in range(waiting - batcher.queued_rows):
+            ask(batcher, clock)
+        batch = batcher.take()
+        assert batch.rows == 32
+        finish(batcher, clock, batch, lambda _: 32 * MS)
+
+
+def test_a_batch_that_was_padded_teaches_the_size_that_ran(clock):
+    batcher = padded(clock, {4: 4 * MS, 16: 9 * MS})
+    for _ in range(100):
+        for _ in range(12 - batcher.queued_rows):
+            ask(batcher, clock)
+        finish(batcher, clock, batcher.take(), lambda rows: 20 * MS if rows > 4 else 4 * MS)
+    assert batcher.outlook.times.mean_ns(5) == batcher.outlook.times.mean_ns(16) > 15 * MS
+
+
+def test_a_request_larger_than_the_batch_that_pays_is_padded_and_not_split(clock):
+    batcher = padded(clock, {4: 4 * MS, 16: 90 * MS})
+    ask(batcher, clock, 5)
+    assert batcher.take().rows == 5
+
+
+def test_a_deadline_is_out_of_reach_when_not_even_the_smallest_batch_makes_it(clock):
+    batcher = padded(clock, {4: 4 * MS, 16: 9 * MS})
+    ask(batcher, clock)
+    finish(batcher, clock, batcher.take(), lambda _: 4 * MS)
+    ask(batcher, clock, slack_ms=3)
+    batch = batcher.take()
+    assert not batch.entries
+    assert isinstance(batch.over[0][1], DeadlineOutOfReach)
+
+
+def test_the_first_deadline_chooses_the_size_also_where_the_smallest_batch_has_many_rows(clock):
+    batcher = padded(clock, {8: 8 * MS, 16: 9 * MS})
+    ask(batcher, clock, slack_ms=8.5)
+    for _ in range(8):
+        ask(batcher, clock)
+    batch = batcher.take()
+    assert (batch.rows, batch.reason) == (8, Reason.DEADLINE)
+
+
 def test_a_full_batch_is_called_so(make, clock):
     batcher = make()
     for _ in range(20):

@@ -1,6 +1,6 @@
 import pytest
 
-from serving.batching.pace import ASLEEP_NS, CHEAP_RUNS, LONG_NS, Pace
+from serving.batching.pace import ASLEEP_NS, CHEAP_RUNS, LONG_NS, Pace, PaddedPace
 
 US = 1_000
 
@@ -60,3 +60,20 @@ def test_waiting_for_a_core_costs_nothing_and_a_model_that_waits_costs_what_it_w
         assert pace.cost_ns(50 * US, 50 * US + LONG_NS) == 50 * US
     assert pace.cost_ns(50 * US, 50 * US + LONG_NS) == 50 * US + LONG_NS
     assert Pace().cost_ns(50 * US, 50 * US + ASLEEP_NS) == 50 * US + ASLEEP_NS
+
+
+def test_where_batches_are_padded_a_row_takes_what_the_whole_batch_does():
+    pace = PaddedPace((4, 16))
+    for rows, duration_ns in ((1, 100 * US), (3, 100 * US), (5, 300 * US), (16, 300 * US)):
+        pace.observe(rows, duration_ns)
+    assert [pace.predicted_ns(rows) for rows in (1, 4)] == [pytest.approx(100 * US)] * 2
+    assert [pace.predicted_ns(rows) for rows in (5, 16)] == [pytest.approx(300 * US)] * 2
+
+
+def test_where_batches_are_padded_less_rows_are_an_allowed_batch_or_none():
+    pace = PaddedPace((4, 16))
+    for rows, duration_ns in ((4, 100 * US), (16, 300 * US)):
+        pace.observe(rows, duration_ns)
+    assert [pace.rows_within(rows, 200 * US) for rows in (2, 4, 5, 16)] == [2, 4, 4, 4]
+    assert [pace.rows_within(rows, 300 * US) for rows in (5, 16)] == [5, 16]
+    assert [pace.rows_within(rows, 50 * US) for rows in (1, 16)] == [0, 0]

@@ -15,10 +15,9 @@ from serving.batching.policy import (
     rank,
     retry_after_ns,
     riders,
-    run_ns,
     take_at_ns,
 )
-from serving.batching.service_time import ServiceTimes, ladder
+from serving.batching.service_time import ServiceTimes, ladder, mean_ns
 
 TIMES = st.integers(0, 2**62)
 
@@ -44,8 +43,8 @@ SIZES = ladder(64)
 MS = 1e6
 
 
-def curve_of(duration_ns, sizes=SIZES):
-    times = ServiceTimes(sizes)
+def curve_of(duration_ns, sizes=SIZES, *, stepped=False):
+    times = ServiceTimes(sizes, stepped=stepped)
     for rows in sizes:
         times.observe(rows, duration_ns(rows), 0)
     return times.curve
@@ -54,18 +53,22 @@ def curve_of(duration_ns, sizes=SIZES):
 AFFINE = curve_of(lambda rows: 1 * MS + 0.1 * MS * rows)
 LINEAR = curve_of(lambda rows: 1 * MS * rows)
 FLAT = curve_of(lambda rows: 5 * MS)
-BOUNDS = Bounds(batch_rows_max=64, queue_rows_max=1000, instances=1, overhead_ns=0.0, fixed=False)
+ALLOWED = (8, 16, 64)
+STEPS = curve_of(lambda rows: {8: 8 * MS, 16: 9 * MS, 64: 60 * MS}[rows], ALLOWED, stepped=True)
+BOUNDS = Bounds(batch_rows_max=64, queue_rows_max=1000, instances=1, overhead_ns=0.0)
 CALM = Snapshot(
-    now_ns=1e9, rows=1, due_ns=[NEVER] * len(SIZES), last_due_ns=NEVER, idle=1, free_ns=NEVER, since_ns=1e9,
-    rows_per_ns=0.0, came_ns=1e9, slack_ns=NEVER, used=0.0, missed=0.0, draining=False,
+    now_ns=1e9, rows=1, head_due_ns=NEVER, due_ns=[NEVER] * len(SIZES), last_due_ns=NEVER, idle=1, free_ns=NEVER,
+    since_ns=1e9, rows_per_ns=0.0, came_ns=1e9, slack_ns=NEVER, used=0.0, missed=0.0, draining=False,
 )  # fmt: skip
 
 
-def waiting(slacks_ns, **rest):
+def waiting(slacks_ns, sizes=SIZES, **rest):
     """A snapshot of a queue whose rows have so much time left, in its order."""
     due_ns = [CALM.now_ns + slack_ns for slack_ns in slacks_ns]
-    on_ladder = [due_ns[rows - 1] if rows <= len(due_ns) else NEVER for rows in SIZES]
-    return CALM._replace(rows=len(due_ns), due_ns=on_ladder, last_due_ns=due_ns[-1], **rest)
+    on_ladder = [due_ns[rows - 1] if rows <= len(due_ns) else NEVER for rows in sizes]
+    return CALM._replace(
+        rows=len(due_ns), head_due_ns=due_ns[0], due_ns=on_ladder, last_due_ns=due_ns[-1], **rest
+    )  # fmt: skip
 
 
 def test_nothing_is_taken_when_nothing_waits_or_nobody_is_idle():
@@ -99,7 +102,7 @@ def test_rows_that_would_make_a_much_better_batch_late_are_let_go():
     snapshot = waiting([1.2 * MS] * 2 + [30 * MS] * 60)
     decision = decide(BOUNDS, AFFINE, snapshot)
     assert decision.rows == 0
-    assert decision.late_before_ns > snapshot.due_ns[0]
+    assert decision.late_before_ns > snapshot.head_due_ns
     assert decision.late_before_ns <= snapshot.now_ns + 30 * MS
 
 
@@ -126,12 +129,30 @@ def test_it_does_not_wait_for_what_saves_nothing():
 
 
 def test_an_engine_of_fixed_sizes_pads_up_or_batches_down_by_cost():
-    fixed = curve_of(lambda rows: {8: 8 * MS, 16: 9 * MS, 64: 60 * MS}[rows], sizes=(8, 16, 64))
-    bounds = BOUNDS._replace(fixed=True)
-    snapshot = CALM._replace(due_ns=[NEVER] * 3)
-    assert run_ns(bounds, fixed, 9) == run_ns(bounds, fixed, 16) == pytest.approx(9 * MS, rel=0.05)
-    assert decide(bounds, fixed, snapshot._replace(rows=12)).rows == 12, "padded to 16"
-    assert decide(bounds, fixed, snapshot._replace(rows=17)).rows == 16, "47 rows of padding cost too much"
+    assert decide(BOUNDS, STEPS, waiting([NEVER] * 12, ALLOWED)).rows == 12, "padded to 16"
+    assert decide(BOUNDS, STEPS, waiting([NEVER] * 17, ALLOWED)).rows == 16, "47 rows of padding cost too much"
+    assert decide(BOUNDS, STEPS, waiting([NEVER] * 3, ALLOWED)).rows == 3, "nothing smaller than 8 runs"
+
+
+def test_the_first_row_counts_also_where_the_smallest_batch_has_many():
+    decision = decide(BOUNDS, STEPS, waiting([8.5 * MS, *[NEVER] * 8], ALLOWED))
+    assert (decision.rows, decision.reason) == (8, Reason.DEADLINE), "16 rows would take 9 ms"
+    lost = decide(BOUNDS, STEPS, waiting([7 * MS, *[100 * MS] * 11], ALLOWED))
+    assert (lost.rows, lost.reason) == (0, Reason.LATE), "not even 8 rows are done in 7 ms"
+
+
+def test_late_rows_fill_padding_that_costs_nothing():
+    decision = Decision(12, 1e9, 0.0, Reason.IDLE)
+    assert riders(BOUNDS, STEPS, waiting([NEVER] * 12, ALLOWED), decision, 4) == 4
+    assert riders(BOUNDS, STEPS, waiting([NEVER] * 12, ALLOWED), decision, 9) == 4, "a fifth one would cost 51 ms"
+
+
+def test_padding_is_a_reason_to_wait_only_as_long_as_joining_saves_a_run():
+    busy = {"rows_per_ns": 10 / MS, "came_ns": 1e9, "slack_ns": 12 * MS, "used": 0.9, "missed": 0.5}
+    decision = decide(BOUNDS, STEPS, waiting([50 * MS] * 5, ALLOWED, **busy))
+    assert decision.reason is Reason.WAITING, "three more rows run at no cost"
+    assert decision.at_ns <= 1e9 + 8 * MS * (1 + 1e-9)
+    assert decide(BOUNDS, STEPS, waiting([90 * MS] * 16, ALLOWED, **busy)).rows == 16
 
 
 def test_a_newcomer_is_refused_when_the_backlog_leaves_it_no_time():
@@ -172,14 +193,14 @@ def test_a_window_takes_the_largest_preferred_batch_at_once():
 @given(
     st.integers(1, 200),
     st.lists(st.floats(0.0, 100 * MS), min_size=8, max_size=8),
-    st.sampled_from([AFFINE, LINEAR, FLAT]),
+    st.sampled_from([AFFINE, LINEAR, FLAT, STEPS]),
     st.floats(0.0, 1.0),
     st.integers(1, 3),
 )
 def test_every_decision_is_one_that_can_be_acted_on(rows, slacks_ns, curve, busy, idle):
     times_ns = sorted(slacks_ns)
     snapshot = waiting(
-        [times_ns[row * 8 // rows] for row in range(rows)],
+        [times_ns[row * 8 // rows] for row in range(rows)], curve.sizes,
         rows_per_ns=busy / MS, slack_ns=times_ns[-1], used=busy, missed=busy, idle=idle, free_ns=1e9 + 3 * MS,
     )  # fmt: skip
     decision = decide(BOUNDS, curve, snapshot)
@@ -187,11 +208,11 @@ def test_every_decision_is_one_that_can_be_acted_on(rows, slacks_ns, curve, busy
         assert decision.rows <= min(rows, BOUNDS.batch_rows_max)
     elif decision.late_before_ns:
         assert decision.reason is Reason.LATE
-        assert snapshot.due_ns[0] < decision.late_before_ns, "something goes, so asking again ends"
+        assert snapshot.head_due_ns < decision.late_before_ns, "something goes, so asking again ends"
     else:
         assert decision.reason is Reason.WAITING
         assert snapshot.now_ns < decision.at_ns <= snapshot.since_ns + curve.fitted_ns[0]
-        assert decision.at_ns + run_ns(BOUNDS, curve, rows) <= snapshot.due_ns[0] * (1 + 1e-12)
+        assert decision.at_ns + mean_ns(curve, rows) <= snapshot.head_due_ns * (1 + 1e-12)
 
 
 def test_however_fast_rows_come_the_first_one_waits_no_longer_than_a_run_of_its_own():

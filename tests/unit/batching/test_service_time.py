@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.batching.service_time import CLIP, ServiceTimes, ladder
+from serving.batching.service_time import CLIP, ServiceTimes, ladder, rows_within
 
 SIZES = ladder(64)
 DURATIONS = st.floats(1.0, 1e10)
@@ -49,6 +49,34 @@ def test_the_upper_quantile_lies_between_the_mean_and_the_clip(observations):
 def test_an_estimate_stays_within_what_was_seen(rows, seen):
     times = learnt([(rows, duration_ns, 0) for duration_ns in seen])
     assert min(seen) * (1 - 1e-9) <= times.mean_ns(rows) <= max(seen) * (1 + 1e-9)
+
+
+def test_where_only_some_sizes_run_a_batch_takes_what_the_next_one_does():
+    times = ServiceTimes((4, 16), stepped=True)
+    times.observe(3, 1e6, 0)
+    times.observe(9, 5e6, 0)
+    assert [times.mean_ns(rows) for rows in (0, 1, 4, 5, 16)] == [1e6, 1e6, 1e6, 5e6, 5e6]
+    assert [times.upper_ns(rows) for rows in (1, 5)] == [times.upper_ns(rows) for rows in (4, 16)]
+    assert times.mean_ns(32) == 10e6
+
+
+def test_where_only_some_sizes_run_those_that_fit_a_time_are_of_these():
+    times = ServiceTimes((4, 16), stepped=True)
+    for rows, duration_ns in ((4, 1e6), (16, 5e6)):
+        times.observe(rows, duration_ns, 0)
+    upper_ns = [times.upper_ns(rows) for rows in (4, 16)]
+    assert rows_within(times.curve, upper_ns[0] - 1, 16) == 0
+    assert rows_within(times.curve, upper_ns[1] - 1, 16) == 4
+    assert rows_within(times.curve, upper_ns[1] - 1, 3) == 3
+    assert rows_within(times.curve, upper_ns[1], 11) == 11
+
+
+def test_a_batch_that_was_padded_teaches_the_size_that_ran_and_no_other():
+    times = ServiceTimes((4, 16), stepped=True)
+    for rows, duration_ns in ((4, 1e6), (16, 5e6), *[(5, 10e6)] * 50):
+        times.observe(rows, duration_ns, 0)
+    assert times.curve.means_ns[1] > 9e6
+    assert times.curve.weights[0] < 1 < times.curve.weights[1]
 
 
 def test_nothing_is_promised_while_nothing_is_known():

@@ -13,6 +13,7 @@ BATCHING = BatchingView(
     mode="adaptive", instances=1, target_ns=0.0, sizes=[ServiceTime(1, 2e6, 3e6), ServiceTime(6, 5e6, 6e6)],
     knee_rows=6, chosen_rows=6, best_rows_per_s=1200.0, waiting=None, rows_per_s=10.0, burst=1.0, utilisation=0.1,
     missed=0.0, overhead_ns=1e3, expected_ns=4e9, actual_ns=5e9, releases={"full": 2, "idle": 0}, waits=3,
+    rows_allowed=(2, 6), padding_rows=11,
 )  # fmt: skip
 QUEUE = QueueView(rows=7, input_bytes=112, requests=3)
 FULL = Overloaded("full", retry_after_ms=1)
@@ -109,6 +110,11 @@ def test_rows_per_batch_lie_in_powers_of_two(page):
     }
     assert buckets == {"1": 1, "2": 1, "4": 1, "8": 2, "+Inf": 2}
     assert value(page, "penstock_batch_rows", "penstock_batch_rows_sum", model="m") == 6
+
+
+def test_padding_is_counted_apart_from_rows(page):
+    assert value(page, "penstock_padding_rows", "penstock_padding_rows_total", model="m") == 11
+    assert value(page, "penstock_rows", "penstock_rows_total", model="m") == 6
 
 
 def test_only_known_words_are_labels(page):

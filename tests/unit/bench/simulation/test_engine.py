@@ -69,13 +69,13 @@ def test_a_lone_request_is_answered_at_once_by_ours():
     assert np.median(latency_ns) == affine(1)
 
 
-def test_the_compiled_policy_decides_as_the_pure_one_does():
+@pytest.mark.parametrize(("sizes", "stepped"), [(ladder(64), False), ((4, 16, 64), True)], ids=["any", "padded"])
+def test_the_compiled_policy_decides_as_the_pure_one_does(sizes, stepped):
     random = np.random.default_rng(7)
-    sizes = ladder(64)
     reasons = set()
     for _ in range(400):
-        pure, arrays = learnt(random, sizes)
-        bounds = Bounds(64, 1000, int(random.integers(1, 4)), float(random.choice([0.0, 1e5])), fixed=False)
+        pure, arrays = learnt(random, sizes, stepped)
+        bounds = Bounds(64, 1000, int(random.integers(1, 4)), float(random.choice([0.0, 1e5])))
         snapshot = some_snapshot(random, sizes, bounds.instances)
         compiled_snapshot = snapshot._replace(due_ns=np.array(snapshot.due_ns))
         decision, again = decide(bounds, pure, snapshot), engine.decide(bounds, arrays, compiled_snapshot)
@@ -90,11 +90,12 @@ def test_the_compiled_policy_decides_as_the_pure_one_does():
     assert {Reason.FULL, Reason.DEADLINE, Reason.EFFICIENCY, Reason.IDLE, Reason.WAITING, Reason.LATE} <= reasons
 
 
-def learnt(random, sizes):
+def learnt(random, sizes, stepped):
     """One service model twice: learnt in Python, and learnt by the compiled functions."""
-    pure = ServiceTimes(sizes)
+    pure = ServiceTimes(sizes, stepped=stepped)
+    learning = pure.curve._fields[1:-1]
     arrays = pure.curve._replace(
-        sizes=np.array(sizes), **{name: np.array(getattr(pure.curve, name)) for name in pure.curve._fields[1:]}
+        sizes=np.array(sizes), **{name: np.array(getattr(pure.curve, name)) for name in learning}
     )
     fixed, per_row = random.uniform(0, 5) * MS, random.uniform(0.01, 1) * MS
     for step in range(40):
@@ -102,7 +103,7 @@ def learnt(random, sizes):
         pure.observe(rows, (fixed + per_row * rows) * noise, step)
         engine.learn(arrays, rows, (fixed + per_row * rows) * noise, float(step))
     assert arrays.fitted_ns.tolist() == pytest.approx(pure.curve.fitted_ns, rel=1e-12)
-    return pure.curve._replace(**{name: getattr(arrays, name).tolist() for name in arrays._fields[1:]}), arrays
+    return pure.curve._replace(**{name: getattr(arrays, name).tolist() for name in learning}), arrays
 
 
 def some_snapshot(random, sizes, instances):
@@ -110,7 +111,7 @@ def some_snapshot(random, sizes, instances):
     due_ns = 1e9 + np.sort(random.uniform(0, random.choice([5, 30, 300]) * MS, rows))
     on_ladder = [float(due_ns[size - 1]) if size <= rows else np.inf for size in sizes]
     return Snapshot(
-        1e9, rows, on_ladder, float(due_ns[-1]), int(random.integers(1, instances + 1)),
+        1e9, rows, float(due_ns[0]), on_ladder, float(due_ns[-1]), int(random.integers(1, instances + 1)),
         1e9 + random.uniform(0, 5) * MS, 1e9 - random.uniform(0, 2) * MS, random.uniform(0, 50) / MS,
         1e9 - random.uniform(0, 0.2) * MS,
         random.uniform(1, 30) * MS, random.uniform(0, 1), random.uniform(0, 0.05), False,
