@@ -94,7 +94,8 @@ def settings_for(cores: int, config: ModelConfig, *, rows: int = 1, batchable: b
     """
     current = Setting.of(config)
     shares = [(instances, threads) for instances in _powers(cores) for threads in _powers(cores // instances)]
-    sizes = sorted({*BATCH_ROWS, current.batch_rows_max}) if batchable else [current.batch_rows_max]
+    is_free = batchable and not config.batching.batch_rows_allowed  # sizes that are allowed are the model's, not ours
+    sizes = sorted({*BATCH_ROWS, current.batch_rows_max}) if is_free else [current.batch_rows_max]
     usable = [size for size in sizes if rows <= size <= config.batching.queue_rows_max]
     if not usable:
         raise ConfigError(f"requests of {rows} rows fit in no batch of up to {config.batching.queue_rows_max} rows; "

@@ -73,6 +73,14 @@ def test_a_model_without_rows_is_not_tuned_for_batches():
     assert {item.batch_rows_max for item in settings_for(4, ModelConfig(), batchable=False)} == {256}
 
 
+def test_a_model_that_runs_some_sizes_only_keeps_them():
+    padded = config(batching={"batch_rows_allowed": [4, 16]})
+    settings = settings_for(4, padded)
+    assert {item.batch_rows_max for item in settings} == {16}
+    text = model_toml({"batching": {"batch_rows_allowed": [4, 16]}}, settings[-1])
+    assert build(ModelConfig, tomllib.loads(text)).batching == padded.batching
+
+
 def test_the_best_setting_is_found():
     machine = Machine(two_cores)
     tuning = tune(machine.measure, settings_for(2, ModelConfig()), template=TEMPLATE)
