@@ -198,6 +198,11 @@ def decide_in_window(window: Window, snapshot: Snapshot, head_arrival_ns: int) -
     return Decision(snapshot.rows, snapshot.now_ns, 0.0, Reason.IDLE)
 
 
+def _cost_ns(bounds: Bounds, curve: Curve, rows: float) -> float:
+    """Return what a batch costs: its run, and what is spent outside of it, on cores that other batches need as well."""
+    return max(mean_ns(curve, rows) + bounds.overhead_ns, 1.0)
+
+
 def decide(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Decision:
     """Say what an idle instance should do now."""
     if snapshot.rows <= 0:
@@ -238,7 +243,7 @@ def choose(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Choice:
     rows = rows_max
     while True:
         choice = _weigh(bounds, curve, snapshot, rows)
-        if best.rows == 0 or _is_better(curve, choice, best, enough):
+        if best.rows == 0 or _is_better(bounds, curve, choice, best, enough):
             best = choice
         while level >= 0 and curve.sizes[level] >= rows:
             level -= 1
@@ -250,21 +255,21 @@ def choose(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Choice:
     return Choice(least_rows(curve, rows_max, _GOOD_ENOUGH), 0.0, 0.0, 0.0, 0.0)
 
 
-def _is_better(curve: Curve, choice: Choice, best: Choice, enough: float) -> bool:
+def _is_better(bounds: Bounds, curve: Curve, choice: Choice, best: Choice, enough: float) -> bool:
     """Compare a smaller batch with the best larger one so far."""
     if choice.useful <= 0.0 or best.useful <= 0.0:
         return choice.useful > best.useful
     if choice.lost < best.lost:
         return choice.rows_per_ns * _WORTH_A_LOSS >= best.rows_per_ns
     if choice.rows_per_ns >= best.rows_per_ns * enough and choice.lost <= best.lost:
-        return choice.rows_per_ns > best.rows_per_ns or _is_sooner(curve, choice.rows, best.rows)
+        return choice.rows_per_ns > best.rows_per_ns or _is_sooner(bounds, curve, choice.rows, best.rows)
     return False
 
 
-def _is_sooner(curve: Curve, rows: int, all_rows: int) -> bool:
+def _is_sooner(bounds: Bounds, curve: Curve, rows: int, all_rows: int) -> bool:
     """Say whether answers come sooner on average if `rows` of `all_rows` run first, and then the others."""
     others = all_rows - rows
-    then_ns = mean_ns(curve, others) * others / all_rows
+    then_ns = _cost_ns(bounds, curve, others) * others / all_rows
     return mean_ns(curve, rows) + then_ns < mean_ns(curve, all_rows)
 
 
@@ -273,7 +278,7 @@ def _weigh(bounds: Bounds, curve: Curve, snapshot: Snapshot, rows: int) -> Choic
     done_ns = snapshot.now_ns + mean_ns(curve, rows) + bounds.overhead_ns
     late = _due_before(curve, snapshot, done_ns)
     if late <= 0.0:
-        return Choice(rows, float(rows), 0.0, rows / max(mean_ns(curve, rows), 1.0), 0.0)
+        return Choice(rows, float(rows), 0.0, rows / _cost_ns(bounds, curve, rows), 0.0)
     late_before_ns = done_ns
     if snapshot.idle > 1:
         late_before_ns = min(done_ns, hopeless_before_ns(bounds, curve, snapshot.now_ns))
@@ -282,7 +287,7 @@ def _weigh(bounds: Bounds, curve: Curve, snapshot: Snapshot, rows: int) -> Choic
     if rows <= 0:
         return Choice(0, 0.0, 0.0, 0.0, lost)
     useful = max(0.0, rows - (late - lost))
-    return Choice(rows, useful, late_before_ns, useful / max(mean_ns(curve, rows), 1.0), lost)
+    return Choice(rows, useful, late_before_ns, useful / _cost_ns(bounds, curve, rows), lost)
 
 
 def _due_before(curve: Curve, snapshot: Snapshot, moment_ns: float) -> float:
