@@ -5,7 +5,7 @@ import pytest
 
 from serving.batching.calibrations import Calibrations
 from serving.batching.inline import InlineRuns
-from serving.config import BatchingConfig, DriftConfig, ModelConfig
+from serving.config import BatchingConfig, DriftConfig, ModelConfig, PipelineConfig
 from serving.errors import LoadError, ModelFailed
 from serving.execution.padding import PaddedSession
 from serving.model import Servable, Shared
@@ -122,6 +122,24 @@ def test_only_allowed_sizes_are_measured_and_run_at_load(tmp_path, posts):
     assert load(batch_rows_max=16) == [1, 2, 4, 8, 16]
     assert load(batch_rows_allowed=(2, 16)) == [2, 16], "what was kept for other sizes is not for these"
     assert load(batch_rows_allowed=(2, 16)) == [2, 16]
+
+
+def test_steps_around_a_padded_model_see_no_padding(tmp_path, posts):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(graphs.affine(rows=8))
+    softmax = {"step": "softmax", "input": "y", "output": "p"}
+    config = ModelConfig(
+        batching=BatchingConfig(batch_rows_allowed=(8,)), pipeline=PipelineConfig(postprocess=(softmax,))
+    )
+    one = Servable.load("m", 1, path, config, clock=FakeClock(), post=posts)
+    seen, postprocess = [], one.pipeline.postprocess
+    one.pipeline.postprocess = lambda outputs, *rest: seen.append(len(outputs[0])) or postprocess(outputs, *rest)
+    asked = Asked(3)
+    one.submit(asked.queued)
+    posts.run()
+    one.close()
+    assert seen == [3]
+    np.testing.assert_allclose(asked.answers[0][0], np.full((3, 4), 0.25))
 
 
 @pytest.mark.parametrize(
