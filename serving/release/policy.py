@@ -105,7 +105,7 @@ class RolloutConfig:
                             minimum=0.02, maximum=3600)  # fmt: skip
     block_requests_min: int = option(40, "A stretch lasts until both together had so many requests.",
                                      minimum=2, maximum=1 << 31)  # fmt: skip
-    hold_s_max: float = option(3600.0, "A step that is not decided after this time is rolled back.",
+    hold_s_max: float = option(3600.0, "A step that is not decided after this time is rolled back; at least block_s.",
                                minimum=0.1, maximum=1e7)  # fmt: skip
     alpha: float = option(0.05, "How often, at most, a package that is not worse may be rolled back for getting worse.",
                           minimum=1e-6, maximum=0.5)  # fmt: skip
@@ -136,6 +136,13 @@ class Policy:
     cost: CostConfig = option(CostConfig(), "")
     evidence: EvidenceConfig = option(EvidenceConfig(), "")
     rollout: RolloutConfig = option(RolloutConfig(), "")
+
+    def __post_init__(self) -> None:
+        # Not asked of `RolloutConfig` alone: what a ledger holds of older rollouts must stay readable.
+        rollout = self.rollout
+        if rollout.hold_s_max < rollout.block_s:
+            raise ConfigError(f"[rollout] hold_s_max = {rollout.hold_s_max:g}, expected at least block_s = "
+                              f"{rollout.block_s:g}: a step would end before anything is compared in it")  # fmt: skip
 
     @property
     def digest(self) -> str:
