@@ -142,7 +142,7 @@ class Server:
             drain_timeout_s=config.drain_timeout_s,
             changed=changed,
             elsewhere=elsewhere,
-            trials=Trials(arms, clock, self._post, changed) if elsewhere else None,
+            trials=Trials(arms, clock, self._post, changed, aside=self._renderer.submit) if elsewhere else None,
         )
 
     def _transport(
