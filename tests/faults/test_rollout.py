@@ -240,6 +240,46 @@ def test_without_a_registry_everything_serves_but_the_canary_only_for_a_while(pl
     assert current(place).state is State.RUNNING
 
 
+def test_a_mistake_of_ours_leaves_no_canary_without_a_judge_for_long(place, tmp_path, options, monkeypatch):
+    with server_thread(tmp_path / "none", **options) as server, asking(server.address) as askers:
+        start(place, 2, STEP)
+        routed(server)
+        director = server.server._aliases._rollouts[0].director
+        with monkeypatch.context() as patched:
+            patched.setattr(type(director), "look", lambda *_: 1 / 0)
+            server.wait_until(lambda: director._away_since_ns is not None)
+            director._away_since_ns -= int(60e9)
+            server.wait_until(lambda: not server.server._repository.routings)
+        routed(server)
+    assert FAILED not in answered(askers)
+
+
+def test_two_servers_may_share_their_cache(place, tmp_path, options):
+    with server_thread(tmp_path / "none", **options) as first, server_thread(tmp_path / "none", **options) as second:
+        with asking(first.address, 1) as ones, asking(second.address, 1) as others:
+            for config in (STEP, QUICK):
+                start(place, 2, config)
+                routed(first)
+                routed(second)
+                if config is STEP:
+                    with Registry.open(str(place)) as registry:
+                        Rollouts(registry).abort(PRODUCTION)
+                    first.wait_until(lambda: not first.server._repository.routings)
+            assert over(place).state is State.PROMOTED
+            for server in (first, second):
+                server.wait_until(lambda server=server: not server.server._repository.routings)
+            assert {Asker(each.address, "late").ask() for each in (first, second)} == {"2"}
+        wait_until_gone(tmp_path, "*/affine@production.rollout")
+    assert set(answered([*ones, *others])) == {"1", "2"}
+
+
+def wait_until_gone(folder, pattern):
+    for _ in looks():
+        if not list((folder / "cache").glob(pattern)):
+            return
+    raise AssertionError("what a rollout needed stays in the cache")
+
+
 def test_a_pause_sends_everybody_to_production_and_so_does_an_abort(place, tmp_path, options):
     with server_thread(tmp_path / "none", **options) as server, Registry.open(str(place)) as registry:
         rollouts = Rollouts(registry)
