@@ -125,8 +125,8 @@ class _FollowedRollout:
         if rollout is None:
             return
         if not self._was_withdrawn:
-            _log.warning("%s: the registry has not answered for %.0f s; nobody judges %s, and it gets no requests",
-                         self.alias, AWAY_S, rollout.candidate)  # fmt: skip
+            _log.warning("%s: the registry has us wait for %.0f s by now; until it answers %s gets no requests",
+                         self.alias, self._waiting.seconds, rollout.candidate)  # fmt: skip
         self._was_withdrawn = True
         self._repository.follow_trial(self.alias.model, None)
 
