@@ -157,7 +157,11 @@ def policy_for(folder: Path, model: str) -> Policy:
     Raises ConfigError for a file that cannot be used.
     """
     for path in (folder / "policies" / f"{model}.toml", folder / "policy.toml"):
-        if path.exists():
+        try:
+            is_there = path.exists()
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+        if is_there:
             return read_policy(path)
     return Policy()
 
