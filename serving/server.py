@@ -64,6 +64,9 @@ _WORKERS = 4
 _CODEC_THREADS = 2
 _SWITCH_INTERVAL_S = 0.0005
 _OTHER_CALLS_MAX = 1024  # health, metadata, control plane: answered also while inference is at its bound
+_REGISTRY_THREADS = "registry"
+_LOOK_S = 1.0  # so often is looked after a look at the registry that does not end
+_LAST_LOOK_S = 5.0  # for a look that is under way when the server stops
 _LAST_WORDS_S = 1.0  # for answers on their way out; health watches, which never end by themselves, are cut off then
 _log = logging.getLogger(__name__)
 
@@ -93,7 +96,8 @@ class Server:
             self._webhook.send,
         )
         self._aliases = aliased.follower(config, self._repository, clock)
-        self._registry = ThreadPoolExecutor(1, thread_name_prefix="registry")  # of its own: it may be slow
+        self._registry = ThreadPoolExecutor(1, thread_name_prefix=_REGISTRY_THREADS)  # of its own: it may be slow
+        self._looking: asyncio.Future[None] | None = None
         self._health = HealthService(lambda: not self.why_not_ready())
         timers = LoopTimers(loop, clock)
         data_plane = DataPlane(self._repository, self._admission, counters, clock=clock, timers=timers, tracer=tracer)
@@ -142,7 +146,7 @@ class Server:
             drain_timeout_s=config.drain_timeout_s,
             changed=changed,
             elsewhere=elsewhere,
-            trials=Trials(arms, clock, self._post, changed) if elsewhere else None,
+            trials=Trials(arms, clock, self._post, changed, aside=self._renderer.submit) if elsewhere else None,
         )
 
     def _transport(
@@ -175,7 +179,8 @@ class Server:
         _log.info("listening: grpc %s:%d http %s:%d", config.host, self.grpc_port, config.host, self.http_port)
         await self._on_loader(self._repository.load_all)
         if self._aliases is not None:
-            await self._look_at_aliases(self._aliases)
+            while not (await self._look_at_aliases(self._aliases) or self._repository.is_stopping()):
+                pass
             if config.registry_interval_s:
                 self._follow(self._follow_aliases(self._aliases, config.registry_interval_s))
         for name in self._repository.unready_models():
@@ -204,11 +209,10 @@ class Server:
         await self._http.stop()
         if self._spans is not None:
             await asyncio.to_thread(self._spans.close)
-        pools = (self._workers, self._codecs, self._renderer, self._loader, self._drift.worker, self._registry)
+        await self._leave_registry()
+        pools = (self._workers, self._codecs, self._renderer, self._loader, self._drift.worker)
         for pool in pools:
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
-        if self._aliases is not None:
-            self._aliases.close()
         if self._repository.started:
             _log.info("stopped")
 
@@ -252,12 +256,33 @@ class Server:
             await asyncio.sleep(interval_s)
             await self._look_at_aliases(aliases)
 
-    async def _look_at_aliases(self, aliases: "FollowedAliases") -> None:
+    async def _look_at_aliases(self, aliases: "FollowedAliases") -> bool:
+        """Begin a look, or go on with the one under way; say whether it is over, or so late that nobody waits for it.
+
+        Not over is a look that takes longer than _LOOK_S.
+        """
+        loop = asyncio.get_running_loop()
         try:
-            readings = self._repository.readings()
-            await asyncio.get_running_loop().run_in_executor(self._registry, aliases.look, readings)
+            if self._looking is None:
+                self._looking = loop.run_in_executor(self._registry, aliases.look, self._repository.readings())
+            looking = self._looking
+            if not (await asyncio.wait({looking}, timeout=_LOOK_S))[0]:
+                return await loop.run_in_executor(self._workers, aliases.go_on)
+            self._looking = None
+            looking.result()
         except Exception:  # noqa: BLE001 - a mistake of ours leaves the server with what it has
             _log.exception("looking at the registry failed; trying again")
+        return True
+
+    async def _leave_registry(self) -> None:
+        """Wait for a look under way, but not for one that does not come back, such as from a disk that is away."""
+        self._registry.shutdown(wait=False, cancel_futures=True)
+        if self._looking is not None and not (await asyncio.wait({self._looking}, timeout=_LAST_LOOK_S))[0]:
+            _log.warning("the registry has not answered; leaving without it")
+            return
+        await asyncio.to_thread(self._registry.shutdown)
+        if self._aliases is not None:
+            self._aliases.close()
 
     async def _render_metrics(self) -> bytes:
         drift = await self._drift.views()
@@ -352,8 +377,11 @@ def serve(config: ServerConfig) -> None:
         _native_transport()  # before there is a loop with signal handlers, which would be deaf while it compiles
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     uvloop.run(_serve(config))
-    if any(thread.name.startswith(INSTANCE_THREADS) for thread in threading.enumerate()):
+    left = [thread.name for thread in threading.enumerate()]
+    is_running = any(name.startswith(INSTANCE_THREADS) for name in left)
+    if is_running:
         _log.warning("a model still runs; leaving without it")
+    if is_running or any(name.startswith(_REGISTRY_THREADS) for name in left):
         logging.shutdown()
         os._exit(0)  # the interpreter's own way out would tear the C++ threads down under the run
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from serving.aliased.waiting import Waiting
 from serving.clock import Clock
 from serving.config import ServerConfig
 from serving.errors import ConfigError, RegistryError
@@ -23,7 +24,7 @@ from serving.scoring.opened import open_model
 
 if TYPE_CHECKING:
     from serving.aliased.rollout import FollowedAliases
-    from serving.registry.follower import Pulled
+    from serving.registry.cache import Pulled
     from serving.registry.mlflow.source import MlflowRegistry
 
 
@@ -62,18 +63,24 @@ def follower(config: ServerConfig, repository: ModelRepository, clock: Clock) ->
             raise
         raise ConfigError(f"serving from a registry needs {error.name}: pip install 'penstock[registry]'") from None
 
-    def deliver(alias: Alias, packages: "Sequence[Pulled]") -> list[str]:
-        return repository.serve(alias.model, [(each.sequence, each.digest, each.path) for each in packages])
+    waiting = Waiting(clock)
 
+    def deliver(alias: Alias, packages: "Sequence[Pulled]") -> list[str]:
+        with waiting.work():
+            return repository.serve(alias.model, [(each.sequence, each.digest, each.path) for each in packages])
+
+    rolled_out: Sequence[Alias] = ()
     if is_mlflow(config.registry):
         uri, cache = config.registry, cache_folder(config.registry_cache, config.registry)
         following = AliasFollower(uri, aliases, cache, deliver, connect=_mlflow(uri, cache / "mlflow", repository))
-        return FollowedAliases(uri, (), cache, follower=following, repository=repository, clock=clock)
-    place = folder_of(config.registry) if config.registry else default_folder()
-    uri, cache = str(place), cache_folder(config.registry_cache, place)
-    following = AliasFollower(uri, aliases, cache, deliver)
-    rolled_out = aliases if config.registry_interval_s else ()  # who looks only once would never hear of the end
-    return FollowedAliases(uri, rolled_out, cache, follower=following, repository=repository, clock=clock)
+    else:
+        place = folder_of(config.registry) if config.registry else default_folder()
+        uri, cache = str(place), cache_folder(config.registry_cache, place)
+        following = AliasFollower(uri, aliases, cache, deliver)
+        rolled_out = aliases if config.registry_interval_s else ()  # who looks only once would never hear of the end
+    return FollowedAliases(
+        uri, rolled_out, cache, follower=following, repository=repository, clock=clock, waiting=waiting
+    )  # fmt: skip
 
 
 def pack_graph(folder: Path, name: str, lineage: Mapping[str, Any], target: Path) -> str:

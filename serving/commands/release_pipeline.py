@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import ipaddress
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -114,7 +115,8 @@ def _registry_besides(command: _Command) -> _Command:
               )  # fmt: skip
 @click.option("--count", default=0, metavar="N", type=click.IntRange(0), help="End after N runs; 0 goes on for ever.")
 @click.option("--listen", default="", metavar="HOST:PORT",
-              help="Take alarms besides that servers post: serve --drift-webhook http://HOST:PORT/.")  # fmt: skip
+              help="Take alarms besides that servers post: serve --drift-webhook http://HOST:PORT/. Other machines' "
+                   "only with --listen-key.")  # fmt: skip
 @click.option("--listen-key", type=_FILE, metavar="FILE",
               help="The secret of --drift-webhook-key; what it has not signed is refused.")  # fmt: skip
 @_registry_besides
@@ -132,8 +134,9 @@ def watch(
             raise click.UsageError(f"{name} {seconds}: expected a number of seconds")
     model = source.read().model
     key = b"" if listen_key is None else read_key(listen_key, "--listen-key")
+    place = _place(listen, is_signed=bool(key)) if listen else None
     with ended_by_term(), contextlib.ExitStack() as stack:
-        listener = stack.enter_context(AlarmListener(*_place(listen), key=key)) if listen else None
+        listener = stack.enter_context(AlarmListener(*place, key=key)) if place is not None else None
         also = f", and alarms are taken at http://{listener.address}/" if listener else ""
         click.echo(f"watching {model} at {connect.address}{also}")
         watcher = _Watcher(source, model, connect, open_registry, listener, again_s)
@@ -257,11 +260,23 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _place(text: str) -> tuple[str, int]:
+def _place(text: str, *, is_signed: bool) -> tuple[str, int]:
+    """Read where to listen. Other machines may begin runs only when they sign what they post."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65_535:
         raise click.UsageError(f"--listen {text!r}: expected HOST:PORT such as 127.0.0.1:8003")
-    return host.strip("[]"), int(port)
+    host = host.strip("[]")
+    if not is_signed and not _is_loopback(host):
+        raise click.UsageError(f"--listen {text}: whoever reaches it from another machine could begin runs; name the "
+                               "secret of --drift-webhook-key by --listen-key FILE, or use 127.0.0.1")  # fmt: skip
+    return host, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _silent(_: str) -> None:

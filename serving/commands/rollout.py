@@ -120,7 +120,7 @@ def _seen(registry: "Registry", rollout: Rollout) -> dict[str, Any]:
 
 
 def _show_change(rollout: Rollout, registry: "Registry", json_file: Path | None) -> None:
-    record = registry.history(rollout.alias.model)[-1]
+    record = next(each for each in registry.history(rollout.alias.model) if each.position == rollout.last)
     show_change(_sentence(rollout), rollout.describe(), record, json_file)
 
 

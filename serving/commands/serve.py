@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from serving.commands import logs
 from serving.commands.options import environment, environment_name, resolve, server_options, unknown_variables
+from serving.config import ServerConfig
+from serving.errors import ConfigError
 from serving.server import serve
 
 _EXAMPLES = """\b
@@ -33,7 +36,19 @@ def command(config_file: Path | None, **flags: Any) -> None:
     may take the place of model.onnx: MODEL/VERSION/ is its folder, or MODEL/VERSION.tar its tar.
     """
     config = resolve(flags, config_file)
+    _check_registry(config)
     logs.set_up(config.log_format, config.log_level)
     for line in unknown_variables(environment()):
         logging.getLogger(__name__).warning(line)
     serve(config)
+
+
+def _check_registry(config: ServerConfig) -> None:
+    """Refuse a registry of which nothing is to be served. Raises ConfigError.
+
+    Its variable may be set for `penstock registry` alone, and says nothing about what to serve.
+    """
+    source = click.get_current_context().get_parameter_source("registry")
+    if config.registry and not config.model and source is not ParameterSource.ENVIRONMENT:
+        raise ConfigError(f"registry = {config.registry}, and no model says what to serve from there; name an alias, "
+                          "such as --model fraud@production")  # fmt: skip

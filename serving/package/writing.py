@@ -204,11 +204,16 @@ class _Draft:
         if self._path.suffix == ".tar":
             made = self._folder.with_name(f"{self._folder.name}.tar")
             _write_tar(self._folder, made)
-        if os.path.lexists(self._path):
-            _check_is_same(made, self._path, digest)
-            return
-        made.rename(self._path)
-        _flush_folder(self._path.parent)
+        if not os.path.lexists(self._path):
+            try:
+                made.rename(self._path)
+            except OSError:
+                if not os.path.lexists(self._path):  # or else somebody was faster
+                    raise
+            else:
+                _flush_folder(self._path.parent)
+                return
+        _check_is_same(made, self._path, digest)
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ PUSH = "push"
 _REMEDIES = {
     "disk I/O error": "; is the disk full?",
     "unable to open database file": "; who reads it must be able to write its folder as well",
+    "attempt to write a readonly database": "; who reads it must be able to write it and its folder as well",
 }
 """What SQLite's words mean in most cases: its log needs room, and a file beside the catalogue, for reading too."""
 _KINDS_OF_MOVES = ", ".join(f"'{kind}'" for kind in MOVES)

@@ -94,8 +94,12 @@ class Registry(AbstractContextManager["Registry"]):
         `who` goes into records: user@host unless given.
         """
         folder = folder_of(uri)
-        store = BlobStore.at(store_uri(folder))
-        catalogue = Catalogue.open(folder, clock or MonotonicClock(), create=create, busy_timeout_s=busy_timeout_s)
+        clock = clock or MonotonicClock()
+        try:
+            store = BlobStore.at(store_uri(folder))
+            catalogue = Catalogue.open(folder, clock, create=create, busy_timeout_s=busy_timeout_s)
+        except OSError as error:
+            raise RegistryAway(f"{folder} cannot be used: {error.strerror or error}") from error
         who = checked_text("who", who or f"{_user()}@{socket.gethostname()}")
         return cls(folder, catalogue, store, who=who)
 

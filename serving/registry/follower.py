@@ -12,33 +12,24 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving.errors import ConfigError, PackageError, RegistryDamaged, RegistryError
-from serving.package import read, verify
-from serving.registry.catalogue import Pushed
+from serving.errors import ConfigError, PackageError, RegistryError
+from serving.package import verify
+from serving.registry.cache import Pulled, keep_only, place_of, pull_into
 from serving.registry.client import Registry
-from serving.registry.names import Alias, Version, check_digest
+from serving.registry.names import Alias, check_digest
 from serving.registry.source import Source
 
 STATE_FILE = "state.json"
 STATE_BYTES_MAX = 1 << 16
 BUSY_TIMEOUT_S = 2.0
 """How long a look waits for a writer: the next one comes soon, and a server does not stop before this one has ended."""
-_DIGEST_SHOWN = 16
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Pulled:
-    """A package in the cache."""
-
-    sequence: int
-    digest: str
-    path: Path
 
 
 Deliver = Callable[[Alias, Sequence[Pulled]], list[str]]
@@ -59,7 +50,7 @@ class _Followed:
 class AliasFollower:
     """Looks at the aliases of one registry whenever it is asked to. One thread at a time; `look` may take long.
 
-    `connect` opens a registry of another kind than our own, which `uri` names.
+    `connect` opens a registry of another kind than our own, which `uri` names. `go_on` is for another thread.
     """
 
     def __init__(
@@ -68,6 +59,7 @@ class AliasFollower:
     ) -> None:  # fmt: skip
         self._connect = connect or (lambda: Registry.open(uri, busy_timeout_s=BUSY_TIMEOUT_S))
         self._deliver = deliver
+        self._delivering = threading.Lock()  # held while what serves may change
         self._followed = [_Followed(alias, cache / str(alias)) for alias in aliases]
 
     def look(self) -> None:
@@ -82,6 +74,16 @@ class AliasFollower:
             for followed in self._followed:
                 self._look_at(followed, registry)
 
+    def go_on(self) -> None:
+        """Serve what served last where nothing serves yet: a look waits for the registry, and does so for too long."""
+        if not self._delivering.acquire(blocking=False):
+            return  # it loads what it was waiting for
+        try:
+            for followed in self._followed:
+                self._serve_last(followed)
+        finally:
+            self._delivering.release()
+
     def _look_at(self, followed: _Followed, registry: Source) -> None:
         try:
             pushed = registry.resolve(followed.alias)
@@ -90,8 +92,9 @@ class AliasFollower:
             self._without_registry(followed, str(error))
             return
         followed.trouble = ""
-        if pulled.digest != followed.refused or not followed.serving:
-            self._hand_over(followed, pulled)
+        with self._delivering:
+            if pulled.digest != followed.refused or not followed.serving:
+                self._hand_over(followed, pulled)
 
     def _hand_over(self, followed: _Followed, pulled: Pulled) -> None:
         """Let a package serve, beside the one before it, which stays warm; when it does not load, nothing changes."""
@@ -114,7 +117,7 @@ class AliasFollower:
         followed.refused = pulled.digest
         if _is_damaged(pulled.path):
             followed.refused = ""
-            shutil.rmtree(pulled.path)
+            shutil.rmtree(pulled.path, ignore_errors=True)
             _log.warning("%s: the copy of package %d was damaged and is pulled again", followed.alias, pulled.sequence)
         if followed.serving:
             self._deliver(followed.alias, followed.serving)
@@ -124,41 +127,15 @@ class AliasFollower:
         if trouble != followed.trouble:
             _log.warning("%s: %s; what serves goes on serving", followed.alias, trouble)
         followed.trouble = trouble
-        if not followed.serving and (last := _read_state(followed)):
-            failures = self._deliver(followed.alias, last)
-            if not failures:
-                followed.serving = last
-                _log.info("%s: serving package %d from the cache", followed.alias, last[0].sequence)
+        with self._delivering:
+            self._serve_last(followed)
 
-
-def pull_into(folder: Path, registry: Source, pushed: Pushed) -> Pulled:
-    """Return a package from a folder of such, where it is pulled to unless it is there, whole, already.
-
-    Raises RegistryError, PackageError and OSError.
-    """
-    pulled = Pulled(pushed.sequence, pushed.digest, folder / _folder_name(pushed.sequence, pushed.digest))
-    if not pulled.path.exists():
-        registry.pull(Version(pushed.model, pushed.sequence), pulled.path)
-    if (held := _digest_of(pulled.path)) != pushed.digest:
-        shutil.rmtree(pulled.path)
-        raise RegistryDamaged(f"{pulled.path} held {held}, expected package {pushed.digest}; it is pulled again")
-    return pulled
-
-
-def _keep_only(folder: Path, pulled: Sequence[Pulled]) -> None:
-    """Remove the packages of a folder that are not among these. Raises OSError."""
-    names = {each.path.name for each in pulled}
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in names:
-            shutil.rmtree(entry, ignore_errors=True)
-
-
-def _digest_of(path: Path) -> str:
-    """Return the digest that a copy has, or what is wrong with it."""
-    try:
-        return read(path).digest
-    except PackageError as error:
-        return str(error)
+    def _serve_last(self, followed: _Followed) -> None:
+        if followed.serving or not (last := _read_state(followed)):
+            return
+        if not self._deliver(followed.alias, last):
+            followed.serving = last
+            _log.info("%s: serving package %d from the cache", followed.alias, last[0].sequence)
 
 
 def _is_damaged(path: Path) -> bool:
@@ -169,10 +146,6 @@ def _is_damaged(path: Path) -> bool:
     return False
 
 
-def _folder_name(sequence: int, digest: str) -> str:
-    return f"{sequence}-{digest.removeprefix('sha256:')[:_DIGEST_SHOWN]}"
-
-
 def _write_state(followed: _Followed) -> None:
     """Remember what serves, then remove packages that are needed no more. A full disk only costs the memory of it."""
     kept = [{"sequence": each.sequence, "package": each.digest} for each in followed.serving]
@@ -180,7 +153,7 @@ def _write_state(followed: _Followed) -> None:
     try:
         draft.write_text(json.dumps({"packages": kept}))
         draft.replace(followed.folder / STATE_FILE)
-        _keep_only(followed.folder, followed.serving)
+        keep_only(followed.folder, followed.serving)
     except OSError as error:
         _log.warning("%s: what serves cannot be remembered: %s", followed.alias, error.strerror)
         with contextlib.suppress(OSError):
@@ -192,9 +165,8 @@ def _read_state(followed: _Followed) -> list[Pulled]:
     try:
         with (followed.folder / STATE_FILE).open("rb") as file:
             packages = json.loads(file.read(STATE_BYTES_MAX))["packages"]
-        pulled = [Pulled(int(each["sequence"]), check_digest(each["package"]), followed.folder) for each in packages]
+        named = [(int(each["sequence"]), check_digest(each["package"])) for each in packages]
     except (OSError, ValueError, KeyError, TypeError, RegistryError):
         return []
-    found = [Pulled(each.sequence, each.digest, followed.folder / _folder_name(each.sequence, each.digest))
-             for each in pulled]  # fmt: skip
+    found = [Pulled(sequence, digest, place_of(followed.folder, sequence, digest)) for sequence, digest in named]
     return [each for each in found[:2] if each.path.is_dir()]

@@ -105,7 +105,7 @@ class RolloutConfig:
                             minimum=0.02, maximum=3600)  # fmt: skip
     block_requests_min: int = option(40, "A stretch lasts until both together had so many requests.",
                                      minimum=2, maximum=1 << 31)  # fmt: skip
-    hold_s_max: float = option(3600.0, "A step that is not decided after this time is rolled back.",
+    hold_s_max: float = option(3600.0, "A step that is not decided after this time is rolled back; at least block_s.",
                                minimum=0.1, maximum=1e7)  # fmt: skip
     alpha: float = option(0.05, "How often, at most, a package that is not worse may be rolled back for getting worse.",
                           minimum=1e-6, maximum=0.5)  # fmt: skip
@@ -137,6 +137,13 @@ class Policy:
     evidence: EvidenceConfig = option(EvidenceConfig(), "")
     rollout: RolloutConfig = option(RolloutConfig(), "")
 
+    def __post_init__(self) -> None:
+        # Not asked of `RolloutConfig` alone: what a ledger holds of older rollouts must stay readable.
+        rollout = self.rollout
+        if rollout.hold_s_max < rollout.block_s:
+            raise ConfigError(f"[rollout] hold_s_max = {rollout.hold_s_max:g}, expected at least block_s = "
+                              f"{rollout.block_s:g}: a step would end before anything is compared in it")  # fmt: skip
+
     @property
     def digest(self) -> str:
         """What a check names the policy by; it changes when any demand does. How to roll out demands nothing."""
@@ -150,7 +157,11 @@ def policy_for(folder: Path, model: str) -> Policy:
     Raises ConfigError for a file that cannot be used.
     """
     for path in (folder / "policies" / f"{model}.toml", folder / "policy.toml"):
-        if path.exists():
+        try:
+            is_there = path.exists()
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+        if is_there:
             return read_policy(path)
     return Policy()
 

@@ -82,7 +82,7 @@ class Rollout:
     """A rollout as it is now. `candidate` shall take over `alias` from `control`, which it names.
 
     `package` and `control_package` are their digests. `salt` decides with a request's key which arm it belongs to.
-    `since` is when this step, or what came after it, began; `why` is what the last record says.
+    `since` is when this step, or what came after it, began. Its last record is at position `last` and says `why`.
     """
 
     position: int
@@ -95,6 +95,7 @@ class Rollout:
     salt: int
     who: str
     began: str
+    last: int
     state: State = State.RUNNING
     step: int = 0
     since: str = ""
@@ -190,6 +191,7 @@ def _begun(record: Record) -> Rollout:
         salt=int(record.digest.removeprefix("sha256:")[:15], 16),
         who=record.who,
         began=record.at,
+        last=record.position,
         since=record.at,
         why=facts.get("reason", ""),
     )
@@ -201,12 +203,13 @@ def _moved_on(rollout: Rollout, record: Record) -> Rollout:
         return rollout
     event, why = Event(record.facts["event"]), record.facts.get("reason", "")
     if event is Event.STEP:
-        return replace(rollout, step=record.facts["step"], since=record.at, why=why)
-    return replace(rollout, state=_ENDS[event], since=record.at, why=why)
+        return replace(rollout, step=record.facts["step"], since=record.at, why=why, last=record.position)
+    return replace(rollout, state=_ENDS[event], since=record.at, why=why, last=record.position)
 
 
 def _ended_by_move(rollout: Rollout, record: Record) -> Rollout:
-    if record.facts.get("rollout") == rollout.position:
-        return replace(rollout, state=State.PROMOTED, since=record.at, why=record.facts.get("reason", ""))
-    why = f"record {record.position}, {record.kind}, moved {rollout.alias} to {record.facts['sequence']}"
-    return replace(rollout, state=State.SUPERSEDED, since=record.at, why=why)
+    state, why = State.PROMOTED, record.facts.get("reason", "")
+    if record.facts.get("rollout") != rollout.position:
+        state = State.SUPERSEDED
+        why = f"record {record.position}, {record.kind}, moved {rollout.alias} to {record.facts['sequence']}"
+    return replace(rollout, state=state, since=record.at, why=why, last=record.position)

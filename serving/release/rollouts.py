@@ -42,12 +42,13 @@ class Rollouts:
         """
         registry = self._registry
         policy = policy or policy_for(registry.folder, version.model)
+        policy = policy if config is None else dataclasses.replace(policy, rollout=config)
         let_through = gate or CheckedGate(policy)
         target = Alias(version.model, check_word("an alias", alias))
         control = self._control(version, target)
         facts = {
             "event": Event.START,
-            "policy": dataclasses.asdict(config or policy.rollout),
+            "policy": dataclasses.asdict(policy.rollout),
             "control": {"sequence": control.sequence, "package": control.digest},
             **_because(reason),
         }
@@ -169,7 +170,7 @@ def _check_free(promotion: Promotion, control: str) -> None:
 def _check_still(rollout: Rollout, promotion: Promotion) -> None:
     """Refuse to act on a rollout that is not as the one who acts has seen it."""
     now = current(promotion.records, rollout.alias)
-    if now is None or (now.position, now.state, now.step) != (rollout.position, rollout.state, rollout.step):
+    if now is None or now.last != rollout.last:
         raise RegistryError(f"the rollout of {rollout.candidate} to {rollout.alias} has moved on meanwhile")
 
 

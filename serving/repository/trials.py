@@ -19,7 +19,7 @@ from serving.errors import ConfigError, LoadError
 from serving.model import Post, Servable
 from serving.repository.entry import Changed, Load
 from serving.repository.handle import Handle, close_when_idle
-from serving.repository.mirror import Mirror
+from serving.repository.mirror import Aside, Mirror
 from serving.repository.routing import POINTS, Routing
 from serving.statistics.latency import Histogram
 
@@ -102,14 +102,16 @@ class _Arms:
 class Trials:
     """The trials of a repository, one per model. `follow` and `close` run on loader threads, the rest on the I/O one.
 
-    `changed` is called whenever who gets which request has changed.
+    `changed` is called whenever who gets which request has changed. `aside` is where a shadow's large answers are
+    compared.
     """
 
-    def __init__(self, loads: ArmLoads, clock: Clock, post: Post, changed: Changed) -> None:
+    def __init__(self, loads: ArmLoads, clock: Clock, post: Post, changed: Changed, *, aside: Aside) -> None:
         self._loads = loads
         self._clock = clock
         self._post = post
         self._changed = changed
+        self._aside = aside
         self._changing = threading.Lock()
         self._is_closed = False
         self._arms: Mapping[str, _Arms] = MappingProxyType({})
@@ -201,7 +203,7 @@ class Trials:
         arms.canary = Handle(load(name, trial.candidate.version, trial.candidate.path, config))
         _check_digest(arms.canary.servable, trial.candidate.digest)
         if not trial.share:
-            arms.mirror = Mirror(arms.canary, self._clock, self._post,
+            arms.mirror = Mirror(arms.canary, self._clock, self._post, self._aside,
                                  requests_per_s=trial.requests_per_s, tolerance=trial.tolerance)  # fmt: skip
             return
         arms.control = Handle(load(name, trial.control.version, trial.control.path, config))

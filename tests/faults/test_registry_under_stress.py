@@ -134,7 +134,12 @@ def test_a_writer_that_waits_too_long_for_another_says_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "remedy"), [("disk I/O error", "is the disk full?"), ("unable to open database file", "able to write")]
+    ("error", "remedy"),
+    [
+        ("disk I/O error", "is the disk full?"),
+        ("unable to open database file", "able to write"),
+        ("attempt to write a readonly database", "able to write"),
+    ],
 )
 def test_sqlites_words_come_with_what_they_mean(tmp_path, monkeypatch, error, remedy):
     place = registries.filled(tmp_path)

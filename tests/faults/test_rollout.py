@@ -2,84 +2,40 @@
 
 import dataclasses
 import hashlib
-import itertools
 import os
 import signal
-import threading
 
 import pytest
 
 from serving.registry.client import Registry
-from serving.registry.names import Alias
-from serving.release.policy import RolloutConfig
 from serving.release.rollout import State
 from serving.release.rollouts import Rollouts
-from tests.support import graphs, registries
 from tests.support.askers import FAILED, Asker, answered, asking
 from tests.support.registries import OPEN, version, write_package
+from tests.support.rollouts import (
+    PRODUCTION,
+    QUICK,
+    STEP,
+    current,
+    events,
+    looks,
+    over,
+    registry_of_three,
+    routed,
+    start,
+)
 from tests.support.servers import server_process, server_thread
-
-PRODUCTION = Alias("affine", "production")
-QUICK = RolloutConfig(
-    steps=(0.2, 0.5), shadow_requests_per_s=1000, block_s=0.02, block_requests_min=10, hold_s_max=1e4,
-    latency_tolerance=9.0, latency_margin=20.0, errors_margin=0.2,
-)  # fmt: skip
-"""Margins so wide that a busy machine does not matter: latency is judged by the simulation."""
-STAYS = dataclasses.replace(QUICK, errors_margin=1e-6, hold_s_max=1e6)
-"""A rollout that no step of which is ever passed."""
-STEP = dataclasses.replace(STAYS, steps=(0.25,), shadow_requests_per_s=0)
 
 
 @pytest.fixture
 def place(tmp_path):
-    """A registry in which package 1 is production; 2 is as good, 3 fails on half of what it is asked."""
-    folder = registries.filled(tmp_path, 1)
-    with Registry.open(str(folder)) as registry:
-        registry.push(write_package(tmp_path / "good", 2))
-        registry.push(write_package(tmp_path / "brittle", 3, model=graphs.brittle(3.0)))
-    return folder
+    return registry_of_three(tmp_path)
 
 
 @pytest.fixture
 def options(place, tmp_path, transport):
     return {"registry": str(place), "model": ("affine@production",), "registry_cache": str(tmp_path / "cache"),
             "registry_interval_s": 0.02, **transport}  # fmt: skip
-
-
-def start(place, sequence, config):
-    with Registry.open(str(place), who="ada") as registry:
-        return Rollouts(registry).start(version(sequence), "production", config=config, gate=OPEN)
-
-
-def current(place):
-    with Registry.open(str(place)) as registry:
-        return Rollouts(registry).current(PRODUCTION)
-
-
-def over(place):
-    """Wait for the end of a rollout, and return it."""
-    for _ in looks():
-        found = current(place)
-        if found.state.is_over:
-            return found
-    raise AssertionError("the rollout does not end")
-
-
-def looks():
-    """Come again and again, for as long as anything may take; a ledger has no event that could be waited for."""
-    never = threading.Event()
-    return itertools.takewhile(lambda _: not never.wait(0.02), range(10_000))
-
-
-def routed(server):
-    """Wait until a server routes to a canary."""
-    server.wait_until(lambda: "affine" in server.server._repository.routings)
-
-
-def events(place):
-    with Registry.open(str(place)) as registry:
-        records = registry.history("affine")
-    return [record.facts.get("event", record.kind) for record in records if record.kind != "push"]
 
 
 def test_a_good_package_goes_through_shadow_and_canary_and_is_promoted(place, tmp_path, options):
@@ -282,6 +238,46 @@ def test_without_a_registry_everything_serves_but_the_canary_only_for_a_while(pl
         routed(server)
     assert FAILED not in answered(askers)
     assert current(place).state is State.RUNNING
+
+
+def test_a_mistake_of_ours_leaves_no_canary_without_a_judge_for_long(place, tmp_path, options, monkeypatch):
+    with server_thread(tmp_path / "none", **options) as server, asking(server.address) as askers:
+        start(place, 2, STEP)
+        routed(server)
+        director = server.server._aliases._rollouts[0].director
+        with monkeypatch.context() as patched:
+            patched.setattr(type(director), "look", lambda *_: 1 / 0)
+            server.wait_until(lambda: director._away_since_ns is not None)
+            director._away_since_ns -= int(60e9)
+            server.wait_until(lambda: not server.server._repository.routings)
+        routed(server)
+    assert FAILED not in answered(askers)
+
+
+def test_two_servers_may_share_their_cache(place, tmp_path, options):
+    with server_thread(tmp_path / "none", **options) as first, server_thread(tmp_path / "none", **options) as second:
+        with asking(first.address, 1) as ones, asking(second.address, 1) as others:
+            for config in (STEP, QUICK):
+                start(place, 2, config)
+                routed(first)
+                routed(second)
+                if config is STEP:
+                    with Registry.open(str(place)) as registry:
+                        Rollouts(registry).abort(PRODUCTION)
+                    first.wait_until(lambda: not first.server._repository.routings)
+            assert over(place).state is State.PROMOTED
+            for server in (first, second):
+                server.wait_until(lambda server=server: not server.server._repository.routings)
+            assert {Asker(each.address, "late").ask() for each in (first, second)} == {"2"}
+        wait_until_gone(tmp_path, "*/affine@production.rollout")
+    assert set(answered([*ones, *others])) == {"1", "2"}
+
+
+def wait_until_gone(folder, pattern):
+    for _ in looks():
+        if not list((folder / "cache").glob(pattern)):
+            return
+    raise AssertionError("what a rollout needed stays in the cache")
 
 
 def test_a_pause_sends_everybody_to_production_and_so_does_an_abort(place, tmp_path, options):

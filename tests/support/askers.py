@@ -12,20 +12,23 @@ from serving.pb import open_inference_pb2 as pb
 from serving.transport.services import SERVICE
 
 FAILED = "failed"
+_OPTIONS = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", -1)]
 
 
 class Asker:
-    """Asks `affine` for one row after the other, each request with an id of its own, until told to stop.
+    """Asks `affine` again and again, for so many `rows` each time, with an id of its own, until told to stop.
 
     `versions` counts answers by the version that gave them; a failed one counts as FAILED.
     """
 
-    def __init__(self, address: str, name: str, *, value: float = 1.0, header: str | None = None, ids: bool = True):
+    def __init__(
+        self, address: str, name: str, *, value: float = 1.0, header: str | None = None, ids: bool = True, rows: int = 1
+    ) -> None:  # fmt: skip
         self.versions: Counter[str] = Counter()
         self.by_id: dict[str, str] = {}
-        self._name, self._value, self._ids = name, value, ids
+        self._name, self._value, self._ids, self._rows = name, value, ids, rows
         self._metadata = [("penstock-route", header)] if header is not None else []
-        self._channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         self._infer = self._channel.unary_unary(f"/{SERVICE}/ModelInfer")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -41,7 +44,7 @@ class Asker:
 
     def ask(self, request_id: str = "", *, version: str = "") -> str:
         """Ask once; return the version that answered."""
-        row = np.full((1, 4), self._value, np.float32)
+        row = np.full((self._rows, 4), self._value, np.float32)
         request = pb.ModelInferRequest(model_name="affine", model_version=version, id=request_id)
         request.inputs.add(name="x", datatype="FP32", shape=row.shape)
         request.raw_input_contents.append(row.tobytes())

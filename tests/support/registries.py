@@ -46,23 +46,23 @@ def version(sequence: int) -> Version:
 
 
 class Killer:
-    """Ends the process, as `kill -9` would, before the n-th line below a folder of `serving` that it comes to.
+    """Ends the process, as `kill -9` would, before the n-th line below folders of `serving` that it comes to.
 
     A line counts up to `repeats_max` times, so that loops do not make the count endless.
     """
 
-    def __init__(self, n: int, folder: str = "registry", *, repeats_max: int = 3) -> None:
+    def __init__(self, n: int, *folders: str, repeats_max: int = 3) -> None:
         self._left = n
         self._seen: dict[tuple[str, int], int] = {}
         self._repeats_max = repeats_max
-        self._folder = f"{os.sep}serving{os.sep}{folder}{os.sep}"
+        self._folders = [f"{os.sep}serving{os.sep}{folder}{os.sep}" for folder in folders]
 
     def start(self) -> None:
         sys.settrace(self._trace)
 
     def _trace(self, frame, event, _argument):
         file = frame.f_code.co_filename
-        if self._folder not in file:
+        if not any(folder in file for folder in self._folders):
             return None
         if event == "line":
             place = (file, frame.f_lineno)
@@ -74,13 +74,13 @@ class Killer:
         return self._trace
 
 
-def dies_at(n: int, verb, folder: str = "registry") -> bool:
+def dies_at(n: int, verb, *folders: str) -> bool:
     """Run a verb in a child that is killed at its n-th line; False when it ended before."""
     child = os.fork()
     if child == 0:
         status = 1
         with contextlib.suppress(BaseException):
-            Killer(n, folder).start()
+            Killer(n, *(folders or ("registry",))).start()
             verb()
             status = 0
         os._exit(status)

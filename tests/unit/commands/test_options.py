@@ -19,6 +19,7 @@ NEEDED = {
     "tls_client_ca": ("tls_cert", "tls_key"),
     "control_plane_clients": ("tls_cert", "tls_key", "tls_client_ca"),
     "drift_webhook_key": ("drift_webhook",),
+    "registry": ("model",),
 }
 FIELDS = dataclasses.fields(ServerConfig)
 KUBERNETES = [
@@ -47,6 +48,14 @@ def run(monkeypatch):
 
 def test_nothing_given_means_the_defaults(run):
     assert run() == ServerConfig()
+
+
+def test_a_registry_of_which_nothing_is_served_is_refused_unless_its_variable_is_for_other_commands(run, tmp_path):
+    (tmp_path / "penstock.toml").write_text('registry = "/srv/registry"')
+    for arguments in (["--registry", "/srv/registry"], ["--config", str(tmp_path / "penstock.toml")]):
+        with pytest.raises(ConfigError, match="no model says what to serve"):
+            run(*arguments)
+    assert run(PENSTOCK_REGISTRY="/srv/registry").registry == "/srv/registry"
 
 
 def test_a_flag_beats_the_environment_which_beats_the_file(run, tmp_path):

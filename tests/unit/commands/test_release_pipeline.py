@@ -110,12 +110,28 @@ def test_a_mistake_is_one_clear_error(penstock, tmp_path, monkeypatch, arguments
     [
         (["--set", "x"], "expected NAME=VALUE"),
         (["--listen", "8003"], "expected HOST:PORT"),
+        (["--listen", "0.0.0.0:8003"], "could begin runs"),
+        (["--listen", "[::]:8003"], "could begin runs"),
+        (["--listen", "example.org:8003"], "could begin runs"),
         (["--interval-s", "nan"], "--interval-s nan: expected a number"),
         (["--again-s", "nan"], "--again-s nan: expected a number"),
     ],
 )
 def test_an_option_that_cannot_be_read_is_a_usage_error(penstock, tmp_path, arguments, message):
     assert message in penstock("watch", two_steps(tmp_path), *arguments, status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "is_signed", "place"),
+    [
+        ("127.0.0.1:8003", False, ("127.0.0.1", 8003)),
+        ("localhost:0", False, ("localhost", 0)),
+        ("[::1]:8003", False, ("::1", 8003)),
+        ("0.0.0.0:8003", True, ("0.0.0.0", 8003)),  # noqa: S104 - what is posted there has to be signed
+    ],
+)
+def test_alarms_are_taken_from_this_machine_or_signed(text, is_signed, place):
+    assert release_pipeline._place(text, is_signed=is_signed) == place
 
 
 # ---- watch ---------------------------------------------------------------------------------------------------------

@@ -54,6 +54,23 @@ def test_a_rollout_is_started_watched_paused_resumed_and_aborted(penstock, place
     assert [each["state"] for each in penstock("status", json_too=True)] == ["running"]
 
 
+def test_each_verb_tells_the_head_of_the_record_that_it_wrote(penstock, place, monkeypatch):
+    real = Rollouts._after
+
+    def overtaken(self, alias, record):
+        found = real(self, alias, record)
+        with Registry.open(str(place), who="another") as registry:
+            registry.record("note", "affine", {"text": "a moment later"})
+        return found
+
+    monkeypatch.setattr(Rollouts, "_after", overtaken)
+    for verb in (("start", "affine/2", "--to", "production"), ("pause", "affine@production")):
+        told = penstock(*verb, json_too=True)
+        with Registry.open(str(place)) as registry:
+            (record,) = [each for each in registry.history() if each.digest == told["head"]]
+        assert (record.position, record.facts["event"]) == (told["record"], verb[0])
+
+
 def test_the_status_sums_up_what_all_servers_saw_of_the_step(penstock, place):
     assert penstock("status").strip() == "no rollouts"
     penstock("start", "affine/2", "--to", "production")

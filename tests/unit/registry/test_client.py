@@ -3,7 +3,7 @@ import json
 import pytest
 
 from serving import package
-from serving.errors import PackageError, RegistryDamaged, RegistryError
+from serving.errors import PackageError, RegistryAway, RegistryDamaged, RegistryError
 from serving.package.signing import signer, trusted_keys
 from serving.registry.client import Registry
 from serving.registry.names import Alias, Version
@@ -169,3 +169,9 @@ def test_a_user_without_a_name_has_a_number(tmp_path, monkeypatch):
     monkeypatch.setattr("getpass.getuser", unknown)
     with Registry.open(str(tmp_path / "registry"), create=True) as registry:
         assert registry.who.split("@")[0].isdigit()
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_a_folder_that_nobody_can_look_at_is_one_error(tmp_path, create):
+    with pytest.raises(RegistryAway, match="cannot be used: File name too long"):
+        Registry.open(str(tmp_path / ("x" * 5000)), create=create)

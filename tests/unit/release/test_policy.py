@@ -27,10 +27,16 @@ def test_any_change_of_a_demand_changes_the_digest(tmp_path):
     assert policy_for(tmp_path, "fraud").digest == Policy().digest
 
 
+def test_a_policy_that_nobody_can_look_at_is_not_taken_for_none(tmp_path):
+    with pytest.raises(ConfigError, match=r"fraud\.toml cannot be read: File name too long"):
+        policy_for(tmp_path / ("x" * 5000), "fraud")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("[quality]\nmargn = 1", "did you mean 'margin'"), ("[release]\nrequired = ['qualty']", "expected some of"),
-     ("[quality]\nmetric = 'f1'", "expected one of"), ("margin = 1", "unknown key 'margin'"), ("x", "not valid TOML")],
+     ("[quality]\nmetric = 'f1'", "expected one of"), ("margin = 1", "unknown key 'margin'"), ("x", "not valid TOML"),
+     ("[rollout]\nblock_s = 60\nhold_s_max = 59", "hold_s_max = 59, expected at least block_s = 60")],
 )  # fmt: skip
 def test_a_policy_that_cannot_be_used_is_named(tmp_path, text, message):
     (tmp_path / "policy.toml").write_text(text)

@@ -90,6 +90,39 @@ def test_people_pause_resume_and_abort(running, rollouts):
         rollouts.abort(PRODUCTION)
 
 
+def test_what_was_seen_before_a_pause_decides_nothing_behind_it(running, rollouts):
+    rollouts.pause(PRODUCTION)
+    resumed = rollouts.resume(PRODUCTION)
+    with pytest.raises(RegistryError, match="has moved on meanwhile"):
+        rollouts.advance(running, "good enough", {})
+    assert rollouts.advance(resumed, "good enough", {}).step == 1
+
+
+def test_a_rollout_names_the_last_record_that_is_about_it(running, rollouts, registry):
+    assert running.last == running.position == registry.history()[-1].position
+    registry.record("note", "affine", {"text": "of something else"})
+    assert rollouts.current(PRODUCTION).last == running.position
+    paused = rollouts.pause(PRODUCTION)
+    assert paused.last == registry.history()[-1].position
+    moved = registry.promote(version(3), "production", gate=OPEN)
+    assert rollouts.current(PRODUCTION).last == moved.position
+
+
+def test_a_step_that_would_end_before_its_first_comparison_is_refused(rollouts, registry):
+    config = dataclasses.replace(CONFIG, block_s=100, hold_s_max=10)
+    with pytest.raises(ConfigError, match="hold_s_max = 10, expected at least block_s = 100"):
+        rollouts.start(version(2), "production", config=config, gate=OPEN)
+    assert registry.history(kind=ROLLOUT) == []
+
+
+def test_a_ledger_that_holds_such_a_rollout_stays_readable(running, rollouts, registry, monkeypatch):
+    monkeypatch.setattr(Policy, "__post_init__", lambda _: None)
+    rollouts.abort(PRODUCTION)
+    rollouts.start(version(2), "production", config=dataclasses.replace(CONFIG, hold_s_max=1), gate=OPEN)
+    monkeypatch.undo()
+    assert rollouts.current(PRODUCTION).config.hold_s_max == 1
+
+
 def test_a_person_who_moves_the_alias_ends_the_rollout(running, rollouts, registry):
     record = registry.promote(version(3), "production", gate=OPEN)
     ended = rollouts.current(PRODUCTION)

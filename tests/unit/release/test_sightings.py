@@ -13,7 +13,8 @@ from serving.release.sightings import Sighting, Sightings
 
 ROLLOUT = Rollout(
     position=7, alias=Alias("m", "production"), candidate=Version("m", 2), package="", control=Version("m", 1),
-    control_package="", config=RolloutConfig(), salt=1, who="ada", began="", since="2026-11-25T10:00:00.000+00:00",
+    control_package="", config=RolloutConfig(), salt=1, who="ada", began="", last=7,
+    since="2026-11-25T10:00:00.000+00:00",
 )  # fmt: skip
 SEEN = Sighting(Block(Arm(10, 1, {"p50": 1.5}), Arm(9, 0, {})), differing=2)
 TROUBLE = Sighting(Block(Arm(0, 0, {}), Arm(0, 0, {})), trouble="it does not load")

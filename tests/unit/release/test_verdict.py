@@ -14,7 +14,8 @@ from serving.release.verdict import StepVerdict, rules_of
 CONFIG = RolloutConfig(steps=(0.1, 0.5), shadow_requests_per_s=10, block_s=1, hold_s_max=100)
 ROLLOUT = Rollout(
     position=7, alias=Alias("m", "production"), candidate=Version("m", 2), package="", control=Version("m", 1),
-    control_package="", config=CONFIG, salt=1, who="ada", began="", since="2026-11-25T10:00:00.000+00:00",
+    control_package="", config=CONFIG, salt=1, who="ada", began="", last=7,
+    since="2026-11-25T10:00:00.000+00:00",
 )  # fmt: skip
 CANARY = dataclasses.replace(ROLLOUT, step=1)
 

@@ -17,7 +17,9 @@ CANARY = Trial("1.1", 7, 0.25, SHADOW.candidate, SHADOW.control)
 class World:
     def __init__(self):
         self.posts, self.sessions, self.problem = Posts(), [], ""
-        self.trials = Trials(ArmLoads(self.load, self.load), FakeClock(), self.posts, lambda: None)
+        self.trials = Trials(
+            ArmLoads(self.load, self.load), FakeClock(), self.posts, lambda: None, aside=lambda work: work()
+        )
 
     def load(self, name, version, path, config):
         if self.problem:
