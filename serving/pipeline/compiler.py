@@ -58,7 +58,7 @@ def part(function: Callable[..., Any], *, checks_bounds: bool = False) -> Any:
 
 def compiled(
     text: str, name: str, parts: Mapping[str, Any], arguments: Sequence[Any], *, is_kept: bool = True
-) -> Callable[..., None]:
+) -> Callable[..., Any]:
     """Compile the function `name` of a text, which calls `parts`, for arguments of these types; the GIL is given up.
 
     The machine code is kept for later starts where `is_kept`. Raises what numba raises.
@@ -75,7 +75,7 @@ def compiled(
     dispatcher.compile(tuple(arguments))
     dispatcher.disable_compile()
     _LOG.debug("%s: %.2f s of CPU", function.__qualname__, time.process_time() - began_s)
-    return cast("Callable[..., None]", dispatcher)
+    return cast("Callable[..., Any]", dispatcher)
 
 
 def standalone(function: Callable[..., None], arguments: Sequence[Any]) -> Callable[..., None]:

@@ -1,12 +1,14 @@
 """Running one half of a pipeline on a batch: stages in order, in buffers that are used again for the next batch.
 
 A program is shared by the threads of a servable; what a run writes lies in a `Workspace`, which one run has at a time.
+A batch of a few rows is a few microseconds of work, so whatever is the same for all batches is done when a workspace
+grows: its buffers, and calls of compiled code with all that they write to.
 """
 
+import functools
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +19,7 @@ from serving.pipeline.flaws import RefusedRowsError
 from serving.pipeline.parallel import for_each
 from serving.pipeline.passes import Pass, passes_of, stages_of
 from serving.pipeline.refusal import NUMBERS_MAX, explanation
-from serving.pipeline.source import compile_stage
+from serving.pipeline.source import View, compile_stage
 from serving.pipeline.step import Dims, Flow, Half, Host, PerRow
 from serving.types import DYNAMIC, Array
 
@@ -26,66 +28,54 @@ _FIRST_BYTES = 16 << 20
 """A buffer begins with room for so many rows, in so many bytes at most."""
 
 
-class Workspace:
-    """The buffers of one run at a time, grown to the largest batch, and what its runs have measured.
+Tensors = dict[int, Array]
+"""Those of one batch, by their numbers, as far as anybody but compiled code looks at them."""
 
-    `ticks` are the nanoseconds of each pass over all runs, `rows` how many rows these had.
+
+class Workspace:
+    """What one run at a time writes to, for `capacity` rows, grown to the largest batch, and what runs have measured.
+
+    `buffers` are tensors, by their numbers, which the next run overwrites. `flaws` [capacity] has the marks of a run's
+    rows, `reasons` says why libraries cannot take some. `calls` are those of compiled stages, by the numbers of their
+    first passes, for these buffers. `ticks` are the nanoseconds of each pass over all runs, `rows` how many rows these
+    had. Compiled code counts in `clock`, see `source`.
     """
 
-    def __init__(self, passes: int) -> None:
+    def __init__(self, kept: Sequence[Flow], passes: int) -> None:
         self.rows = 0
-        self.ticks: NDArray[np.int64] = np.zeros(passes, np.int64)
-        self.clock: NDArray[np.int64] = np.zeros(3, np.int64)  # of compiled code, see `source`
-        self._flaws: NDArray[np.int64] = np.zeros(_FIRST_ROWS, np.int64)
-        self._buffers: dict[int, Array] = {}
+        self.clock: NDArray[np.int64] = np.zeros(2 + passes, np.int64)
+        self.ticks = self.clock[2:]
+        self.capacity = -1
+        self.flaws: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.reasons: dict[int, str] = {}
+        self.is_clean = True
+        self.buffers: dict[int, Array] = {}
+        self.calls: dict[int, Callable[..., int]] = {}
+        self._kept = tuple(kept)
 
-    @property
-    def is_flawed(self) -> bool:
-        """Whether compiled code has marked a row since `flaws`."""
-        return bool(self.clock[2])
+    def grow(self, rows: int) -> None:
+        """Make room for so many rows."""
+        row_bytes = max((math.prod(flow.dims) * flow.spec.datatype.item_bytes for flow in self._kept), default=0)
+        capacity = _capacity(rows, row_bytes)
+        self.buffers = {flow.number: np.empty((capacity, *flow.dims), flow.spec.datatype.dtype) for flow in self._kept}
+        self.flaws = np.zeros(capacity, np.int64)
+        self.capacity = capacity
 
-    def flaws(self, rows: int) -> NDArray[np.int64]:
-        """Return a mark of 0 for each row."""
-        if len(self._flaws) < rows:
-            self._flaws = np.zeros(_capacity(rows), np.int64)
-        if self.clock[2]:
-            self._flaws.fill(0)
-            self.clock[2] = 0
-        return self._flaws[:rows]
-
-    def buffer(self, flow: Flow, rows: int, dims: Dims) -> Array:
-        """Return room for a tensor whose dimensions are fixed; it is overwritten by the next run."""
-        buffer = self._buffers.get(flow.number)
-        if buffer is None or len(buffer) < rows:
-            row_bytes = math.prod(dims) * flow.spec.datatype.dtype.itemsize
-            shape = (_capacity(rows, row_bytes), *dims)
-            buffer = self._buffers[flow.number] = np.empty(shape, flow.spec.datatype.dtype)
-        return buffer[:rows]
-
-
-@dataclass(slots=True)
-class Run:
-    """One batch on its way: `tensors` by their numbers, and the rows that cannot be taken."""
-
-    rows: int
-    workspace: Workspace
-    tensors: dict[int, Array]
-    flaws: NDArray[np.int64]
-    reasons: dict[int, str]
-    outliving: frozenset[int]
-
-    def room(self, flow: Flow, dims: Dims, *, is_fixed: bool) -> Array:
-        """Return the memory that a tensor is written to; what `is_fixed` behind its rows lies in the workspace."""
-        if flow.number in self.outliving or not is_fixed:
-            return np.empty((self.rows, *dims), flow.spec.datatype.dtype)
-        return self.workspace.buffer(flow, self.rows, dims)
+    def clean(self) -> None:
+        """Forget which rows could not be taken."""
+        self.flaws.fill(0)
+        self.reasons.clear()
+        self.is_clean = True
 
 
 class Stage(Protocol):
     """A part of a program."""
 
-    def run(self, run: Run) -> None:
-        """Read tensors, write tensors, mark rows."""
+    def bind(self, workspace: Workspace) -> None:
+        """Take notice of the buffers of a workspace that has grown."""
+
+    def run(self, workspace: Workspace, tensors: Tensors, *, rows: int) -> int:
+        """Read tensors, write tensors; return how many rows compiled code has marked."""
 
 
 class Program:
@@ -97,18 +87,28 @@ class Program:
 
     def __init__(self, half: Half, *, outlive: bool) -> None:
         self.passes = passes_of(half)
+        self._promised = [(index, *_promise(flow)) for index, flow in enumerate(half.given)]
         self._half = half
-        self._outliving = frozenset(flow.number for flow in half.results if outlive)
-        self._promised = [(flow.number, *_promise(flow)) for flow in half.given]
+        outliving = {flow.number for flow in half.results if outlive}
+        # What is written by us, in one shape: libraries return arrays of their own.
+        self._kept = {
+            flow.number: flow
+            for each in self.passes
+            for flow in each.writes
+            if DYNAMIC not in flow.dims and flow.number not in outliving and not isinstance(each.steps[0].work, Host)
+        }
+        self._results = [flow.number for flow in half.results]
+        self._viewed = _looked_at(self.passes, half) & self._kept.keys()
         self._stages: list[Stage] = []
         first = 0
         for group in stages_of(self.passes):
             self._stages.append(self._stage(group, first))
             first += len(group)
+        self._is_one_call = self._is_all_in_one_call()
 
     def workspace(self) -> Workspace:
         """Return buffers for one run at a time."""
-        return Workspace(len(self.passes))
+        return Workspace(tuple(self._kept.values()), len(self.passes))
 
     def run(self, given: Sequence[Array], workspace: Workspace, *, is_strict: bool = True) -> list[Array]:
         """Compute the results of a batch, of arrays as the half was promised them.
@@ -117,62 +117,105 @@ class Program:
         ValueError when an array is not what was promised.
         """
         rows = len(given[0]) if given and given[0].ndim else 0
-        tensors = {}
-        for (number, shape, dtype), flow, array in zip(self._promised, self._half.given, given, strict=True):
-            is_usual = array.ndim > 0 and array.dtype is dtype and array.shape[1:] == shape and len(array) == rows
-            if not is_usual:
-                _check_promised(flow, array, rows)
-            tensors[number] = _as_compiled_code_reads(array)
-        run = Run(rows, workspace, tensors, workspace.flaws(rows), {}, self._outliving)
-        for stage in self._stages:
-            stage.run(run)
+        arrays = []
+        for index, dims, dtype in self._promised:
+            array = given[index]
+            if array.dtype is not dtype or array.shape != (rows, *dims):
+                _check_promised(self._half.given[index], array, rows)
+            flags = array.flags
+            arrays.append(array if flags.c_contiguous and flags.aligned else np.array(array, order="C"))
+        if rows > workspace.capacity:
+            self._grow(workspace, rows)
+        if not workspace.is_clean:
+            workspace.clean()
+        workspace.is_clean = False  # perhaps, also when a stage fails
+        tensors: Tensors = {}
+        if self._is_one_call:
+            marked = workspace.calls[0](rows, *arrays)
+            results = [workspace.buffers[number][:rows] for number in self._results]
+        else:
+            marked = self._run_stages(arrays, workspace, tensors, rows=rows)
+            results = [tensors[number] for number in self._results]
         workspace.rows += rows
-        if is_strict and (run.reasons or workspace.is_flawed):
-            raise RefusedRowsError(self._reasons(run))
-        return [run.tensors[flow.number] for flow in self._half.results]
+        if not marked and not workspace.reasons:
+            workspace.is_clean = True
+        elif is_strict:
+            raise RefusedRowsError(self._reasons(workspace, {**self._numbered(arrays), **tensors}))
+        return results
+
+    def _run_stages(self, given: Sequence[Array], workspace: Workspace, tensors: Tensors, *, rows: int) -> int:
+        """Fill in the tensors of a batch; return how many rows compiled code has marked."""
+        tensors.update(self._numbered(given))
+        for number in self._viewed:
+            tensors[number] = workspace.buffers[number][:rows]
+        marked = 0
+        for stage in self._stages:
+            marked += stage.run(workspace, tensors, rows=rows)
+        return marked
+
+    def _numbered(self, given: Sequence[Array]) -> Tensors:
+        return {flow.number: array for flow, array in zip(self._half.given, given, strict=True)}
 
     def _stage(self, group: Sequence[Pass], first: int) -> Stage:
         if group[0].is_compiled:
-            return _CompiledStage(group, first)
+            return _CompiledStage(group, first, self._kept)
         work = group[0].steps[0].work
         return _HostStage(group[0], first, work) if isinstance(work, Host) else _RowStage(group[0], first)
 
-    def _reasons(self, run: Run) -> dict[int, str]:
-        reasons = dict(run.reasons)
+    def _is_all_in_one_call(self) -> bool:
+        """Say whether a batch is one call of compiled code with what was given: most are, and Python takes its time."""
+        stage = self._stages[0] if len(self._stages) == 1 else None
+        given = [(flow.number, None) for flow in self._half.given]
+        return isinstance(stage, _CompiledStage) and stage.others == given and self._kept.keys() >= {*self._results}
+
+    def _grow(self, workspace: Workspace, rows: int) -> None:
+        workspace.grow(rows)
+        for stage in self._stages:
+            stage.bind(workspace)
+
+    def _reasons(self, workspace: Workspace, tensors: Tensors) -> dict[int, str]:
+        reasons = dict(workspace.reasons)
         left = NUMBERS_MAX
-        for row in np.flatnonzero(run.flaws).tolist():
-            each = self.passes[int(run.flaws[row]) - 1]
-            values = np.asarray(run.tensors[each.reads[0].number][row])
+        every = {**workspace.buffers, **tensors}
+        for row in np.flatnonzero(workspace.flaws).tolist():
+            each = self.passes[int(workspace.flaws[row]) - 1]
+            values = np.asarray(every[each.reads[0].number][row])
             reasons.setdefault(row, explanation(each, values, left))
             left -= values.size
         return reasons
 
 
 class _CompiledStage:
-    """Passes that are one compiled function. What it writes lies in the workspace, also what the model takes."""
+    """Passes that are one compiled function. `others` are the tensors that it takes besides those of the workspace."""
 
-    def __init__(self, group: Sequence[Pass], first: int) -> None:
-        self._function = compile_stage(group, first + 1)
-        self._ticks = slice(first, first + len(group))
-        self._writes = [
-            (flow, flow.dims, each if DYNAMIC in flow.dims else None) for each in group for flow in each.writes
-        ]  # with the pass that says what open dimensions are
+    def __init__(self, group: Sequence[Pass], first: int, kept: Collection[int]) -> None:
+        self._function = compile_stage(group, first, kept)
+        self._first = first
+        self.others = [(operand.flow.number, operand.view) for operand in self._function.others]
+        self._new = [(flow, each) for each in group for flow in each.writes if flow.number not in kept]
 
-    def run(self, run: Run) -> None:
+    def bind(self, workspace: Workspace) -> None:
         """See `Stage`."""
-        tensors = run.tensors
-        for flow, dims, each in self._writes:
-            if each is None:
-                tensors[flow.number] = run.room(flow, dims, is_fixed=True)
-                continue
-            actual = [tensors[given.number].shape[1:] for given in each.reads]
-            followed = each.steps[-1].follow(actual)[each.writes.index(flow)]
-            tensors[flow.number] = run.room(flow, followed, is_fixed=False)
-        operands = [operand.view(tensors[operand.flow.number]) for operand in self._function.operands]
-        workspace = run.workspace
-        self._function.call(
-            run.flaws, workspace.ticks[self._ticks], workspace.clock, *operands, *self._function.arguments
-        )
+        buffers = [_laid_out(workspace.buffers[operand.flow.number], operand.view) for operand in self._function.kept]
+        workspace.calls[self._first] = functools.partial(
+            self._function.call,
+            workspace.flaws, workspace.clock, *self._function.arguments, *buffers,
+        )  # fmt: skip
+
+    def run(self, workspace: Workspace, tensors: Tensors, *, rows: int) -> int:
+        """See `Stage`."""
+        for flow, each in self._new:
+            dims = flow.dims
+            if DYNAMIC in dims:
+                given = [tensors[read.number].shape[1:] for read in each.reads]
+                dims = each.steps[-1].follow(given)[each.writes.index(flow)]
+            tensors[flow.number] = np.empty((rows, *dims), flow.spec.datatype.dtype)
+        others = [tensors[number] if view is None else view(tensors[number]) for number, view in self.others]
+        return workspace.calls[self._first](rows, *others)
+
+
+def _laid_out(array: Array, view: View | None) -> Array:
+    return array if view is None else view(array)
 
 
 class _HostStage:
@@ -183,17 +226,21 @@ class _HostStage:
         self._index = index
         self._work = work
 
-    def run(self, run: Run) -> None:
+    def bind(self, workspace: Workspace) -> None:
+        """See `Stage`."""
+
+    def run(self, workspace: Workspace, tensors: Tensors, *, rows: int) -> int:  # noqa: ARG002 - see `Stage`
         """See `Stage`."""
         began_ns = time.monotonic_ns()
         reasons: dict[int, str] = {}
-        written = self._work.function([run.tensors[flow.number] for flow in self._each.reads], reasons)
+        written = self._work.function([tensors[flow.number] for flow in self._each.reads], reasons)
         for flow, array in zip(self._each.writes, written, strict=True):
-            run.tensors[flow.number] = array
+            tensors[flow.number] = array
         step = self._each.steps[0]
         for row, reason in reasons.items():
-            run.reasons.setdefault(row, f"{step.name} of '{step.reads[0].spec.name}': {reason}")
-        run.workspace.ticks[self._index] += time.monotonic_ns() - began_ns
+            workspace.reasons.setdefault(row, f"{step.name} of '{step.reads[0].spec.name}': {reason}")
+        workspace.ticks[self._index] += time.monotonic_ns() - began_ns
+        return 0
 
 
 class _RowStage:
@@ -206,12 +253,16 @@ class _RowStage:
             last = each.steps[-1].name
             raise LoadError(f"[pipeline] {last} leaves rows of different shapes; the next step must give them one")
 
-    def run(self, run: Run) -> None:
+    def bind(self, workspace: Workspace) -> None:
+        """See `Stage`."""
+
+    def run(self, workspace: Workspace, tensors: Tensors, *, rows: int) -> int:
         """See `Stage`."""
         began_ns = time.monotonic_ns()
-        given = run.tensors[self._each.reads[0].number]
-        flow = self._each.writes[0]
-        out = run.tensors[flow.number] = run.room(flow, flow.dims, is_fixed=True)
+        given, flow = tensors[self._each.reads[0].number], self._each.writes[0]
+        out = tensors.get(flow.number)
+        if out is None:
+            out = tensors[flow.number] = np.empty((rows, *flow.dims), flow.spec.datatype.dtype)
 
         def work(row: int) -> None:
             """Do one row; what cannot be done leaves zeros, and a reason."""
@@ -224,10 +275,22 @@ class _RowStage:
                 out[row] = value
             except ValueError as error:
                 out[row] = 0
-                run.reasons.setdefault(row, f"{step.name} of '{step.reads[0].spec.name}': {error}")
+                workspace.reasons.setdefault(row, f"{step.name} of '{step.reads[0].spec.name}': {error}")
 
-        for_each(run.rows, work)
-        run.workspace.ticks[self._index] += time.monotonic_ns() - began_ns
+        for_each(rows, work)
+        workspace.ticks[self._index] += time.monotonic_ns() - began_ns
+        return 0
+
+
+def _looked_at(passes: Sequence[Pass], half: Half) -> set[int]:
+    """Return the numbers of tensors that more than compiled code looks at, or whose shapes others follow."""
+    flows = [*half.results]
+    for each in passes:
+        if not each.is_compiled:
+            flows += (*each.reads, *each.writes)
+        elif any(DYNAMIC in flow.dims for flow in each.writes):
+            flows += each.reads
+    return {flow.number for flow in flows}
 
 
 def _promise(flow: Flow) -> tuple[Dims, np.dtype[np.generic]]:
@@ -249,11 +312,6 @@ def _check_promised(flow: Flow, array: Array, rows: int) -> None:
             f"tensor '{flow.spec.name}' is {array.dtype} {list(array.shape)}, "
             f"expected {dtype} [{rows}, {', '.join(map(str, dims))}]"
         )
-
-
-def _as_compiled_code_reads(array: Array) -> Array:
-    flags = array.flags
-    return array if flags.c_contiguous and flags.aligned else np.array(array, order="C")
 
 
 def _capacity(rows: int, row_bytes: int = 1) -> int:

@@ -1,15 +1,18 @@
 """The text of the one function that the compiled passes of a stage become, and what it is called with.
 
-    def run(flaws, ticks, clock, t0, t1, a0, a1): ...
+    def run(flaws, clock, a0, t1, rows, t0): ...
 
-`t` are tensors, `a` arguments of steps, all in the order in which they first appear. `flaws` [rows] are 0, or the
-number of the pass that cannot take a row; clock[2] counts what was marked there. `ticks` [passes] count the nanoseconds
-of each pass; the rest of `clock` is scratch. Texts name functions of this package only, and numbers that it has chosen.
+`a` are arguments of steps, `t` tensors, numbered in the order in which they first appear. In front of `rows` stands
+what is the same for every batch; tensors among that, and `flaws`, have room for more rows than came. `flaws` are 0, or
+the number of the pass that cannot take a row, from 1 on; how many were marked is returned. `clock` begins with two
+numbers of scratch, behind which the nanoseconds of each pass are counted. A call costs as much as some dozens of rows,
+and each further array more, so all numbers that a pass takes of its steps are one. Texts name functions of this package
+only, and numbers that it has chosen.
 """
 
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +23,7 @@ from numba.core import types
 from serving.errors import LoadError
 from serving.pipeline.compiler import compiled, part, readable, writable
 from serving.pipeline.passes import Pass
-from serving.pipeline.step import Argument, Element, Flow, Kernel, Spread
+from serving.pipeline.step import Element, Flow, Kernel, Spread, as_it_is
 from serving.types import Array, Datatype
 
 PERIOD_MAX = 512
@@ -34,21 +37,22 @@ View = Callable[[Array], Array]
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A tensor as the function takes it."""
+    """A tensor as the function takes it: laid out by `view`, where that is another layout."""
 
+    name: str
     flow: Flow
-    view: View
-    is_written: bool
+    view: View | None
+    kind: Any  # numba's type
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A compiled stage: `call(flaws, ticks, clock, *tensors, *arguments)`."""
+    """A compiled stage: `call(flaws, clock, *arguments, *kept, rows, *others)`, which returns what it marked."""
 
-    call: Callable[..., None]
-    operands: tuple[Operand, ...]
+    call: Callable[..., int]
     arguments: tuple[Array, ...]
-    text: str
+    kept: tuple[Operand, ...]
+    others: tuple[Operand, ...]
 
 
 def nanoseconds(clock: Any) -> Any:
@@ -57,15 +61,18 @@ def nanoseconds(clock: Any) -> Any:
     return clock[0] * 1_000_000_000 + clock[1]
 
 
-def compile_stage(passes: Sequence[Pass], first_mark: int) -> Function:
-    """Compile the passes of a stage into one function. Raises LoadError."""
-    text = _Text()
-    for index, each in enumerate(passes):
+def compile_stage(passes: Sequence[Pass], first: int, kept: Collection[int]) -> Function:
+    """Compile the passes of a stage, of which the first has a number, into one function. Raises LoadError.
+
+    `kept` are the numbers of tensors that lie in the same place for every batch.
+    """
+    text = _Text(kept)
+    for index, each in enumerate(passes, first):
         text.begin_pass(each)
         if isinstance(each.steps[0].work, Element):
-            _write_loop(text, each, first_mark + index)
+            _write_loop(text, each, index)
         else:
-            _write_call(text, each, first_mark + index)
+            _write_call(text, each, index)
         text.end_pass(index)
     return text.compiled()
 
@@ -73,13 +80,13 @@ def compile_stage(passes: Sequence[Pass], first_mark: int) -> Function:
 class _Text:
     """The text as it grows, and what its names stand for."""
 
-    def __init__(self) -> None:
-        self.operands: list[Operand] = []
-        self._types: list[Any] = []
+    def __init__(self, kept: Collection[int]) -> None:
+        self._kept = kept
+        self._operands: list[Operand] = []
         self._arguments: list[Array] = []
         self._names: dict[Any, str] = {}
         self._parts: dict[str, Any] = {"nanoseconds": part(nanoseconds)}
-        self._lines: list[str] = ["    began = nanoseconds(clock)"]
+        self._lines: list[str] = []
         self._counter = itertools.count()
         self._is_ours = True
 
@@ -90,7 +97,7 @@ class _Text:
     def end_pass(self, index: int) -> None:
         """Count the time."""
         self.line(1, "ended = nanoseconds(clock)")
-        self.line(1, f"ticks[{index}] += ended - began")
+        self.line(1, f"clock[{index + 2}] += ended - began")
         self.line(1, "began = ended")
 
     def line(self, depth: int, code: str) -> None:
@@ -101,12 +108,19 @@ class _Text:
         """Return a name that is used once."""
         return f"{prefix}{next(self._counter)}"
 
-    def tensor(self, flow: Flow, view: View, dimensions: int, *, is_written: bool) -> str:
+    def tensor(self, flow: Flow, view: View, *, is_written: bool) -> str:
         """Name a tensor, laid out by `view`."""
-        name = f"t{len(self.operands)}"
-        self.operands.append(Operand(flow, view, is_written))
-        dtype = flow.spec.datatype.dtype
-        self._types.append((writable if is_written else readable)(dtype, dimensions))
+        probe: Array = np.zeros((2, *range(3, 3 + len(flow.dims))), np.uint8)
+        laid_out = view(probe)
+        kind = (writable if is_written else readable)(flow.spec.datatype.dtype, laid_out.ndim)
+        name = f"t{len(self._operands)}"
+        self._operands.append(Operand(name, flow, view if laid_out.shape != probe.shape else None, kind))
+        return name
+
+    def numbers(self, flow: Flow, *, is_written: bool) -> str:
+        """Name the numbers of a tensor, one behind the other."""
+        tensor, name = self.tensor(flow, as_it_is, is_written=is_written), self.fresh("f")
+        self.line(1, f"{name} = {tensor}.reshape({tensor}.size)")
         return name
 
     def argument(self, array: Array) -> str:
@@ -132,20 +146,27 @@ class _Text:
 
     def compiled(self) -> Function:
         """Compile what was written."""
-        tensors = [f"t{index}" for index in range(len(self.operands))]
+        kept = tuple(operand for operand in self._operands if operand.flow.number in self._kept)
+        others = tuple(operand for operand in self._operands if operand not in kept)
         arguments = [f"a{index}" for index in range(len(self._arguments))]
-        head = f"def run({', '.join(['flaws', 'ticks', 'clock', *tensors, *arguments])}):"
-        text = "\n".join([head, *self._lines, ""])
+        tensors = [operand.name for operand in kept], [operand.name for operand in others]
+        head = [
+            f"def run({', '.join(['flaws', 'clock', *arguments, *tensors[0], 'rows', *tensors[1]])}):",
+            "    began = nanoseconds(clock)",
+            *(f"    {name} = {name}[: rows * ({name}.shape[0] // flaws.shape[0])]" for name in tensors[0]),
+            "    flaws, marked = flaws[:rows], 0",
+        ]
+        text = "\n".join([*head, *self._lines, "    return marked", ""])
         integers = writable(np.dtype(np.int64), 1)
-        kinds = [readable(array.dtype, array.ndim) for array in self._arguments]
+        kinds = [
+            integers, integers, *(readable(array.dtype, array.ndim) for array in self._arguments),
+            *(operand.kind for operand in kept), types.int64, *(operand.kind for operand in others),
+        ]  # fmt: skip
         try:
-            call = compiled(
-                text, "run", {**self._parts, **_CASTS}, [integers, integers, integers, *self._types, *kinds],
-                is_kept=self._is_ours,
-            )  # fmt: skip
+            call = compiled(text, "run", {**self._parts, **_CASTS}, kinds, is_kept=self._is_ours)
         except Exception as error:
             raise LoadError(f"[pipeline] does not compile: {_one_line(error)}") from error
-        return Function(call, tuple(self.operands), tuple(self._arguments), text)
+        return Function(call, tuple(self._arguments), kept, others)
 
 
 def _one_line(error: Exception) -> str:
@@ -155,32 +176,58 @@ def _one_line(error: Exception) -> str:
     return text[:400] or type(error).__name__
 
 
-def _write_loop(text: _Text, each: Pass, mark: int) -> None:
+def _write_loop(text: _Text, each: Pass, index: int) -> None:
     """Write a pass of element-wise steps: a loop over blocks of the numbers of all rows, and one within a block.
 
     The loop within has no branches. Where it has been signalled that a number is refused, another one finds its row.
     """
     elements = [step.work for step in each.steps if isinstance(step.work, Element)]
-    columns = (each.reads[0].dims or (1,))[-1]
-    has_columns = any(argument.spread is Spread.COLUMN for work in elements for argument in work.arguments)
-    repeats = max(1, PERIOD_MAX // columns) if has_columns and columns else 1
-    numbers = columns * repeats if has_columns else PERIOD_MAX
-    source = text.tensor(each.reads[0], _flat, 1, is_written=False)
-    target = text.tensor(each.writes[0], _flat, 1, is_written=True)
-    length = text.argument(np.array([max(1, numbers)]))
-    arguments = [[_argument(text, argument, repeats) for argument in work.arguments] for work in elements]
-    text.line(1, f"for start in range(0, {source}.shape[0], {length}[0]):")
-    text.line(2, f"given = {source}[start : start + {length}[0]]")
-    text.line(2, f"taken = {target}[start : start + {length}[0]]")
+    arguments, length = _write_arguments(text, elements, (each.reads[0].dims or (1,))[-1])
+    source = text.numbers(each.reads[0], is_written=False)
+    target = text.numbers(each.writes[0], is_written=True)
+    text.line(1, f"for start in range(0, {source}.shape[0], {length}):")
+    text.line(2, f"given = {source}[start : start + {length}]")
+    text.line(2, f"taken = {target}[start : start + {length}]")
     names = _write_numbers(text, each, elements, arguments, marks=False)
     if not names:
         return
     text.line(2, f"if {' or '.join(f'{name} < 0' for name in names)}:")
     _write_numbers(text, each, elements, arguments, marks=True)
-    text.line(4, f"row = (start + at) // ({source}.shape[0] // flaws.shape[0])")
+    text.line(4, f"row = (start + at) // ({source}.shape[0] // rows)")
     text.line(4, "if refused and flaws[row] == 0:")
-    text.line(5, f"flaws[row] = {mark}")
-    text.line(5, "clock[2] += 1")
+    text.line(5, f"flaws[row] = {index + 1}")
+    text.line(5, "marked += 1")
+
+
+def _write_arguments(text: _Text, elements: Sequence[Element], columns: int) -> tuple[list[list[str]], str]:
+    """Name the arguments of steps as the loop within a block uses them, and how many numbers a block has.
+
+    Those for one number are read from tables, a row for each, of one datatype: repeated where they differ by column.
+    """
+    every = [argument for work in elements for argument in work.arguments]
+    has_columns = any(argument.spread is Spread.COLUMN for argument in every)
+    width = columns * max(1, PERIOD_MAX // columns) if has_columns else 1
+    tables: dict[Any, list[Array]] = {}
+    for argument in every:
+        if argument.spread is not Spread.WHOLE:
+            tables.setdefault(argument.array.dtype, []).append(np.resize(argument.array, width))
+    names = {dtype: text.argument(np.stack(rows)) for dtype, rows in tables.items()}
+    places = {dtype: itertools.count() for dtype in tables}
+    arguments = []
+    for work in elements:
+        taken = []
+        for argument in work.arguments:
+            if argument.spread is Spread.WHOLE:
+                taken.append(text.argument(argument.array))
+                continue
+            name, dtype = text.fresh("c"), argument.array.dtype
+            is_one = argument.spread is Spread.ONE
+            # One is read once: what is written could lie there, as far as a compiler knows.
+            text.line(1, f"{name} = {names[dtype]}[{next(places[dtype])}{', 0' * is_one}]")
+            taken.append(name if is_one else f"{name}[at]")
+        arguments.append(taken)
+    table = next((name for dtype, name in names.items() if has_columns), None)
+    return arguments, f"{table}.shape[1]" if table else str(PERIOD_MAX)
 
 
 def _write_numbers(
@@ -220,44 +267,24 @@ def _write_numbers(
     return sorted(names)
 
 
-def _write_call(text: _Text, each: Pass, mark: int) -> None:
+def _write_call(text: _Text, each: Pass, index: int) -> None:
     """Write a pass that is the call of one kernel."""
     (step,) = each.steps
     work = step.work
     assert isinstance(work, Kernel), "bug: a pass that is neither elements nor a kernel is compiled"
     flows = (*step.reads, *step.writes)
     names = [
-        text.tensor(flow, view, _dimensions(flow, view), is_written=index >= len(step.reads))
-        for index, (flow, view) in enumerate(zip(flows, work.views, strict=True))
+        text.tensor(flow, view, is_written=place >= len(step.reads))
+        for place, (flow, view) in enumerate(zip(flows, work.views, strict=True))
     ]
     names += [text.argument(argument.array) for argument in work.arguments]
-    names += ["flaws", str(mark)] if work.marks else []
+    names += ["flaws", str(index + 1)] if work.marks else []
     if not work.is_trusted:
         for name in names[len(step.reads) : len(flows)]:
             text.line(1, f"{name}[...] = 0")
         text.line(1, f"{text.foreign(work.function)}({', '.join(names)})")
         return
-    text.line(1, f"{'clock[2] += ' * work.marks}{text.function(work.function)}({', '.join(names)})")
-
-
-def _argument(text: _Text, argument: Argument, repeats: int) -> str:
-    """Name an argument as the loop within a block uses it."""
-    if argument.spread is Spread.ONE:
-        name = text.fresh("c")  # read once: what is written could lie there, as far as a compiler knows
-        text.line(1, f"{name} = {text.argument(argument.array)}[0]")
-        return name
-    if argument.spread is Spread.COLUMN:
-        return f"{text.argument(np.tile(argument.array, repeats))}[at]"
-    return text.argument(argument.array)
-
-
-def _flat(array: Array) -> Array:
-    return array.reshape(array.size)
-
-
-def _dimensions(flow: Flow, view: View) -> int:
-    """Return how many dimensions a view has."""
-    return view(np.zeros((1, *(1 for _ in flow.dims)), np.uint8)).ndim
+    text.line(1, f"{'marked += ' * work.marks}{text.function(work.function)}({', '.join(names)})")
 
 
 _CAST_NAMES: dict[Datatype, str] = {
