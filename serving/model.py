@@ -71,10 +71,14 @@ class Reflects(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """What one executor of batches has for itself: buffers to gather inputs in, and what it counts for drift."""
+    """What one executor of batches has for itself: buffers to gather inputs in, and what it counts for drift.
+
+    `answers_first`: batches are counted when their answers are on their way, which another thread gives.
+    """
 
     staging: Staging
     counter: Counter
+    answers_first: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,7 @@ class Servable:
         self.graph_signature = self.signature if pipeline is None else session.signature
         self.drift = DriftWatch(name, version, self.graph_signature, config.drift, clock=clock, kernels=shared.kernels)
         self.feedback = Feedback(name, version, self.signature, config.drift, clock=clock)
-        self._inline_workplace = Workplace(self._rehearsal.staging, self.drift.counter())
+        self._inline_workplace = Workplace(self._rehearsal.staging, self.drift.counter(), answers_first=False)
         self._instances = InstanceGroup(f"{name}/{version}", config.instances.count, self._serve)
 
     @classmethod
@@ -268,13 +272,14 @@ class Servable:
 
     def _serve(self) -> None:
         """Run batches until the batcher is closed and empty. The loop of one instance thread."""
-        workplace = Workplace(Staging(self.signature), self.drift.counter())
+        workplace = Workplace(Staging(self.signature), self.drift.counter(), answers_first=True)
         while (batch := self.batcher.take()) is not None:
             if batch.entries:
                 with self._gate.use(self._cores, self.batcher.outlook.times.mean_ns(batch.rows)):
                     self._compute(batch, workplace)
                 self._end(batch, batch.wall_ns)
             self._post(functools.partial(self._settle, batch))
+            self._count(workplace.counter.count_kept, batch.entries)
             del batch  # the last reference to outputs must not wait here for the next batch
 
     def _compute(self, batch: Batch, workplace: Workplace) -> None:
@@ -366,15 +371,14 @@ class Servable:
         batch.infer_ns += ran_ns - gathered_ns
         batch.output_ns += self._clock.now_ns() - ran_ns
         if self.config.drift.enabled:
-            self._count(entries, rows, inputs, outputs, ran_ns - gathered_ns, workplace)
+            note = workplace.counter.keep if workplace.answers_first else workplace.counter.observe
+            count = functools.partial(note, inputs, outputs, rows=rows, infer_ns=ran_ns - gathered_ns)
+            self._count(count, entries)
 
-    def _count(
-        self, entries: Sequence[Entry], rows: int, inputs: list[Array], outputs: list[Array], infer_ns: int,
-        workplace: Workplace,
-    ) -> None:  # fmt: skip
+    def _count(self, count: Callable[[], None], entries: Sequence[Entry]) -> None:
         """Count rows that have run for drift; a mistake of ours in doing so must not cost anybody an answer."""
         try:
-            workplace.counter.observe(inputs, outputs, rows=rows, infer_ns=infer_ns)
+            count()
         except Exception:  # noqa: BLE001 - logged
             self._log_failure(entries)
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,12 +49,24 @@ class Collector:
         self._bytes_left -= sum(_bytes(part) for part in sample)
 
 
-class Counter:
-    """Counts what one executor runs. `observe` belongs to its thread, `swap`, `follow` and `collect` to the watch's.
+class Kept(NamedTuple):
+    """A batch that is still to be counted: inputs and outputs, its rows, and the first one that is sampled."""
 
-    The lock is held for the time of one batch or one swap. `observe` never waits for it: a batch that comes while a
-    pane ends is not sampled, which says nothing about its rows.
+    arrays: list[Array]
+    rows: int
+    first: int
+
+
+class Counter:
+    """Counts what one executor runs, on its thread; `swap`, `follow` and `collect` belong to the watch's.
+
+    The lock is held for the time of one batch, from when it is kept until it is counted, or of one swap: so whoever
+    has an answer finds its rows counted. `observe` and `keep` never wait for it: a batch that comes while a pane ends
+    is not sampled, which says nothing about its rows.
     """
+
+    KEPT_BYTES_MAX = 64 << 10
+    """Inputs of more bytes are not copied to be counted later."""
 
     def __init__(self, clock: Clock, kernels: Kernels, *, overhead_max: float) -> None:
         self._clock = clock
@@ -62,25 +75,48 @@ class Counter:
         self._layout: Layout | None = None
         self._block = Block(0)
         self._collector: Collector | None = None
+        self._kept: Kept | None = None  # the lock is held while there is one
         self.governor = Governor(overhead_max)
 
     def observe(self, inputs: Sequence[Array], outputs: Sequence[Array], *, rows: int, infer_ns: int) -> None:
         """Count the sampled rows of a batch that has run."""
+        if (first := self._first_row(rows, infer_ns)) >= 0:
+            self._kept = Kept([*inputs, *outputs], rows, first)
+            self.count_kept()
+
+    def keep(self, inputs: Sequence[Array], outputs: Sequence[Array], *, rows: int, infer_ns: int) -> None:
+        """Have `count_kept`, which must follow, count a batch whose inputs may be overwritten until then.
+
+        They are copied; large ones are counted at once.
+        """
+        self.count_kept()
+        if sum([array.nbytes for array in inputs]) > self.KEPT_BYTES_MAX:
+            self.observe(inputs, outputs, rows=rows, infer_ns=infer_ns)
+        elif (first := self._first_row(rows, infer_ns)) >= 0:
+            self._kept = Kept([*[array.copy() for array in inputs], *outputs], rows, first)
+
+    def _first_row(self, rows: int, infer_ns: int) -> int:
+        """Take the lock for a batch and return its first sampled row; -1, without the lock, when none is counted."""
         first = self.governor.first_row(rows, infer_ns)
-        if first < 0 or not self._lock.acquire(blocking=False):
+        return first if first >= 0 and self._lock.acquire(blocking=False) else -1
+
+    def count_kept(self) -> None:
+        """Count what was kept, if anything was."""
+        kept = self._kept
+        if kept is None:
             return
         try:
             began_ns, step = self._clock.now_ns(), self.governor.step
-            arrays = [*inputs, *outputs]
             if self._layout is not None:
                 count_batch(
-                    self._block, self._layout, arrays, rows=rows, start=first, step=step, kernels=self._kernels,
-                    deriving=self._deriving(),
+                    self._block, self._layout, kept.arrays, rows=kept.rows, start=kept.first, step=step,
+                    kernels=self._kernels, deriving=self._deriving(),
                 )  # fmt: skip
             elif self._collector is not None:
-                self._collector.take(arrays, rows=rows, start=first, step=step)
-            self.governor.spent(self._clock.now_ns() - began_ns, len(range(first, rows, step)))
+                self._collector.take(kept.arrays, rows=kept.rows, start=kept.first, step=step)
+            self.governor.spent(self._clock.now_ns() - began_ns, len(range(kept.first, kept.rows, step)))
         finally:
+            self._kept = None
             self._lock.release()
 
     def _deriving(self) -> tuple[int, int]:

@@ -1,0 +1,83 @@
+"""Counting a batch later than it has run."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from serving.config import DriftConfig
+from serving.statistics.drift.counter import Counter
+from serving.statistics.drift.watch import DriftWatch
+from serving.statistics.profile import ReferenceProfile
+from serving.types import DYNAMIC, Datatype, Signature, TensorSpec
+from tests.support.clocks import FakeClock
+
+DEADLINE_S = 30
+SIGNATURE = Signature((TensorSpec("x", Datatype.FP32, (DYNAMIC, 2)),), (), batchable=True)
+PROFILE = ReferenceProfile.of_tensors({"x": np.random.default_rng(1).normal(size=(5_000, 2))}, {}).to_bytes()
+ROWS = np.random.default_rng(2).normal(size=(100, 2)).astype(np.float32)
+
+
+@pytest.fixture
+def counter():
+    watch = DriftWatch("m", 1, SIGNATURE, DriftConfig(overhead_max=1.0), clock=FakeClock())
+    one = watch.counter()
+    watch.begin(PROFILE)
+    yield one
+    watch.end()
+
+
+def counts(block):
+    return [part.tolist() for part in block.counts]
+
+
+def test_a_batch_that_is_kept_is_counted_as_it_was_though_its_inputs_are_overwritten(counter):
+    counter.observe([ROWS], [], rows=100, infer_ns=1_000_000)
+    expected = counts(counter.swap())
+    lent = ROWS.copy()
+    counter.keep([lent], [], rows=100, infer_ns=1_000_000)
+    lent[:] = np.nan
+    counter.count_kept()
+    assert counts(counter.swap()) == expected
+
+
+def test_a_batch_that_is_kept_is_counted_once_and_before_the_next_one(counter):
+    for _ in range(2):
+        counter.keep([ROWS], [], rows=100, infer_ns=1_000_000)
+    counter.count_kept()
+    counter.count_kept()
+    assert counter.swap().rows == 200
+
+
+def test_large_inputs_are_counted_at_once(counter, monkeypatch):
+    monkeypatch.setattr(Counter, "KEPT_BYTES_MAX", ROWS.nbytes - 1)
+    counter.keep([ROWS], [], rows=100, infer_ns=1_000_000)
+    assert counter.swap().rows == 100
+
+
+def test_who_takes_the_counts_away_waits_for_a_batch_that_is_kept(counter):
+    counter.keep([ROWS], [], rows=100, infer_ns=1_000_000)
+    taken, begun = [], threading.Event()
+
+    def swap():
+        begun.set()
+        taken.append(counter.swap())
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    assert begun.wait(DEADLINE_S)
+    counter.count_kept()
+    thread.join(DEADLINE_S)
+    assert [block.rows for block in taken] == [100]
+
+
+def test_a_batch_that_cannot_be_counted_keeps_nobody_waiting(counter):
+    counter.keep([object_of_strings()], [], rows=100, infer_ns=1_000_000)
+    with pytest.raises((TypeError, ValueError)):
+        counter.count_kept()
+    counter.observe([ROWS], [], rows=100, infer_ns=1_000_000)
+    assert counter.swap().rows == 100
+
+
+def object_of_strings():
+    return np.array([["no", "numbers"]] * 100, object)
