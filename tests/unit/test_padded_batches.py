@@ -109,8 +109,7 @@ def test_a_request_that_fails_fails_alone_and_its_padding_with_it(make, posts):
 
 
 def test_only_allowed_sizes_are_measured_and_run_at_load(tmp_path, posts):
-    path = tmp_path / "model.onnx"
-    path.write_bytes(graphs.affine())
+    path = graphs.write_model(tmp_path, "m", graphs.affine()) / "model.onnx"
     kept = Shared(calibrations=Calibrations(tmp_path / "kept"))
 
     def load(**batching):
@@ -120,8 +119,9 @@ def test_only_allowed_sizes_are_measured_and_run_at_load(tmp_path, posts):
         return known
 
     assert load(batch_rows_max=16) == [1, 2, 4, 8, 16]
-    assert load(batch_rows_allowed=(2, 16)) == [2, 16], "what was kept for other sizes is not for these"
-    assert load(batch_rows_allowed=(2, 16)) == [2, 16]
+    for _ in range(2):
+        assert load(batch_rows_allowed=(2, 16)) == [2, 16]
+        assert len(list((tmp_path / "kept").iterdir())) == 2, "what was kept for other sizes is not for these"
 
 
 def test_steps_around_a_padded_model_see_no_padding(tmp_path, posts):

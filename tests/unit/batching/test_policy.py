@@ -143,6 +143,8 @@ def test_an_engine_of_fixed_sizes_pads_up_or_batches_down_by_cost():
 def test_the_first_row_counts_also_where_the_smallest_batch_has_many():
     decision = decide(BOUNDS, STEPS, waiting([8.5 * MS, *[NEVER] * 8], ALLOWED))
     assert (decision.rows, decision.reason) == (8, Reason.DEADLINE), "16 rows would take 9 ms"
+    late = decide(BOUNDS, STEPS, waiting([8.5 * MS, *[NEVER] * 11], ALLOWED))
+    assert late.reason is Reason.LATE, "12 rows are worth one, and nobody is made late unawares"
     lost = decide(BOUNDS, STEPS, waiting([7 * MS, *[100 * MS] * 11], ALLOWED))
     assert (lost.rows, lost.reason) == (0, Reason.LATE), "not even 8 rows are done in 7 ms"
 
