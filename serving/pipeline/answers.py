@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from serving.pipeline import elements, kernels
+from serving.pipeline import elements, exponentials, kernels
 from serving.pipeline.parameters import Parameters
 from serving.pipeline.step import Draft, Element, Flow, Follow, Host, Kernel, per_vector, places, rows_of, same, vectors
 from serving.pipeline.tabular import FLOATS, NUMBERS, columns
@@ -20,7 +20,8 @@ def softmax(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
 def sigmoid(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
     """Turn each score into a probability: 1 / (1 + exp(-x))."""
     datatype = _float(parameters, reads[0])
-    return Draft(Element(elements.sigmoid, datatype), (datatype,), same)
+    smooth = exponentials.sigmoid_32 if datatype is Datatype.FP32 else exponentials.sigmoid_64
+    return Draft(Element(elements.sigmoid, datatype, smooth=smooth), (datatype,), same)
 
 
 def threshold(parameters: Parameters, reads: Sequence[Flow]) -> Draft:

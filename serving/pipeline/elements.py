@@ -41,27 +41,23 @@ def finite(value: Any) -> Any:
 
 
 def bucketise_left(value: Any, boundaries: Any) -> Any:
-    """Return how many boundaries are at most the number."""
-    low, high = 0, len(boundaries)
-    while low < high:
-        middle = (low + high) // 2
-        if boundaries[middle] <= value:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    """Return how many of one or more boundaries are at most the number, in as many steps for every number."""
+    low, left = 0, len(boundaries)
+    while left > 1:
+        half = left // 2
+        low += half * (boundaries[low + half - 1] <= value)
+        left -= half
+    return low + (boundaries[low] <= value)
 
 
 def bucketise_right(value: Any, boundaries: Any) -> Any:
-    """Return how many boundaries are below the number."""
-    low, high = 0, len(boundaries)
-    while low < high:
-        middle = (low + high) // 2
-        if boundaries[middle] < value:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    """Return how many of one or more boundaries are below the number, in as many steps for every number."""
+    low, left = 0, len(boundaries)
+    while left > 1:
+        half = left // 2
+        low += half * (boundaries[low + half - 1] < value)
+        left -= half
+    return low + (boundaries[low] < value)
 
 
 def keep(value: Any) -> Any:

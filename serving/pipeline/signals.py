@@ -15,6 +15,9 @@ FINITE_32, FINITE_64 = np.int32(0x7F7FFFFF), np.int64(0x7FEFFFFFFFFFFFFF)
 FITS_32 = np.int64(np.float64(2.0**128 - 2.0**103).view(np.int64) - 1)
 """Those of the largest number of FP64 that is rounded to a finite one of FP32."""
 
+ABOVE_32, ABOVE_64 = np.nextafter(np.float32(-1), np.float32(0)), np.nextafter(np.float64(-1), np.float64(0))
+"""The number above -1."""
+
 
 def overflow_32(value: Any, result: Any, *_arguments: Any) -> Any:
     """Signal a finite number that has become one that is not."""
@@ -54,3 +57,31 @@ def nan_32(value: Any, _result: Any, *_arguments: Any) -> Any:
 def nan_64(value: Any, _result: Any, *_arguments: Any) -> Any:
     """Signal what is no number."""
     return np.int64(EXPONENT_64 - (np.float64(value).view(np.int64) & BITS_64))
+
+
+def no_log1p_32(value: Any, _result: Any) -> Any:
+    """Signal -1 and less."""
+    bits = np.float32(value).view(np.int32) & BITS_32
+    return np.int32(np.float32(value - ABOVE_32).view(np.int32) & ~(EXPONENT_32 - bits))
+
+
+def no_log1p_64(value: Any, _result: Any) -> Any:
+    """Signal -1 and less."""
+    bits = np.float64(value).view(np.int64) & BITS_64
+    return np.int64(np.float64(value - ABOVE_64).view(np.int64) & ~(EXPONENT_64 - bits))
+
+
+def outside_32(value: Any, _result: Any, low: Any, high: Any) -> Any:
+    """Signal what is no number, or without what is behind its point not between `low` and `high`, both included."""
+    whole = np.float32(np.trunc(value))
+    below = np.float32(whole - low + np.float32(0)).view(np.int32)  # no -0
+    above = np.float32(high - whole).view(np.int32)
+    return np.int32(below | above | (EXPONENT_32 - (np.float32(value).view(np.int32) & BITS_32)))
+
+
+def outside_64(value: Any, _result: Any, low: Any, high: Any) -> Any:
+    """Signal what is no number, or without what is behind its point not between `low` and `high`, both included."""
+    whole = np.float64(np.trunc(value))
+    below = np.float64(whole - low + np.float64(0)).view(np.int64)  # no -0
+    above = np.float64(high - whole).view(np.int64)
+    return np.int64(below | above | (EXPONENT_64 - (np.float64(value).view(np.int64) & BITS_64)))

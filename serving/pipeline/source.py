@@ -244,7 +244,8 @@ def _write_numbers(
         value, result = text.fresh("v"), text.fresh("r")
         kind = step.writes[0].spec.datatype
         code.append(f"{value} = {_CAST_NAMES[work.computes]}({last})")
-        code.append(f"{result} = {_CAST_NAMES[kind]}({text.function(work.function)}({', '.join([value, *taken])}))")
+        function = text.function(work.smooth or work.function)
+        code.append(f"{result} = {_CAST_NAMES[kind]}({function}({', '.join([value, *taken])}))")
         last = result
         if work.refuses is None:
             continue

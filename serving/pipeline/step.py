@@ -50,7 +50,8 @@ class Element:
 
     `refuses(value, result, *arguments)` says that a row with such a number cannot be taken. `computes` is the dtype
     that a number is turned into before. All run compiled, and as plain Python where a refusal is explained. `signals`
-    says the same as `refuses` by an integer as wide as `computes` that is negative, for fast loops.
+    says the same as `refuses` by an integer as wide as `computes` that is negative, for fast loops, and `smooth` gives
+    what `function` gives, within a stated error, without branches and calls.
     """
 
     function: Callable[..., Any]
@@ -58,6 +59,7 @@ class Element:
     arguments: tuple[Argument, ...] = ()
     refuses: Callable[..., Any] | None = None
     signals: Callable[..., Any] | None = None
+    smooth: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

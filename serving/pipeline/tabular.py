@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.pipeline import elements, kernels, signals
+from serving.pipeline import elements, exponentials, kernels, signals
 from serving.pipeline.parameters import Parameters
 from serving.pipeline.step import (
     Argument,
@@ -65,7 +65,10 @@ def clip(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
 def log1p(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
     """Compute the logarithm of 1 + x; rows with numbers of -1 and less are refused."""
     datatype = _float_of(parameters, reads[0])
-    work = Element(elements.log1p, datatype, (), elements.refuses_log1p)
+    is_single = datatype is Datatype.FP32
+    signal = signals.no_log1p_32 if is_single else signals.no_log1p_64
+    smooth = exponentials.log1p_32 if is_single else exponentials.log1p_64
+    work = Element(elements.log1p, datatype, (), elements.refuses_log1p, signal, smooth)
     return Draft(work, (datatype,), same, "expected numbers above -1")
 
 
@@ -107,7 +110,8 @@ def cast(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
         return Draft(Element(elements.keep, computes, (), *rule), (wanted,), same, complaint)
     if given in FLOATS:
         low, high = (Argument(np.array([bound], given.dtype), Spread.ONE) for bound in _bounds_in(given, wanted))
-        work = Element(_truncate_within, given, (low, high), _refuses_truncated)
+        signal = signals.outside_32 if given is Datatype.FP32 else signals.outside_64
+        work = Element(_truncate_within, given, (low, high), _refuses_truncated, signal)
         return Draft(work, (wanted,), same, complaint)
     return Draft(_cast_integer(given, wanted), (wanted,), same, complaint)
 
@@ -208,7 +212,7 @@ def _limits(datatype: Datatype) -> Any:
 def _truncate_within(value: Any, low: Any, high: Any) -> Any:
     """Drop what is behind the point of a number that fits; converting another one would be undefined."""
     whole = np.trunc(value)
-    return whole if low <= whole <= high else low
+    return whole if (low <= whole) & (whole <= high) else low  # without a branch
 
 
 def _refuses_truncated(value: Any, _result: Any, low: Any, high: Any) -> Any:
@@ -239,7 +243,7 @@ def _cast_half(parameters: Parameters, given: Datatype, wanted: Datatype) -> Dra
         with np.errstate(over="ignore"):
             result = arrays[0].astype(wanted.dtype)
         lost = np.isfinite(arrays[0]) & ~np.isfinite(result)
-        for row in np.flatnonzero(lost.reshape(len(lost), -1).any(axis=1)):
+        for row in np.flatnonzero(lost.any(axis=tuple(range(1, lost.ndim)))):
             reasons[int(row)] = f"a number does not fit {wanted.wire_name}"
         return [result]
 

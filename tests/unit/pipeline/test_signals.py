@@ -14,6 +14,15 @@ SPECIAL = [
     np.nan,
     -np.nan,
     5e-324,
+    -1.0,
+    np.nextafter(-1.0, 0.0),
+    np.nextafter(-1.0, -2.0),
+    np.nextafter(np.float32(-1), np.float32(0)),
+    127.9,
+    128.0,
+    -128.9,
+    -129.0,
+    -0.5,
     2.0**128,
     3.4028235677973366e38,
     3.4028234663852886e38,
@@ -34,6 +43,18 @@ def test_signals_say_what_refusals_say(value, result, kind):
             found = getattr(signals, signal)(value, result)
             assert found.dtype == f"int{bits}"
             assert (found < 0) == bool(refusal(value, result)), signal
+
+
+@given(NUMBERS, st.sampled_from([np.float32, np.float64]), st.sampled_from([(-128, 127), (0, 255), (-(2**31), 2**31)]))
+def test_numbers_that_have_no_logarithm_or_no_place_among_integers_are_signalled(value, kind, bounds):
+    with np.errstate(all="ignore"):
+        value, (low, high), bits = kind(value), map(kind, bounds), 8 * kind().itemsize
+        for found, expected in (
+            (getattr(signals, f"no_log1p_{bits}")(value, None), elements.refuses_log1p(value, None)),
+            (getattr(signals, f"outside_{bits}")(value, None, low, high), not low <= np.trunc(value) <= high),
+        ):
+            assert found.dtype == f"int{bits}"
+            assert (found < 0) == bool(expected)
 
 
 @given(NUMBERS)
