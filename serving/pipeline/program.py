@@ -97,6 +97,7 @@ class Program:
 
     def __init__(self, half: Half, *, outlive: bool) -> None:
         self.passes = passes_of(half)
+        self.places = ["cpu"] * len(self.passes)
         self._half = half
         self._outliving = frozenset(flow.number for flow in half.results if outlive)
         self._promised = [(flow.number, *_promise(flow)) for flow in half.given]
@@ -121,7 +122,7 @@ class Program:
         for (number, shape, dtype), flow, array in zip(self._promised, self._half.given, given, strict=True):
             is_usual = array.ndim > 0 and array.dtype is dtype and array.shape[1:] == shape and len(array) == rows
             if not is_usual:
-                _check_promised(flow, array, rows)
+                check_promised(flow, array, rows)
             tensors[number] = _as_compiled_code_reads(array)
         run = Run(rows, workspace, tensors, workspace.flaws(rows), {}, self._outliving)
         for stage in self._stages:
@@ -235,7 +236,7 @@ def _promise(flow: Flow) -> tuple[Dims, np.dtype[np.generic]]:
     return ((), np.dtype(np.object_)) if flow.is_ragged else (flow.dims, flow.spec.datatype.dtype)
 
 
-def _check_promised(flow: Flow, array: Array, rows: int) -> None:
+def check_promised(flow: Flow, array: Array, rows: int) -> None:
     """Check an array, which compiled code will index without looking. Raises ValueError."""
     dims, dtype = _promise(flow)
     is_right = (

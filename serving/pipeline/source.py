@@ -140,7 +140,7 @@ class _Text:
         kinds = [readable(array.dtype, array.ndim) for array in self._arguments]
         try:
             call = compiled(
-                text, "run", {**self._parts, **_CASTS}, [integers, integers, integers, *self._types, *kinds],
+                text, "run", {**self._parts, **CASTS}, [integers, integers, integers, *self._types, *kinds],
                 is_kept=self._is_ours,
             )  # fmt: skip
         except Exception as error:
@@ -196,8 +196,8 @@ def _write_numbers(
     for step, work, taken in zip(each.steps, elements, arguments, strict=True):
         value, result = text.fresh("v"), text.fresh("r")
         kind = step.writes[0].spec.datatype
-        code.append(f"{value} = {_CAST_NAMES[work.computes]}({last})")
-        code.append(f"{result} = {_CAST_NAMES[kind]}({text.function(work.function)}({', '.join([value, *taken])}))")
+        code.append(f"{value} = {CAST_NAMES[work.computes]}({last})")
+        code.append(f"{result} = {CAST_NAMES[kind]}({text.function(work.function)}({', '.join([value, *taken])}))")
         last = result
         if work.refuses is None:
             continue
@@ -227,7 +227,7 @@ def _write_call(text: _Text, each: Pass, mark: int) -> None:
     assert isinstance(work, Kernel), "bug: a pass that is neither elements nor a kernel is compiled"
     flows = (*step.reads, *step.writes)
     names = [
-        text.tensor(flow, view, _dimensions(flow, view), is_written=index >= len(step.reads))
+        text.tensor(flow, view, dimensions(flow, view), is_written=index >= len(step.reads))
         for index, (flow, view) in enumerate(zip(flows, work.views, strict=True))
     ]
     names += [text.argument(argument.array) for argument in work.arguments]
@@ -255,12 +255,12 @@ def _flat(array: Array) -> Array:
     return array.reshape(array.size)
 
 
-def _dimensions(flow: Flow, view: View) -> int:
-    """Return how many dimensions a view has."""
+def dimensions(flow: Flow, view: View) -> int:
+    """Return how many dimensions a view of a tensor has."""
     return view(np.zeros((1, *(1 for _ in flow.dims)), np.uint8)).ndim
 
 
-_CAST_NAMES: dict[Datatype, str] = {
+CAST_NAMES: dict[Datatype, str] = {
     Datatype.BOOL: "bool",
     **{
         kind: kind.dtype.name
@@ -268,4 +268,5 @@ _CAST_NAMES: dict[Datatype, str] = {
         if kind not in {Datatype.BOOL, Datatype.BYTES, Datatype.FP16, Datatype.BF16}
     },
 }
-_CASTS = {name: getattr(numba, name) for name in _CAST_NAMES.values() if name != "bool"}
+"""What numba calls the types of numbers."""
+CASTS = {name: getattr(numba, name) for name in CAST_NAMES.values() if name != "bool"}

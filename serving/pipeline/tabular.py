@@ -107,7 +107,7 @@ def cast(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
         return Draft(Element(elements.keep, computes, (), *rule), (wanted,), same, complaint)
     if given in FLOATS:
         low, high = (Argument(np.array([bound], given.dtype), Spread.ONE) for bound in _bounds_in(given, wanted))
-        work = Element(_truncate_within, given, (low, high), _refuses_truncated)
+        work = Element(elements.truncate_within, given, (low, high), elements.refuses_truncated)
         return Draft(work, (wanted,), same, complaint)
     return Draft(_cast_integer(given, wanted), (wanted,), same, complaint)
 
@@ -203,16 +203,6 @@ def _bounds_in(given: Datatype, wanted: Datatype) -> tuple[Any, Any]:
 def _limits(datatype: Datatype) -> Any:
     kind: Any = datatype.dtype
     return np.iinfo(kind)
-
-
-def _truncate_within(value: Any, low: Any, high: Any) -> Any:
-    """Drop what is behind the point of a number that fits; converting another one would be undefined."""
-    whole = np.trunc(value)
-    return whole if low <= whole <= high else low
-
-
-def _refuses_truncated(value: Any, _result: Any, low: Any, high: Any) -> Any:
-    return not (low <= np.trunc(value) <= high)
 
 
 def _keep_integer(value: Any, _low: Any, _high: Any) -> Any:
