@@ -106,4 +106,6 @@ def pipeline_of(config: PipelineConfig, session: Session, files: Files, *, allow
 
     with contextlib.suppress(Exception):  # a graph that does not take zeros is composed as it declares itself
         session.signature = probed(session.signature, session.run)
-    return Pipeline(config, session.signature, Surroundings(files, allow_user_code))
+    pipeline = Pipeline(config, session.signature, Surroundings(files, allow_user_code), gpu=session.gpu)
+    session.outputs_stay = pipeline.reads_on_gpu
+    return pipeline

@@ -72,6 +72,7 @@ class Pipeline:
         self._measured = composed.lengths
         self._before, self._after = _programs(composed.before, composed.after, gpu)
         self._buffers: dict[object, Buffers] = {}
+        self.reads_on_gpu = "gpu" in self._after.places  # what the model gives
         steps = (*composed.before.steps, *composed.after.steps)
         self.has_ragged_answers = any(spec.is_ragged for spec in self.signature.outputs)
         self.is_quick = all(_is_quick(step.work) for step in steps)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -156,7 +157,18 @@ def flatten(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
     if DYNAMIC in reads[0].dims:
         raise parameters.error(f"'{reads[0].spec.name}' has shape {list(reads[0].spec.shape)}, expected a fixed one")
     width = math.prod(reads[0].dims)
-    return Draft(Host(lambda arrays, _: [arrays[0].reshape(-1, width)]), (reads[0].spec.datatype,), _columns_of(width))
+    return Draft(Host(Flatten(width)), (reads[0].spec.datatype,), _columns_of(width))
+
+
+@dataclass(frozen=True, slots=True)
+class Flatten:
+    """Seeing rows as vectors of `width` numbers: nothing is moved."""
+
+    width: int
+
+    def __call__(self, arrays: Sequence[Array], _reasons: dict[int, str]) -> Sequence[Array]:
+        """See `step.Host`."""
+        return [arrays[0].reshape(-1, self.width)]
 
 
 def columns(flow: Flow) -> int:

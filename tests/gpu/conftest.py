@@ -8,7 +8,7 @@ import pytest
 
 from serving.config import PipelineConfig
 from serving.errors import LoadError
-from serving.gpu.device import Gpu
+from serving.gpu.device import IS_SIMULATED, Gpu
 from serving.pipeline.composition import Surroundings
 from serving.pipeline.files import PackedFiles
 from serving.pipeline.flaws import RefusedRowsError
@@ -22,6 +22,12 @@ def gpu():
         return Gpu(0)
     except LoadError as error:
         pytest.skip(f"needs a GPU, or numba's simulator with NUMBA_ENABLE_CUDASIM=1: {error}")
+
+
+@pytest.fixture(scope="session")
+def place():
+    """Return how `model.toml` says where a model runs; onnxruntime runs on the CPU when a GPU is simulated."""
+    return {"kind": "gpu"}, {"providers": ("CPUExecutionProvider",)} if IS_SIMULATED else {}
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,8 @@ def edges(given, wanted):
         numbers += [low - 1, low - 0.9, low, low + 1, high - 1, high, high + 0.9, high + 1]
     if given.dtype.kind == "f":
         with np.errstate(over="ignore"):
-            return np.array(numbers, given.dtype).reshape(-1, 1)
+            floats = np.array(numbers, given.dtype)
+        return np.concatenate([floats, np.nextafter(floats, given.dtype.type(0))])[:, None]
     own = (0, 1) if given is Datatype.BOOL else (np.iinfo(given.dtype).min, np.iinfo(given.dtype).max)
     fitting = {int(number) for number in numbers if math.isfinite(number) and own[0] <= number <= own[1]}
     return np.array([number for number in sorted({*fitting, *own}) if own[0] <= number <= own[1]], given.dtype)[:, None]

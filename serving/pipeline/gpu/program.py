@@ -4,7 +4,6 @@ Chunks of rows take turns on two lanes, each through all stages: while one is co
 program is shared by the threads of a servable; what a run writes lies in a `Workspace`, which one run has at a time.
 """
 
-import itertools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from serving.gpu.lanes import Lanes, bytes_per_row
 from serving.gpu.memory import GpuArray, empty
 from serving.pipeline.flaws import RefusedRowsError
 from serving.pipeline.gpu import division
-from serving.pipeline.gpu.stages import Stage, can_run, stages_of
+from serving.pipeline.gpu.stages import Stage, can_run, is_view, stages_of
 from serving.pipeline.passes import Pass, passes_of
 from serving.pipeline.program import Program, check_promised
 from serving.pipeline.program import Workspace as HostWorkspace
@@ -130,8 +129,6 @@ class _Part:
         for index, each in enumerate(self._passes):
             self._stages += stages_of(each, index + 1, gpu)
         self._can_refuse = any(stage.can_refuse for stage in self._stages)
-        written = itertools.chain.from_iterable(step.writes for step in half.steps)
-        self._written = tuple(written)
 
     @property
     def as_pass(self) -> tuple[Pass, ...]:
@@ -169,8 +166,12 @@ class _Part:
                 tensors[flow.number] = array.data
             else:
                 tensors[flow.number] = _buffer(flow, rows, array.shape[1:], space)
-        for flow in self._written:
-            tensors[flow.number] = _buffer(flow, rows, flow.dims, space)
+        for step in self._half.steps:
+            for flow in step.writes:
+                if rows and is_view(step):
+                    tensors[flow.number] = tensors[step.reads[0].number].reshape(rows, *flow.dims)
+                else:
+                    tensors[flow.number] = _buffer(flow, rows, flow.dims, space)
         tensors[_FLAWS] = (
             space.buffer(_FLAWS, rows, (), np.dtype(np.int64)) if rows else empty((0,), np.dtype(np.int64))
         )

@@ -20,7 +20,8 @@ from serving.pipeline.gpu import elements as element_twins
 from serving.pipeline.gpu import kernels as twins
 from serving.pipeline.passes import Pass
 from serving.pipeline.source import CAST_NAMES, CASTS, View, dimensions
-from serving.pipeline.step import Argument, Element, Flow, Kernel, PerRow, Spread, Step, as_it_is
+from serving.pipeline.step import Argument, Element, Flow, Host, Kernel, PerRow, Spread, Step, as_it_is
+from serving.pipeline.tabular import Flatten
 from serving.types import DYNAMIC, Array
 
 _INT64 = np.dtype(np.int64)
@@ -57,16 +58,23 @@ def can_run(step: Step) -> bool:
     work = step.work
     if isinstance(work, Kernel):
         return work.function in _TWINS and not work.marks
-    return isinstance(work, Element) or (isinstance(work, PerRow) and isinstance(work.function, pixels.Resize))
+    if isinstance(work, PerRow):
+        return isinstance(work.function, pixels.Resize)
+    return isinstance(work, Element) or is_view(step)
+
+
+def is_view(step: Step) -> bool:
+    """Say whether a step sees its tensor in another shape, and writes nothing."""
+    return isinstance(step.work, Host) and isinstance(step.work.function, Flatten)
 
 
 def stages_of(each: Pass, mark: int, gpu: Gpu) -> Iterator[Stage]:
-    """Compile a pass; rows that it refuses get `mark`. Raises LoadError."""
+    """Compile a pass; rows that it refuses get `mark`. One that writes nothing has no stage. Raises LoadError."""
     try:
         if isinstance(each.steps[0].work, Element):
             yield _ElementStage(each, mark, gpu)
             return
-        for step in each.steps:
+        for step in () if is_view(each.steps[0]) else each.steps:
             yield _KernelStage(step, gpu) if isinstance(step.work, Kernel) else _resizing(step, gpu)
     except LoadError:
         raise

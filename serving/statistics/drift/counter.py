@@ -71,7 +71,7 @@ class Counter:
             return
         try:
             began_ns, step = self._clock.now_ns(), self.governor.step
-            arrays = [*inputs, *outputs]
+            arrays = [np.asarray(array) for array in (*inputs, *outputs)]  # what lies on a GPU is copied
             if self._layout is not None:
                 count_batch(
                     self._block, self._layout, arrays, rows=rows, start=first, step=step, kernels=self._kernels,
