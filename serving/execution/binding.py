@@ -51,7 +51,8 @@ class Binding:
                 for spec in self._signature.outputs:
                     binding.bind_output(spec.name, *self._gpu.place)
                 staging.lanes.join()
-                self._session.run_with_iobinding(binding)  # has ended when it returns
+                self._session.run_with_iobinding(binding)
+                binding.synchronize_outputs()  # what they are written by has ended
                 values = binding.get_outputs()
                 outputs = [_output(spec, value) for spec, value in zip(self._signature.outputs, values, strict=True)]
                 return outputs if outputs_stay else [np.asarray(output) for output in outputs]

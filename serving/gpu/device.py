@@ -27,6 +27,9 @@ _EACH_THREADS = 4 if IS_SIMULATED else 256
 _BLOCKS_MAX = 2 if IS_SIMULATED else 16_384
 """Threads go on with further items, so more blocks than keep a GPU busy gain nothing."""
 
+# Small batches keep a GPU half idle, which numba would say at each launch; they are answered soon all the same.
+vars(config)["CUDA_LOW_OCCUPANCY_WARNINGS"] = 0
+
 _one_at_a_time = threading.RLock()  # the simulator runs one function at a time
 
 

@@ -20,11 +20,14 @@ _ALIGNED_BYTES = 64
 
 
 class Lane:
-    """A stream and its pinned memory, which grows to the largest chunk. Belongs to one thread at a time."""
+    """A stream and its pinned memory, which grows to the largest chunk. Belongs to one thread at a time.
+
+    It is made, and used, while its GPU is `active`.
+    """
 
     def __init__(self) -> None:
         self.stream: Any = cuda.stream()
-        self._pinned: NDArray[np.uint8] = cuda.pinned_array(0, np.uint8)
+        self._pinned: NDArray[np.uint8] = np.empty(0, np.uint8)  # there is no pinned memory of no bytes
         self._used_bytes = 0
 
     def begin(self, wanted_bytes: int) -> None:
@@ -46,7 +49,7 @@ class Lane:
 
 
 class Lanes:
-    """Two lanes. Belongs to one thread at a time."""
+    """Two lanes. Belongs to one thread at a time; see `Lane`."""
 
     def __init__(self) -> None:
         self._lanes = (Lane(), Lane())

@@ -74,6 +74,7 @@ class BeforeModel:
     """
 
     def __init__(self, half: Half, gpu: Gpu) -> None:
+        self._device = gpu
         divided = division.before(half, can_run)
         self._host = Program(divided.host, outlive=False)
         self._gpu = _Part(divided.gpu, gpu)
@@ -82,7 +83,8 @@ class BeforeModel:
 
     def workspace(self) -> Workspace:
         """Return buffers for one run at a time."""
-        return Workspace(self._host.workspace(), is_gpu_first=False)
+        with self._device.active():
+            return Workspace(self._host.workspace(), is_gpu_first=False)
 
     def run(self, given: Sequence[Array], workspace: Workspace, *, is_strict: bool = True) -> list[Array]:
         """See `Program.run`."""
@@ -96,6 +98,7 @@ class BehindModel:
     """
 
     def __init__(self, half: Half, gpu: Gpu) -> None:
+        self._device = gpu
         divided = division.after(half, can_run)
         self._gpu = _Part(divided.gpu, gpu)
         self._host = Program(divided.host, outlive=True)
@@ -107,7 +110,8 @@ class BehindModel:
 
     def workspace(self) -> Workspace:
         """Return buffers for one run at a time."""
-        return Workspace(self._host.workspace(), is_gpu_first=True)
+        with self._device.active():
+            return Workspace(self._host.workspace(), is_gpu_first=True)
 
     def run(self, given: Sequence[Array], workspace: Workspace, *, is_strict: bool = True) -> list[Array]:
         """See `Program.run`."""
@@ -115,7 +119,9 @@ class BehindModel:
         there, here = self._takes
         results = self._gpu.run([tensors[number] for number in there], workspace, is_strict=is_strict)
         tensors.update(zip(self._results, results, strict=True))
-        return self._host.run([np.asarray(tensors[number]) for number in here], workspace.host, is_strict=is_strict)
+        with self._device.active():
+            arrays = [np.asarray(tensors[number]) for number in here]
+        return self._host.run(arrays, workspace.host, is_strict=is_strict)
 
 
 class _Part:
@@ -184,7 +190,7 @@ class _Part:
         for lane, begin, end in space.lanes.chunks(rows, [*row_bytes, _FLAW_BYTES]):
             parts = tensors
             if end - begin < rows:
-                parts = {number: tensor[begin:end] for number, tensor in tensors.items()}
+                parts = {number: tensor[begin:end] if tensor.size else tensor for number, tensor in tensors.items()}
             for number, array in uploads:
                 lane.upload(array[begin:end], parts[number])
             if self._can_refuse:
