@@ -1,7 +1,8 @@
 """What watching costs: the same model with drift counted and not, and with /metrics scraped every second and not.
 
 One server has both sides, so they share everything but what is compared; slices run in turn, see `compare`. Latency is
-compared on a model of about 1 ms in an open loop, throughput on about the cheapest model there is, under saturation.
+compared on a model of about 1 ms, one request at a time, so that each of them bears all that is done for its batch;
+throughput on about the cheapest model there is, under saturation.
 """
 
 import contextlib
@@ -20,8 +21,8 @@ from bench.compare import Comparison, Pair, Ratio, compare
 from bench.generator.handle import Generator
 from bench.interrupt import Interrupt
 from bench.load import FEATURES, Target, penstock, write_increment
-from bench.networks import write_network
-from bench.slices import ClosedLoop, OpenLoop, Recording, Slice
+from bench.networks import write_deep_network
+from bench.slices import ClosedLoop, Recording, Slice
 from bench.slices import Target as Place
 from serving.errors import ConfigError
 from serving.pb import penstock_pb2 as pb
@@ -30,9 +31,8 @@ from serving.transport.client import Client, infer_message
 from serving.transport.monitor import MONITOR_SERVICE
 from serving.types import Datatype
 
-WIDTHS = (FEATURES, 1280, 1280, 1280, FEATURES)
-"""Of the model of about 1 ms: 13 MB of weights that one row reads."""
-RATE_PER_S = 300.0
+LAYERS = 180
+"""Of the model of about 1 ms."""
 IN_FLIGHT = 256
 CONNECTIONS = 4
 WARM_UP_S = 0.25
@@ -76,7 +76,7 @@ class Experiment:
     """What is compared: the load, the models of the two sides, whether B is scraped, and what is promised of B / A."""
 
     title: str
-    load: OpenLoop | ClosedLoop
+    load: ClosedLoop
     models: tuple[str, str]
     is_scraped: bool
     judge: Callable[[dict[str, Ratio], str], list[Line]]
@@ -84,10 +84,10 @@ class Experiment:
 
 def experiments(slice_s: float) -> tuple[Experiment, ...]:
     """Return the comparisons."""
-    steady = OpenLoop(rate_per_s=RATE_PER_S, duration_s=slice_s)
+    alone = ClosedLoop(concurrency=1, duration_s=slice_s)
     full = ClosedLoop(concurrency=IN_FLIGHT, duration_s=slice_s)
     return (
-        Experiment("drift on / off, 1 ms model", steady, _SLOW, False, _of_latency),
+        Experiment("drift on / off, 1 ms model", alone, _SLOW, False, _of_latency),
         Experiment("drift on / off, light model", full, ("light_off", "light_on"), False, _of_throughput),
         Experiment("/metrics scraped / not, light model", full, ("light_on", "light_on"), True, _of_scraping),
     )
@@ -119,7 +119,7 @@ def counted(report: pb.ServableDrift) -> Line:
 
 def _write_models(models: Path) -> None:
     for side, config in (("on", _ON), ("off", _OFF)):
-        write_network(models, f"slow_{side}", WIDTHS, config=config)
+        write_deep_network(models, f"slow_{side}", FEATURES, LAYERS, config=config)
         write_increment(models, f"light_{side}", FEATURES)
         (models / f"light_{side}" / "model.toml").write_text(config)
 

@@ -22,6 +22,7 @@ from serving.batching.demand import (
 )
 from serving.batching.door import Door, rows_in_time, wait_ns
 from serving.batching.entries import Batch, Lane
+from serving.batching.exploration import Exploration
 from serving.batching.lanes import LaneTimes
 from serving.batching.policy import (
     NEVER,
@@ -106,8 +107,7 @@ class Outlook:
         self._kept_for: list[float] = []  # the estimates that they were made for
         self._kept_used = 0.0
         self._kept_until_ns = 0
-        self._may_grow = True
-        self._known_rows = self._untried_rows = 0  # the largest size that has run, and the next one; 0: none
+        self._exploration = Exploration(len(self.times.curve.sizes))
         self._chosen = 1
         self.predicted_ns = 0.0
         self.actual_ns = 0.0
@@ -177,16 +177,16 @@ class Outlook:
         level = (rows - 1).bit_length()
         if self.times.curve.weights[min(level, len(self.times.curve.sizes) - 1)] >= _SIZE_KNOWN_WEIGHT:
             self._known.add(level)
-        if self._untried_rows or not self._known_rows:
-            self._find_untried()
+        self._exploration.note(self.times.curve, rows, now_ns)
         if now_ns >= self._kept_until_ns and self._has_moved(now_ns):
             self._decide_anew(now_ns)
 
     def seed(self, samples: Sequence[Sample], now_ns: int) -> None:
         """Take over what a sweep has found: rows, and how long they take."""
         sizes = self.times.curve.sizes
-        if samples and samples[-1][0] < sizes[-1]:
-            self._may_grow = ended_by_time(samples, sizes[nearest(sizes, samples[-1][0] + 1)])
+        is_cut = bool(samples) and samples[-1][0] < sizes[-1]
+        if is_cut and not ended_by_time(samples, sizes[nearest(sizes, samples[-1][0] + 1)]):
+            self._exploration.forbid_growth()
         for rows, duration_ns in samples:
             for _ in range(_SEED_WEIGHT):
                 self.learn(rows, duration_ns, now_ns)
@@ -275,8 +275,8 @@ class Outlook:
         rows = max(1, lane.rows)
         if not lane.aside and self._is_relaxed(lane, rows, now_ns) and not (may_wait and self._is_scarce(now_ns)):
             decision = self._kept_decision(rows, now_ns)
-            if decision.rows == self._known_rows and self._has_time_to_try(lane, rows, now_ns):
-                decision = decision._replace(rows=self._untried_rows)
+            if more_rows := self._rows_to_try(lane, decision.rows, rows, now_ns):
+                decision = decision._replace(rows=more_rows)
             return decision, 0
         snapshot = self._snapshot(lane, rows, now_ns)
         decision = decide(self._bounds, self.times.curve, snapshot)
@@ -285,12 +285,14 @@ class Outlook:
         if decision.late_before_ns > 0.0 and self._share(lane.head.lane) < 1.0:  # it may take less than is thought
             before_ns = min(decision.late_before_ns, self.hopeless_before_ns(now_ns, lane.head.lane))
             decision = decision._replace(late_before_ns=before_ns)
-        more_rows = 0
-        if decision.rows == self._known_rows and self._has_time_to_try(lane, rows, now_ns):
-            return decision._replace(rows=self._untried_rows), 0
-        if decision.rows and lane.aside:
-            more_rows = riders(self._bounds, self.times.curve, snapshot, decision, lane.aside_rows)
-        return decision, more_rows
+        if not decision.rows:
+            return decision, 0
+        if more_rows := self._rows_to_try(lane, decision.rows, rows, now_ns):
+            return decision._replace(rows=more_rows), 0
+        riding_rows = 0
+        if lane.aside:
+            riding_rows = riders(self._bounds, self.times.curve, snapshot, decision, lane.aside_rows)
+        return decision, riding_rows
 
     def reason_to_take(self, rows: int, now_ns: int) -> Reason | None:
         """Return why so many rows that are never due should run together now; None when they should not."""
@@ -314,22 +316,13 @@ class Outlook:
 
     # ---- how -------------------------------------------------------------------------------------------------------
 
-    def _has_time_to_try(self, lane: LaneQueue, rows: int, now_ns: int) -> bool:
-        """Say whether to run the next size above those that are known, since nothing else tells how long it takes.
-
-        So it is when the largest one known is the best, and nobody is late even if the next one is no better.
-        """
-        if not 0 < self._untried_rows <= rows:
-            return False
-        done_ns = now_ns + self.times.mean_ns(self._untried_rows) + self._bounds.overhead_ns
-        return due_ns(lane.head, self.target_ns) > done_ns
-
-    def _find_untried(self) -> None:
-        curve = self.times.curve
-        seen = [level for level in range(len(curve.sizes)) if curve.weights[level] > 0.0]
-        self._known_rows = curve.sizes[seen[-1]] if seen else 0
-        is_last = not seen or seen[-1] == len(curve.sizes) - 1
-        self._untried_rows = 0 if is_last or not self._may_grow else curve.sizes[seen[-1] + 1]
+    def _rows_to_try(self, lane: LaneQueue, chosen_rows: int, rows: int, now_ns: int) -> int:
+        """Return the size to run for what it teaches; 0 for none, or when somebody is late if it is no better."""
+        tried_rows = self._exploration.rows_to_try(self.times.curve, chosen_rows, rows, now_ns)
+        if not tried_rows:
+            return 0
+        done_ns = now_ns + self.times.mean_ns(tried_rows) + self._bounds.overhead_ns
+        return tried_rows if due_ns(lane.head, self.target_ns) > done_ns else 0
 
     def _share(self, lane: Lane) -> float:
         """Return which part of the time that rows usually take one of this lane takes."""

@@ -206,6 +206,11 @@ def run_ns(bounds: Bounds, curve: Curve, rows: float) -> float:
     return mean_ns(curve, rows)
 
 
+def _cost_ns(bounds: Bounds, curve: Curve, rows: float) -> float:
+    """Return what a batch costs: its run, and what is spent outside of it, on cores that other batches need as well."""
+    return max(run_ns(bounds, curve, rows) + bounds.overhead_ns, 1.0)
+
+
 def decide(bounds: Bounds, curve: Curve, snapshot: Snapshot) -> Decision:
     """Say what an idle instance should do now."""
     if snapshot.rows <= 0:
@@ -272,7 +277,7 @@ def _is_better(bounds: Bounds, curve: Curve, choice: Choice, best: Choice, enoug
 def _is_sooner(bounds: Bounds, curve: Curve, rows: int, all_rows: int) -> bool:
     """Say whether answers come sooner on average if `rows` of `all_rows` run first, and then the others."""
     others = all_rows - rows
-    then_ns = run_ns(bounds, curve, others) * others / all_rows
+    then_ns = _cost_ns(bounds, curve, others) * others / all_rows
     return run_ns(bounds, curve, rows) + then_ns < run_ns(bounds, curve, all_rows)
 
 
@@ -281,7 +286,7 @@ def _weigh(bounds: Bounds, curve: Curve, snapshot: Snapshot, rows: int) -> Choic
     done_ns = snapshot.now_ns + run_ns(bounds, curve, rows) + bounds.overhead_ns
     late = _due_before(curve, snapshot, done_ns)
     if late <= 0.0:
-        return Choice(rows, float(rows), 0.0, rows / max(run_ns(bounds, curve, rows), 1.0), 0.0)
+        return Choice(rows, float(rows), 0.0, rows / _cost_ns(bounds, curve, rows), 0.0)
     late_before_ns = done_ns
     if snapshot.idle > 1:
         late_before_ns = min(done_ns, hopeless_before_ns(bounds, curve, snapshot.now_ns))
@@ -290,7 +295,7 @@ def _weigh(bounds: Bounds, curve: Curve, snapshot: Snapshot, rows: int) -> Choic
     if rows <= 0:
         return Choice(0, 0.0, 0.0, 0.0, lost)
     useful = max(0.0, rows - (late - lost))
-    return Choice(rows, useful, late_before_ns, useful / max(run_ns(bounds, curve, rows), 1.0), lost)
+    return Choice(rows, useful, late_before_ns, useful / _cost_ns(bounds, curve, rows), lost)
 
 
 def _due_before(curve: Curve, snapshot: Snapshot, moment_ns: float) -> float:

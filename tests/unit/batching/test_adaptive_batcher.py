@@ -1,5 +1,7 @@
 """What the batcher does in mode `adaptive` with what it has learnt, on a clock that moves when the test says so."""
 
+import contextlib
+
 import pytest
 
 from serving.batching.batcher import ASIDE_TARGETS, Batcher
@@ -101,6 +103,50 @@ def test_sizes_that_no_sweep_has_reached_are_left_alone_where_batches_do_not_pay
         taken.append(batcher.take())
         finish(batcher, clock, taken[-1], lambda rows: rows * 400 * MS)
     assert [batch.rows for batch in taken] == [2, 2, *[1] * 18]
+
+
+def test_a_size_that_was_believed_too_slow_is_found_out_while_many_rows_wait(clock):
+    batcher = Batcher(BatchingConfig(batch_rows_max=ROWS_MAX), clock, instances=1, batchable=True)
+    batcher.seed([*((rows, float(affine(rows))) for rows in (1, 2, 4, 8)), (16, 3.0 * affine(16))])
+    taken = []
+    for _ in range(3_000):
+        while batcher.queued_rows < ROWS_MAX:
+            ask(batcher, clock)
+        taken.append(batcher.take())
+        finish(batcher, clock, taken[-1])
+    assert [batch.rows for batch in taken[:20]] == [8] * 20
+    assert [batch.rows for batch in taken[-20:]] == [ROWS_MAX] * 20
+
+
+def test_a_size_that_is_slow_is_tried_seldom(clock):
+    batcher = Batcher(BatchingConfig(batch_rows_max=ROWS_MAX), clock, instances=1, batchable=True)
+
+    def cliff(rows):
+        return affine(rows) * (8 if rows > 8 else 1)
+
+    batcher.seed([(rows, float(cliff(rows))) for rows in (1, 2, 4, 8, 16)])
+    taken = []
+    for _ in range(2_000):
+        while batcher.queued_rows < ROWS_MAX:
+            ask(batcher, clock)
+        taken.append(batcher.take())
+        finish(batcher, clock, taken[-1], cliff)
+    tried_ns = sum(cliff(batch.rows) for batch in taken if batch.rows > 8)
+    assert 0 < tried_ns < 0.02 * sum(cliff(batch.rows) for batch in taken)
+
+
+def test_rows_that_would_be_late_in_a_size_that_is_in_doubt_do_not_run_in_it(clock):
+    config = BatchingConfig(batch_rows_max=ROWS_MAX)
+    batcher = Batcher(config, clock, instances=1, batchable=True, target_ns=40.0 * MS)
+    batcher.seed([*((rows, float(affine(rows))) for rows in (1, 2, 4, 8)), (16, 8.0 * affine(16))])
+    for _ in range(500):
+        clock.advance(5 * MS)
+        with contextlib.suppress(Overloaded):
+            while batcher.queued_rows < ROWS_MAX:
+                ask(batcher, clock)
+        batch = batcher.take()
+        assert batch.rows < ROWS_MAX
+        finish(batcher, clock, batch)
 
 
 def test_sizes_for_which_a_sweep_found_no_memory_are_not_tried(clock):

@@ -90,6 +90,12 @@ def test_a_model_for_which_batching_does_not_pay_runs_row_by_row():
     assert (decision.rows, decision.reason) == (1, Reason.EFFICIENCY)
 
 
+def test_what_is_spent_outside_of_runs_makes_larger_batches_pay():
+    """Of 1 ms per row and 1 ms per batch, 40 rows in one batch cost 41 ms, and one by one 80."""
+    decision = decide(BOUNDS._replace(overhead_ns=MS), LINEAR, CALM._replace(rows=40, used=1.0))
+    assert decision.rows == 40
+
+
 def test_a_batch_is_no_larger_than_the_first_row_has_time_for():
     decision = decide(BOUNDS, AFFINE, waiting([1.9 * MS] * 20))
     assert (decision.rows, decision.reason) == (8, Reason.DEADLINE)
