@@ -43,7 +43,7 @@ class Binding:
         Raises whatever onnxruntime raises.
         """
         with self._gpu.active():
-            staging = self._idle.pop() if self._idle else _Staging()
+            staging = self._taken()
             try:
                 binding = self._session.io_binding()
                 for index, (spec, array) in enumerate(zip(self._signature.inputs, inputs, strict=True)):
@@ -58,6 +58,13 @@ class Binding:
                 return outputs if outputs_stay else [np.asarray(output) for output in outputs]
             finally:
                 self._idle.append(staging)
+
+    def _taken(self) -> "_Staging":
+        """Take what no run uses, or what is new; asking first whether there is any would let two take the last one."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return _Staging()
 
     def _bind(self, binding: Any, spec: TensorSpec, array: Array, address: int) -> None:
         kind: Any = _BFLOAT16 if spec.datatype is Datatype.BF16 else spec.datatype.dtype.type
