@@ -16,7 +16,7 @@ from serving.types import DATATYPES, Datatype
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the simulator computes with numpy
 
-law = settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
+law = settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.too_slow])
 kinds = st.sampled_from([Datatype.FP32, Datatype.FP64])
 TOLERANCE = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-13}
 
@@ -143,10 +143,10 @@ def test_select(preprocessed, data, kind):
     check(preprocessed([{"step": "select", "columns": [2, 0, 2, 1]}], data.draw(tables(kind)), (kind, (4,))))
 
 
-@pytest.mark.parametrize("size", [(3, 4), (9, 2), (5, 6), (1, 1)])
+@pytest.mark.parametrize("size", [(3, 4), (9, 2), (5, 6)])
 @pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic"])
 @pytest.mark.parametrize("antialias", [True, False])
-@settings(law, max_examples=3)
+@settings(law, max_examples=2)
 @given(st.data(), st.sampled_from([1, 3]))
 def test_resize(preprocessed, size, method, antialias, data, channels):
     images = data.draw(tables(Datatype.UINT8, (5, 6, channels), rows=(0, 1, 2)))
