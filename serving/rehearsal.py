@@ -122,4 +122,7 @@ def pipeline_of(
 
     with contextlib.suppress(Exception):  # a graph that does not take zeros is composed as it declares itself
         session.signature = probed(session.signature, session.run)
-    return Pipeline(config, session.signature, Surroundings(files, allow_user_code))
+    pipeline = Pipeline(config, session.signature, Surroundings(files, allow_user_code), gpu=session.gpu)
+    if not isinstance(session, PaddedSession):
+        session.outputs_stay = pipeline.reads_on_gpu
+    return pipeline

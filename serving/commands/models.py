@@ -107,7 +107,8 @@ group.add_command(latency)
 def pipeline(model: str, connect: Connect, json_file: Path | None) -> None:
     """Show what is done to a batch before the model and behind it: steps, shapes, and ns per row so far.
 
-    Steps in one line go through the batch together. A line that is not compiled is the work of a library.
+    Steps in one line go through the batch together. A line is the work of code that numba compiled, of a library, or of
+    the GPU, whose steps are timed together with what is copied there.
     """
     with connect() as client:
         answer = client.call("ModelConfig", pb.ModelConfigRequest(name=model), pb.ModelConfigResponse)
@@ -119,7 +120,7 @@ def pipeline(model: str, connect: Connect, json_file: Path | None) -> None:
 
 
 def _pass_row(item: dict[str, Any]) -> tuple[str, ...]:
-    by = "numba" if item["compiled"] else "library"
+    by = "GPU" if item["runs_on"] == "gpu" else "numba" if item["compiled"] else "library"
     ns = "-" if item["ns_per_row"] is None else f"{item['ns_per_row']:,.0f}"
     return (item["when"], ", ".join(item["steps"]), by, "; ".join(item["reads"]), "; ".join(item["writes"]), ns)
 

@@ -25,8 +25,11 @@ class PaddedSession:
     """A session whose batches have one of `rows_allowed`, ascending. As `Session`, of any rows up to the largest.
 
     Its signature has an open first dimension, also where the graph fixes it: then that is the one size to allow.
-    Any thread may run it. What is padded is copied; a batch of an allowed size is not.
+    Any thread may run it. What is padded is copied; a batch of an allowed size is not. Padding is done on the host, so
+    nothing is left on, or taken from, a GPU that the graph runs on: `gpu` is None.
     """
+
+    gpu = None
 
     def __init__(self, session: Session, rows_allowed: Sequence[int]) -> None:
         self.signature = opened(session.signature, rows_allowed)

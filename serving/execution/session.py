@@ -3,14 +3,17 @@
 An onnxruntime session may be run by several threads at once, so the instances of a servable share one and the weights
 are held once. `run` hands arrays over without copying, and the outputs it returns are views of memory that onnxruntime
 allocated, freed with the last view; binding outputs instead was measured to save no copy on CPU and to cost 5 us, so it
-is used only where numpy has no such dtype (BF16).
+is used only where numpy has no such dtype (BF16). On a GPU inputs and outputs are bound to its memory: see `binding`.
 """
 
 import contextlib
 import ctypes
+import functools
+import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
@@ -21,6 +24,12 @@ from serving.errors import LoadError
 from serving.execution.graph import Graph
 from serving.package.folder import files_beside, named_in
 from serving.types import DYNAMIC, Array, Datatype, Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from serving.execution.binding import Binding
+    from serving.gpu.device import Gpu
+
+_LOG = logging.getLogger(__name__)
 
 ort.disable_telemetry_events()
 
@@ -50,27 +59,34 @@ _ORT_TYPES: Mapping[str, Datatype] = {
 class Session:
     """A loaded graph. `run` may be called from several threads at once; `close` only when none does.
 
-    `facts` are the graph's own `metadata_props`.
+    `facts` are the graph's own `metadata_props`. `gpu` is the one that it runs on, None on the CPU, and for models with
+    texts, which go there and back inside onnxruntime. With `outputs_stay`, outputs are left in its memory.
     """
+
+    outputs_stay = False
 
     def __init__(self, source: Path | Graph, config: SessionConfig, instances: InstancesConfig) -> None:
         ort.set_default_logger_severity(4)  # its warnings are about graphs, not about serving; errors are raised anyway
         self.providers = _providers(config, instances)
-        self.runs_on_caller = self.providers == [
-            "CPUExecutionProvider"
-        ]  # others may have threads or devices of their own
+        gpu = _gpu(instances, self.providers) if instances.kind == "gpu" else None
+        # Others may have threads or devices of their own.
+        self.runs_on_caller = gpu is None and self.providers == ["CPUExecutionProvider"]
         self._session: Any = _open(source, config, instances, self.providers)
         self.signature = _signature(self._session)
         self.facts: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self._input_names = [spec.name for spec in self.signature.inputs]
         self._output_names = [spec.name for spec in self.signature.outputs]
         self._bound = any(spec.datatype is Datatype.BF16 for spec in self.signature.inputs + self.signature.outputs)
+        self._binding = None if gpu is None else _binding(self._session, self.signature, gpu)
+        self.gpu = None if self._binding is None else gpu
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Compute the outputs, in the model's order, of inputs in the model's order.
 
         Raises whatever onnxruntime raises; the caller translates.
         """
+        if self._binding is not None:
+            return self._binding.run(inputs, outputs_stay=self.outputs_stay)
         feed = dict(zip(self._input_names, inputs, strict=True))
         if self._bound:
             return self._run_bound(feed)
@@ -79,7 +95,7 @@ class Session:
 
     def close(self) -> None:
         """Free the graph and give its memory back to the system."""
-        self._session = None
+        self._session = self._binding = None
         _trim_heap()
 
     def _run_bound(self, feed: Mapping[str, Array]) -> list[Array]:
@@ -109,7 +125,36 @@ def _providers(config: SessionConfig, instances: InstancesConfig) -> list[str]:
         if provider not in present:
             hint = "; install onnxruntime-gpu in place of onnxruntime" if "CUDA" in provider else ""
             raise LoadError(f"execution provider {provider} is not available, there are {', '.join(present)}{hint}")
+    if "CUDAExecutionProvider" in wanted:
+        _find_libraries()
     return wanted
+
+
+@functools.cache
+def _find_libraries() -> None:
+    """Load NVIDIA's libraries from where pip installs them: onnxruntime itself looks in the system's folders alone."""
+    with contextlib.redirect_stdout(sys.stderr):  # where it prints what it does not find
+        ort.preload_dlls()
+
+
+def _gpu(instances: InstancesConfig, providers: Sequence[str]) -> "Gpu":
+    """Return the GPU that a model is to run on. Raises LoadError."""
+    from serving.gpu.device import IS_SIMULATED, Gpu  # noqa: PLC0415 - brings numba.cuda
+
+    gpu = Gpu(instances.gpus[0])
+    if IS_SIMULATED:
+        _LOG.warning("NUMBA_ENABLE_CUDASIM is set: what should run on a GPU is simulated, slowly, on the CPU")
+    elif "CUDAExecutionProvider" not in providers:
+        raise LoadError(
+            f'[instances] kind = "gpu" with providers = {list(providers)}, expected CUDAExecutionProvider among them'
+        )
+    return gpu
+
+
+def _binding(session: Any, signature: Signature, gpu: "Gpu") -> "Binding | None":
+    from serving.execution.binding import Binding, can_bind  # noqa: PLC0415 - brings numba.cuda
+
+    return Binding(session, signature, gpu) if can_bind(signature) else None
 
 
 def threads_of(config: SessionConfig, instances: InstancesConfig) -> int:

@@ -70,6 +70,12 @@ def truncate(value: Any) -> Any:
     return np.trunc(value)
 
 
+def truncate_within(value: Any, low: Any, high: Any) -> Any:
+    """Drop what is behind the point of a number that fits; converting another one would be undefined."""
+    whole = np.trunc(value)
+    return whole if (low <= whole) & (whole <= high) else low  # without a branch
+
+
 def is_not_zero(value: Any) -> Any:
     """Return whether the number is not zero; NaN is not."""
     return value != 0
@@ -127,6 +133,11 @@ def refuses_infinite(value: Any, _result: Any) -> Any:
 def refuses_nan(value: Any, _result: Any, *_arguments: Any) -> Any:
     """Say whether it is no number."""
     return value != value
+
+
+def refuses_truncated(value: Any, _result: Any, low: Any, high: Any) -> Any:
+    """Say whether what is before the point is not between `low` and `high`, both included."""
+    return not (low <= np.trunc(value) <= high)
 
 
 def refuses_outside(value: Any, _result: Any, low: Any, high: Any) -> Any:

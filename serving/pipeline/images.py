@@ -58,7 +58,7 @@ def resize(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
     """Bring images to `height` and `width` by `method`; `antialias` averages what shrinks."""
     height, width = _size(parameters)
     method, antialias = _method(parameters)
-    work = functools.partial(pixels.resized, height=height, width=width, method=method, antialias=antialias)
+    work = pixels.Resize(height, width, method, antialias)
     return _to_size(parameters, reads[0], work, height, width)
 
 

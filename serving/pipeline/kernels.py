@@ -96,13 +96,18 @@ def argmax(scores: Any, out: Any) -> None:
 
 
 def top_k(scores: Any, values: Any, places: Any) -> None:
-    """Write the highest numbers of each vector, from the highest on, and where they stand; of equals the first."""
+    """Write the highest numbers of each vector, from the highest on, and where they stand; of equals the first.
+
+    NaN counts as highest, as in `argmax`.
+    """
     for row in range(scores.shape[0]):
         count = 0
         for column in range(scores.shape[1]):
             score = scores[row, column]
-            if count == values.shape[1] and score <= values[row, count - 1]:
-                continue
+            if count == values.shape[1]:
+                last = values[row, count - 1]
+                if score <= last or last != last:
+                    continue
             place = count if count < values.shape[1] else count - 1
             while (
                 place > 0 and not score <= values[row, place - 1] and values[row, place - 1] == values[row, place - 1]

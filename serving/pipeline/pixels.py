@@ -6,6 +6,7 @@ centres in general, as in OpenCV.
 """
 
 import functools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,20 @@ from serving.types import Array
 LENGTH_MAX = 16_384
 """The longest side of an image: resizing needs memory for each pixel of it."""
 SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """Bringing an image to another size, as a function of the image. Raises ValueError."""
+
+    height: int
+    width: int
+    method: str
+    antialias: bool
+
+    def __call__(self, image: Array) -> Array:
+        """See `resized`."""
+        return resized(image, self.height, self.width, self.method, antialias=self.antialias)
 
 
 def check_sides(image: Array) -> None:

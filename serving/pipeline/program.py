@@ -87,6 +87,7 @@ class Program:
 
     def __init__(self, half: Half, *, outlive: bool) -> None:
         self.passes = passes_of(half)
+        self.places = ["cpu"] * len(self.passes)
         self._promised = [(index, *_promise(flow)) for index, flow in enumerate(half.given)]
         self._half = half
         outliving = {flow.number for flow in half.results if outlive}
@@ -121,7 +122,7 @@ class Program:
         for index, dims, dtype in self._promised:
             array = given[index]
             if array.dtype is not dtype or array.shape != (rows, *dims):
-                _check_promised(self._half.given[index], array, rows)
+                check_promised(self._half.given[index], array, rows)
             flags = array.flags
             arrays.append(array if flags.c_contiguous and flags.aligned else np.array(array, order="C"))
         if rows > workspace.capacity:
@@ -298,7 +299,7 @@ def _promise(flow: Flow) -> tuple[Dims, np.dtype[np.generic]]:
     return ((), np.dtype(np.object_)) if flow.is_ragged else (flow.dims, flow.spec.datatype.dtype)
 
 
-def _check_promised(flow: Flow, array: Array, rows: int) -> None:
+def check_promised(flow: Flow, array: Array, rows: int) -> None:
     """Check an array, which compiled code will index without looking. Raises ValueError."""
     dims, dtype = _promise(flow)
     is_right = (

@@ -110,11 +110,9 @@ class _Text:
 
     def tensor(self, flow: Flow, view: View, *, is_written: bool) -> str:
         """Name a tensor, laid out by `view`."""
-        probe: Array = np.zeros((2, *range(3, 3 + len(flow.dims))), np.uint8)
-        laid_out = view(probe)
-        kind = (writable if is_written else readable)(flow.spec.datatype.dtype, laid_out.ndim)
-        name = f"t{len(self._operands)}"
-        self._operands.append(Operand(name, flow, view if laid_out.shape != probe.shape else None, kind))
+        kind = (writable if is_written else readable)(flow.spec.datatype.dtype, dimensions(flow, view))
+        name, probe = f"t{len(self._operands)}", _probe(flow)
+        self._operands.append(Operand(name, flow, view if view(probe).shape != probe.shape else None, kind))
         return name
 
     def numbers(self, flow: Flow, *, is_written: bool) -> str:
@@ -163,7 +161,7 @@ class _Text:
             *(operand.kind for operand in kept), types.int64, *(operand.kind for operand in others),
         ]  # fmt: skip
         try:
-            call = compiled(text, "run", {**self._parts, **_CASTS}, kinds, is_kept=self._is_ours)
+            call = compiled(text, "run", {**self._parts, **CASTS}, kinds, is_kept=self._is_ours)
         except Exception as error:
             raise LoadError(f"[pipeline] does not compile: {_one_line(error)}") from error
         return Function(call, tuple(self._arguments), kept, others)
@@ -243,9 +241,9 @@ def _write_numbers(
     for step, work, taken in zip(each.steps, elements, arguments, strict=True):
         value, result = text.fresh("v"), text.fresh("r")
         kind = step.writes[0].spec.datatype
-        code.append(f"{value} = {_CAST_NAMES[work.computes]}({last})")
+        code.append(f"{value} = {CAST_NAMES[work.computes]}({last})")
         function = text.function(work.smooth or work.function)
-        code.append(f"{result} = {_CAST_NAMES[kind]}({function}({', '.join([value, *taken])}))")
+        code.append(f"{result} = {CAST_NAMES[kind]}({function}({', '.join([value, *taken])}))")
         last = result
         if work.refuses is None:
             continue
@@ -288,7 +286,17 @@ def _write_call(text: _Text, each: Pass, index: int) -> None:
     text.line(1, f"{'marked += ' * work.marks}{text.function(work.function)}({', '.join(names)})")
 
 
-_CAST_NAMES: dict[Datatype, str] = {
+def dimensions(flow: Flow, view: View) -> int:
+    """Return how many dimensions a view of a tensor has."""
+    return view(_probe(flow)).ndim
+
+
+def _probe(flow: Flow) -> Array:
+    """Return an array of the tensor's rank whose dimensions all differ, so that another layout shows."""
+    return np.zeros((2, *range(3, 3 + len(flow.dims))), np.uint8)
+
+
+CAST_NAMES: dict[Datatype, str] = {
     Datatype.BOOL: "bool",
     **{
         kind: kind.dtype.name
@@ -296,4 +304,5 @@ _CAST_NAMES: dict[Datatype, str] = {
         if kind not in {Datatype.BOOL, Datatype.BYTES, Datatype.FP16, Datatype.BF16}
     },
 }
-_CASTS = {name: getattr(numba, name) for name in _CAST_NAMES.values() if name != "bool"}
+"""What numba calls the types of numbers."""
+CASTS = {name: getattr(numba, name) for name in CAST_NAMES.values() if name != "bool"}

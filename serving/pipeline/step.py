@@ -182,7 +182,7 @@ def as_it_is(array: Array) -> Array:
 
 def vectors(array: Array) -> Array:
     """Lay an array out as [vectors, columns]; one number per row is a vector of one column."""
-    columns = array.shape[-1] if array.ndim > 1 else 1
+    columns = array.shape[array.ndim - 1] if array.ndim > 1 else 1
     count = array.size // columns if columns else math.prod(array.shape[:-1])
     return array.reshape(count, columns)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ def cast(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
     if given in FLOATS:
         low, high = (Argument(np.array([bound], given.dtype), Spread.ONE) for bound in _bounds_in(given, wanted))
         signal = signals.outside_32 if given is Datatype.FP32 else signals.outside_64
-        work = Element(_truncate_within, given, (low, high), _refuses_truncated, signal)
+        work = Element(elements.truncate_within, given, (low, high), elements.refuses_truncated, signal)
         return Draft(work, (wanted,), same, complaint)
     return Draft(_cast_integer(given, wanted), (wanted,), same, complaint)
 
@@ -160,7 +161,18 @@ def flatten(parameters: Parameters, reads: Sequence[Flow]) -> Draft:
     if DYNAMIC in reads[0].dims:
         raise parameters.error(f"'{reads[0].spec.name}' has shape {list(reads[0].spec.shape)}, expected a fixed one")
     width = math.prod(reads[0].dims)
-    return Draft(Host(lambda arrays, _: [arrays[0].reshape(-1, width)]), (reads[0].spec.datatype,), _columns_of(width))
+    return Draft(Host(Flatten(width)), (reads[0].spec.datatype,), _columns_of(width))
+
+
+@dataclass(frozen=True, slots=True)
+class Flatten:
+    """Seeing rows as vectors of `width` numbers: nothing is moved."""
+
+    width: int
+
+    def __call__(self, arrays: Sequence[Array], _reasons: dict[int, str]) -> Sequence[Array]:
+        """See `step.Host`."""
+        return [arrays[0].reshape(-1, self.width)]
 
 
 def columns(flow: Flow) -> int:
@@ -207,16 +219,6 @@ def _bounds_in(given: Datatype, wanted: Datatype) -> tuple[Any, Any]:
 def _limits(datatype: Datatype) -> Any:
     kind: Any = datatype.dtype
     return np.iinfo(kind)
-
-
-def _truncate_within(value: Any, low: Any, high: Any) -> Any:
-    """Drop what is behind the point of a number that fits; converting another one would be undefined."""
-    whole = np.trunc(value)
-    return whole if (low <= whole) & (whole <= high) else low  # without a branch
-
-
-def _refuses_truncated(value: Any, _result: Any, low: Any, high: Any) -> Any:
-    return not (low <= np.trunc(value) <= high)
 
 
 def _keep_integer(value: Any, _low: Any, _high: Any) -> Any:

@@ -216,6 +216,14 @@ def test_top_k_and_argmax(data, count):
     np.testing.assert_array_equal(first, [row[0][1] for row in best])
 
 
+@pytest.mark.parametrize("row", [[math.nan, 1.0, 0.0], [1.0, math.nan, 2.0], [math.nan, 2.0, math.nan]])
+@pytest.mark.parametrize("count", [1, 2])
+def test_top_k_counts_what_is_no_number_as_highest_as_argmax_does(row, count):
+    scores = np.array([row], np.float32)
+    (places,) = after([{"step": "top_k", "input": "y", "k": count, "outputs": ["v", "p"]}], {"y": scores})["p"]
+    assert places.tolist() == sorted(range(3), key=lambda place: (not math.isnan(row[place]), -row[place]))[:count]
+
+
 @law
 @given(st.data(), st.sampled_from(["mean", "max"]), st.integers(0, 4), st.integers(1, 5))
 def test_pool(data, how, rows, places):

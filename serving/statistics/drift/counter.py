@@ -50,7 +50,10 @@ class Collector:
 
 
 class Kept(NamedTuple):
-    """A batch that is still to be counted: inputs and outputs, its rows, and the first one that is sampled."""
+    """A batch that is still to be counted: inputs and outputs, its rows, and the first one that is sampled.
+
+    Arrays may lie on a GPU, if nobody overwrites them there until they are counted.
+    """
 
     arrays: list[Array]
     rows: int
@@ -87,13 +90,17 @@ class Counter:
     def keep(self, inputs: Sequence[Array], outputs: Sequence[Array], *, rows: int, infer_ns: int) -> None:
         """Have `count_kept`, which must follow, count a batch whose inputs may be overwritten until then.
 
-        They are copied; large ones are counted at once.
+        They are copied, from a GPU to the host; large ones are counted at once.
         """
         self.count_kept()
         if sum([array.nbytes for array in inputs]) > self.KEPT_BYTES_MAX:
             self.observe(inputs, outputs, rows=rows, infer_ns=infer_ns)
         elif (first := self._first_row(rows, infer_ns)) >= 0:
-            self._kept = Kept([*[array.copy() for array in inputs], *outputs], rows, first)
+            try:
+                self._kept = Kept([*[np.array(array, order="C") for array in inputs], *outputs], rows, first)
+            except BaseException:
+                self._lock.release()
+                raise
 
     def _first_row(self, rows: int, infer_ns: int) -> int:
         """Take the lock for a batch and return its first sampled row; -1, without the lock, when none is counted."""
@@ -107,13 +114,14 @@ class Counter:
             return
         try:
             began_ns, step = self._clock.now_ns(), self.governor.step
+            arrays = [np.asarray(array) for array in kept.arrays]  # what lies on a GPU is copied
             if self._layout is not None:
                 count_batch(
-                    self._block, self._layout, kept.arrays, rows=kept.rows, start=kept.first, step=step,
+                    self._block, self._layout, arrays, rows=kept.rows, start=kept.first, step=step,
                     kernels=self._kernels, deriving=self._deriving(),
                 )  # fmt: skip
             elif self._collector is not None:
-                self._collector.take(kept.arrays, rows=kept.rows, start=kept.first, step=step)
+                self._collector.take(arrays, rows=kept.rows, start=kept.first, step=step)
             self.governor.spent(self._clock.now_ns() - began_ns, len(range(kept.first, kept.rows, step)))
         finally:
             self._kept = None

@@ -81,3 +81,19 @@ def test_a_batch_that_cannot_be_counted_keeps_nobody_waiting(counter):
 
 def object_of_strings():
     return np.array([["no", "numbers"]] * 100, object)
+
+
+class Unreachable:
+    """An array of another device's memory that cannot be copied."""
+
+    nbytes = ROWS.nbytes
+
+    def __array__(self, dtype=None, copy=None):
+        raise MemoryError
+
+
+def test_a_batch_that_cannot_be_copied_keeps_nobody_waiting(counter):
+    with pytest.raises(MemoryError):
+        counter.keep([Unreachable()], [], rows=100, infer_ns=1_000_000)
+    counter.observe([ROWS], [], rows=100, infer_ns=1_000_000)
+    assert counter.swap().rows == 100

@@ -1,0 +1,90 @@
+"""Tensors in the memory of a GPU."""
+
+import ctypes
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from serving.gpu.device import IS_SIMULATED
+from serving.types import Array
+
+
+class GpuArray:
+    """A tensor in a GPU's memory, standing where an Array is expected: numpy copies it to the host when asked to.
+
+    `data` is numba's array, row-major. `owner` is what keeps memory alive that is not numba's.
+    """
+
+    __slots__ = ("data", "owner")
+
+    def __init__(self, data: Any, owner: object = None) -> None:
+        self.data = data
+        self.owner = owner
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of its dimensions."""
+        return tuple(self.data.shape)
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The type of its elements."""
+        dtype: np.dtype[np.generic] = self.data.dtype
+        return dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of its dimensions."""
+        return len(self.data.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its elements."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def address(self) -> int:
+        """Where it begins in the GPU's memory."""
+        if IS_SIMULATED:
+            return int(self.data.ctypes.data)
+        return int(self.data.__cuda_array_interface__["data"][0])
+
+    def __len__(self) -> int:
+        return int(self.data.shape[0])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        array: Array = self.data.copy_to_host()
+        return array if dtype is None else array.astype(dtype)
+
+
+def empty(shape: Sequence[int], dtype: np.dtype[np.generic]) -> Any:
+    """Return numba's array of a GPU's memory that nobody has written to."""
+    return cuda.device_array(tuple(shape), dtype)
+
+
+def uploaded(array: Array) -> Any:
+    """Return numba's array of a copy in a GPU's memory."""
+    return cuda.to_device(np.ascontiguousarray(array))
+
+
+def foreign(address: int, shape: Sequence[int], dtype: np.dtype[np.generic], owner: object) -> GpuArray:
+    """Return the tensor that lies, row-major, at an address of memory that `owner` keeps alive."""
+    if IS_SIMULATED:
+        octets = (ctypes.c_uint8 * (math.prod(shape) * dtype.itemsize)).from_address(address)
+        view = np.ctypeslib.as_array(octets).view(dtype).reshape(tuple(shape))
+        data = cuda.device_array(0, np.uint8)
+        data._ary = view  # the simulator's array is a shell around numpy's
+        return GpuArray(data, owner)
+    return GpuArray(cuda.as_cuda_array(_Foreign(address, tuple(shape), dtype)), owner)
+
+
+class _Foreign:
+    """Memory as others describe it to numba. Source: numba's CUDA Array Interface, version 3."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": shape, "typestr": dtype.str, "data": (address, False), "strides": None, "version": 3,
+        }  # fmt: skip
