@@ -8,6 +8,9 @@ both is one observation; what is printed is their ratio and its 95 % interval, b
 compare`, and whether they differ by more than each differs from itself: two tools agree within their noise when the
 median of either could be a round of the other. Where the bench itself says that it could not offer the load
 (`client_limited`) there is nothing to agree on, and the load's title says so.
+
+The server is the referee: what it says of the same time, the mean of what requests spent in it and the mean size of
+its batches, stands below. Where it cannot tell the tools apart, what they differ by was added by one of them.
 """
 
 import argparse
@@ -30,7 +33,9 @@ from bench.load import Target, forest_row, framed, h2load_command, penstock, wri
 from bench.matmul_model import write_matmul
 from bench.outcome import Outcome
 from bench.scenario import Scenario
+from bench.server_view import ServerView, Snapshot, figures
 from bench.session import Server, Session
+from serving.transport.client import Client
 
 Figures = Mapping[str, float]
 """Requests per second, and latencies in us, by name."""
@@ -81,17 +86,21 @@ def compare(target: Target, pairing: Pairing, rounds: int, tool: str) -> None:
     ours: list[Figures] = []
     theirs: list[Figures] = []
     limited = 0
-    server = Server(f"127.0.0.1:{target.port}")
-    with Session([server], pairing.scenario, lambda _: None, interrupt=Interrupt()) as session:
-        slice_ = pairing.scenario.to_slice()
+    address = f"127.0.0.1:{target.port}"
+    with (
+        Client(address) as client,
+        Session([Server(address)], pairing.scenario, lambda _: None, interrupt=Interrupt()) as session,
+    ):
+        slice_, view = pairing.scenario.to_slice(), ServerView(client, pairing.scenario.model)
         for number in range(rounds):
             for is_ours in (True, False) if number % 2 == 0 else (False, True):
+                before = view.snapshot()
                 if is_ours:
                     outcome = session.measure(slice_)
                     limited += outcome.client_limited
-                    ours.append(_figures(outcome))
+                    ours.append({**_figures(outcome), **_of_server(before, view.snapshot())})
                 else:
-                    theirs.append(pairing.other())
+                    theirs.append({**pairing.other(), **_of_server(before, view.snapshot())})
     remark = f", the bench was client-limited in {limited}" if limited else ""
     print(f"{pairing.title}, {rounds} rounds{remark}")
     for name in theirs[0]:
@@ -115,7 +124,7 @@ def _is_noise(ours: Sequence[float], theirs: Sequence[float]) -> bool:
 
 
 def _spread(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):9,.0f} [{min(values):9,.0f}, {max(values):9,.0f}]"
+    return f"{statistics.median(values):9,.1f} [{min(values):9,.1f}, {max(values):9,.1f}]"
 
 
 def _figures(outcome: Outcome) -> Figures:
@@ -124,6 +133,13 @@ def _figures(outcome: Outcome) -> Figures:
     return {
         "requests/s": outcome.throughput_rps, "p50 us": latency.p50, "p90 us": latency.p90, "p99 us": latency.p99,
     }  # fmt: skip
+
+
+def _of_server(before: Snapshot, after: Snapshot) -> Figures:
+    """Return what the server says of a round, the warm-up included."""
+    said = figures(before, after, requests=0)
+    assert said.mean_batch_rows is not None, "bug: no batch has run in a round"
+    return {"server us": sum(said.stages_us.values()), "batch rows": said.mean_batch_rows}
 
 
 def _with_h2load(target: Target) -> list[Pairing]:
