@@ -83,7 +83,7 @@ class ThreadlessServable(Servable):
         self.pipeline = None
         self.drift = DriftWatch("m", version, self.signature, config.drift, clock=clock, kernels=NUMPY)
         self.feedback = Feedback("m", version, self.signature, config.drift, clock=clock)
-        self._inline_workplace = Workplace(Staging(self.signature), self.drift.counter())
+        self._inline_workplace = Workplace(Staging(self.signature), self.drift.counter(), answers_first=False)
 
     def finish(self, batch) -> None:
         """Run and settle a batch that was taken."""
