@@ -130,17 +130,23 @@ class Mirror:
             self.requests += 1
             self.errors += 1
         elif sum(array.nbytes for array in expected) <= COMPARED_HERE_BYTES_MAX:
-            self._compared(_differ(expected, result, self._tolerance))
+            self._judged(expected, result)()
         else:
             try:
-                self._aside(functools.partial(self._compare, expected, result))
+                self._aside(functools.partial(self._judge_aside, expected, result))
             except RuntimeError:  # the server is stopping
                 self._let_go()
 
-    def _compare(self, expected: list[Array], found: list[Array]) -> None:
-        """Compare large answers. On another thread."""
-        differs = _differ(expected, found, self._tolerance)
-        self._later(functools.partial(self._compared, differs))
+    def _judge_aside(self, expected: list[Array], found: list[Array]) -> None:
+        self._later(self._judged(expected, found))
+
+    def _judged(self, expected: list[Array], found: list[Array]) -> Callable[[], None]:
+        """Compare answers, on any thread; return what is left to be done about it on the I/O thread."""
+        try:
+            return functools.partial(self._compared, _differ(expected, found, self._tolerance))
+        except Exception:  # noqa: BLE001 - without memory for example, or else the copy would be under way for ever
+            self._log_failure("an answer of a shadow could not be compared")
+            return self._let_go
 
     def _compared(self, differs: bool) -> None:
         self._let_go()

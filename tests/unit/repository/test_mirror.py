@@ -198,6 +198,24 @@ def test_large_answers_are_compared_elsewhere_and_count_as_under_way_until_then(
     assert is_idle(world.handle)
 
 
+@pytest.mark.parametrize("columns", [2, 1000])
+def test_answers_that_cannot_be_compared_count_as_none_and_hold_nothing(world, monkeypatch, caplog, columns):
+    def no_memory(*_arguments):
+        raise MemoryError("no room for a comparison")
+
+    monkeypatch.setattr(mirrors, "_differ", no_memory)
+    world.answer(rows=100, columns=columns)
+    world.submit()
+    copy = world.shadow.submitted.pop()
+    copy.settle([copy.inputs[0]])
+    for compare in world.elsewhere:
+        compare()
+    world.submit()
+    assert (world.mirror.requests, world.mirror._under_way) == (0, 0)
+    assert is_idle(world.handle)
+    assert "could not be compared" in caplog.text
+
+
 def test_a_server_that_stops_compares_nothing_more(world):
     def stopped(_):
         raise RuntimeError("cannot schedule new futures after shutdown")
