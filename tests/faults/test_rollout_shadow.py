@@ -1,5 +1,6 @@
 """A shadow that is slow, stuck, failing or answers something else costs nobody anything, and is bounded."""
 
+import contextlib
 import dataclasses
 import threading
 
@@ -53,33 +54,36 @@ class Stuck:
         self._session.close()
 
 
-def test_a_shadow_that_is_stuck_gets_few_copies_and_nobody_waits_for_it(place, server):
+@contextlib.contextmanager
+def stuck_shadow(place, server):
+    """Begin a rollout; return what copies requests to its shadow, and the session that it is stuck in meanwhile."""
     start(place, 2, SHADOW)
     copying = mirror(server)
     servable = copying._shadow.servable
     stuck = servable._session = Stuck(servable._session)
     try:
+        yield copying, stuck
+    finally:
+        stuck.go.set()
+
+
+def test_a_shadow_that_is_stuck_gets_few_copies_and_nobody_waits_for_it(place, server):
+    with stuck_shadow(place, server) as (copying, stuck):
         with asking(server.address) as askers:
             server.wait_until(lambda: copying.dropped["busy"] >= 20)
             assert server.call(lambda: copying._under_way) == REQUESTS_MAX
-            assert server.call(lambda: servable.batcher.queued_requests) <= REQUESTS_MAX
+            assert server.call(lambda: copying._shadow.servable.batcher.queued_requests) <= REQUESTS_MAX
             before = answered(askers)["1"]
             server.wait_until(lambda: answered(askers)["1"] > before + 50)
             assert set(answered(askers)) == {"1"}
         assert (copying.requests, stuck.runs) == (0, 1)
         assert current(place).state is State.RUNNING
-    finally:
-        stuck.go.set()
     server.wait_until(lambda: copying.requests == REQUESTS_MAX)
     assert (copying.errors, copying._under_way) == (0, 0)
 
 
 def test_a_shadow_that_is_stuck_when_its_step_ends_is_closed_later_and_holds_up_nothing(place, server):
-    start(place, 2, SHADOW)
-    copying = mirror(server)
-    servable = copying._shadow.servable
-    stuck = servable._session = Stuck(servable._session)
-    try:
+    with stuck_shadow(place, server) as (copying, stuck):
         with asking(server.address) as askers:
             server.wait_until(lambda: stuck.runs == 1)
             with Registry.open(str(place)) as registry:
@@ -88,8 +92,6 @@ def test_a_shadow_that_is_stuck_when_its_step_ends_is_closed_later_and_holds_up_
             before = answered(askers)["1"]
             server.wait_until(lambda: answered(askers)["1"] > before + 50)
         assert set(answered(askers)) == {"1"}
-    finally:
-        stuck.go.set()
     server.wait_until(lambda: copying._under_way == 0)
 
 
