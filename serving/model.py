@@ -279,7 +279,7 @@ class Servable:
                     self._compute(batch, workplace)
                 self._end(batch, batch.wall_ns)
             self._post(functools.partial(self._settle, batch))
-            self._count(workplace.counter.count_kept, batch.entries)
+            self._count(batch.entries, workplace.counter.count_kept)
             del batch  # the last reference to outputs must not wait here for the next batch
 
     def _compute(self, batch: Batch, workplace: Workplace) -> None:
@@ -372,13 +372,12 @@ class Servable:
         batch.output_ns += self._clock.now_ns() - ran_ns
         if self.config.drift.enabled:
             note = workplace.counter.keep if workplace.answers_first else workplace.counter.observe
-            count = functools.partial(note, inputs, outputs, rows=rows, infer_ns=ran_ns - gathered_ns)
-            self._count(count, entries)
+            self._count(entries, note, inputs, outputs, rows=rows, infer_ns=ran_ns - gathered_ns)
 
-    def _count(self, count: Callable[[], None], entries: Sequence[Entry]) -> None:
+    def _count(self, entries: Sequence[Entry], count: Callable[..., None], *arrays: list[Array], **facts: int) -> None:
         """Count rows that have run for drift; a mistake of ours in doing so must not cost anybody an answer."""
         try:
-            count()
+            count(*arrays, **facts)
         except Exception:  # noqa: BLE001 - logged
             self._log_failure(entries)
 

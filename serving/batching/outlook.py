@@ -112,7 +112,7 @@ class Outlook:
         self._kept_for: list[float] = []  # the estimates that they were made for
         self._kept_used = 0.0
         self._kept_until_ns = 0
-        self._exploration = Exploration(len(self.times.curve.sizes))
+        self._exploration = Exploration(len(self._sizes))
         self._chosen = 1
         self.predicted_ns = 0.0
         self.actual_ns = 0.0
@@ -179,7 +179,7 @@ class Outlook:
     def learn(self, rows: int, duration_ns: float, now_ns: int) -> None:
         """Learn how long so many rows take."""
         self.times.observe(rows, duration_ns, now_ns)
-        level = min(bisect_left(self._sizes, rows), len(self._sizes) - 1)
+        level = nearest(self._sizes, rows)
         if self.times.curve.weights[level] >= _SIZE_KNOWN_WEIGHT:
             self._known.add(level)
         self._exploration.note(self.times.curve, rows, now_ns)

@@ -88,11 +88,11 @@ class PaddedPace(Pace):
 
     def observe(self, rows: int, duration_ns: int) -> None:
         """See `Pace`."""
-        super().observe(self._allowed[bisect_left(self._allowed, rows)], duration_ns)
+        super().observe(self._padded(rows), duration_ns)
 
     def predicted_ns(self, rows: int) -> float:
         """See `Pace`."""
-        return super().predicted_ns(self._allowed[bisect_left(self._allowed, rows)])
+        return super().predicted_ns(self._padded(rows))
 
     def rows_within(self, rows: int, budget_ns: float) -> int:
         """Return `rows`, or the most rows of an allowed batch below that are likely to run within a budget, or 0."""
@@ -100,6 +100,9 @@ class PaddedPace(Pace):
             smaller = bisect_left(self._allowed, rows) - 1
             rows = self._allowed[smaller] if smaller >= 0 else 0
         return rows
+
+    def _padded(self, rows: int) -> int:
+        return self._allowed[bisect_left(self._allowed, rows)]
 
 
 def _rows_of(level: int) -> int:

@@ -163,11 +163,11 @@ class _Text:
         try:
             call = compiled(text, "run", {**self._parts, **CASTS}, kinds, is_kept=self._is_ours)
         except Exception as error:
-            raise LoadError(f"[pipeline] does not compile: {_one_line(error)}") from error
+            raise LoadError(f"[pipeline] does not compile: {one_line(error)}") from error
         return Function(call, tuple(self._arguments), kept, others)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """Return what numba says, without its colours and advice."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
     text = re.sub(r"^(Failed in nopython mode pipeline \(step: [^)]*\) )+", "", text)

@@ -190,23 +190,25 @@ def concat_2(one: Any, two: Any, out: Any) -> None:
         out[row, column] = one[row, column] if column < first else two[row, column - first]
 
 
+@part
+def _place(item: Any, out: Any) -> Any:
+    """Return the four indices of a number in [rows, ...], of its place among all numbers."""
+    above, last = item // out.shape[3], item % out.shape[3]
+    above, third = above // out.shape[2], above % out.shape[2]
+    return above // out.shape[1], above % out.shape[1], third, last
+
+
 def channels_first(images: Any, out: Any) -> None:
     """Turn [rows, height, width, channels] into [rows, channels, height, width]."""
-    channels, height, width = out.shape[1], out.shape[2], out.shape[3]
-    for item in range(cuda.grid(1), out.shape[0] * channels * height * width, cuda.gridsize(1)):
-        x, above = item % width, item // width
-        y, above = above % height, above // height
-        channel, row = above % channels, above // channels
+    for item in range(cuda.grid(1), out.size, cuda.gridsize(1)):
+        row, channel, y, x = _place(item, out)
         out[row, channel, y, x] = images[row, y, x, channel]
 
 
 def channels_last(images: Any, out: Any) -> None:
     """Turn [rows, channels, height, width] into [rows, height, width, channels]."""
-    height, width, channels = out.shape[1], out.shape[2], out.shape[3]
-    for item in range(cuda.grid(1), out.shape[0] * height * width * channels, cuda.gridsize(1)):
-        channel, above = item % channels, item // channels
-        x, above = above % width, above // width
-        y, row = above % height, above // height
+    for item in range(cuda.grid(1), out.size, cuda.gridsize(1)):
+        row, y, x, channel = _place(item, out)
         out[row, y, x, channel] = images[row, channel, y, x]
 
 
@@ -282,11 +284,8 @@ def resample(images: Any, out: Any, row_starts: Any, row_weights: Any, column_st
 
     Both directions in one pass: the CPU's sums of whole rows would be written to memory and read again.
     """
-    height, width, channels = out.shape[1], out.shape[2], out.shape[3]
-    for item in range(cuda.grid(1), out.shape[0] * height * width * channels, cuda.gridsize(1)):
-        channel, above = item % channels, item // channels
-        x, above = above % width, above // width
-        y, row = above % height, above // height
+    for item in range(cuda.grid(1), out.size, cuda.gridsize(1)):
+        row, y, x, channel = _place(item, out)
         top, left, total = row_starts[y], column_starts[x], np.float32(0.5)
         for place in range(column_weights.shape[1]):
             column = row_weights[y, 0] * np.float32(images[row, top, left + place, channel])
@@ -300,9 +299,6 @@ def resample(images: Any, out: Any, row_starts: Any, row_weights: Any, column_st
 
 def nearest(images: Any, out: Any, rows: Any, columns: Any) -> None:
     """Resize [rows, height, width, channels], taking for each pixel the one at rows[y], columns[x]."""
-    height, width, channels = out.shape[1], out.shape[2], out.shape[3]
-    for item in range(cuda.grid(1), out.shape[0] * height * width * channels, cuda.gridsize(1)):
-        channel, above = item % channels, item // channels
-        x, above = above % width, above // width
-        y, row = above % height, above // height
+    for item in range(cuda.grid(1), out.size, cuda.gridsize(1)):
+        row, y, x, channel = _place(item, out)
         out[row, y, x, channel] = images[row, rows[y], columns[x], channel]

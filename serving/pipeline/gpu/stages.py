@@ -4,7 +4,6 @@ Three kinds: the twin of a kernel, a chain of element-wise steps whose text is w
 """
 
 import functools
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,7 +18,7 @@ from serving.pipeline import kernels, pixels
 from serving.pipeline.gpu import elements as element_twins
 from serving.pipeline.gpu import kernels as twins
 from serving.pipeline.passes import Pass
-from serving.pipeline.source import CAST_NAMES, CASTS, View, dimensions
+from serving.pipeline.source import CAST_NAMES, CASTS, View, dimensions, one_line
 from serving.pipeline.step import Argument, Element, Flow, Host, Kernel, PerRow, Spread, Step, as_it_is
 from serving.pipeline.tabular import Flatten
 from serving.types import DYNAMIC, Array
@@ -80,8 +79,7 @@ def stages_of(each: Pass, mark: int, gpu: Gpu) -> Iterator[Stage]:
         raise
     except Exception as error:
         names = ", ".join(step.name for step in each.steps)
-        reason = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:400] or type(error).__name__
-        raise LoadError(f"[pipeline] {names}: does not compile for the GPU: {reason}") from error
+        raise LoadError(f"[pipeline] {names}: does not compile for the GPU: {one_line(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
