@@ -165,13 +165,14 @@ def _means() -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Steps on one tensor, and the same in numpy."""
+    """Steps on one tensor, before a model or `is_behind` it, and the same in numpy."""
 
     name: str
     given: Datatype
     wanted: Datatype
     steps: tuple[dict[str, Any], ...]
     plain: Callable[[Any], Any]
+    is_behind: bool = False
 
 
 def _chains() -> tuple[Chain, ...]:
@@ -196,6 +197,11 @@ def _chains() -> tuple[Chain, ...]:
               (impute, positive, {"step": "log1p"}, scaled),
               lambda rows: (np.log1p(np.clip(filled(rows, values_32), np.float32(0), np.float32(9))) - mean_32)
               / scale_32),
+        Chain("scale, cast", Datatype.FP64, Datatype.FP32, (scaled, cast),
+              lambda rows: ((rows - mean) / scale).astype(np.float32)),
+        Chain("sigmoid, threshold, behind the model", Datatype.FP32, Datatype.BOOL,
+              ({"step": "sigmoid"}, {"step": "threshold", "minimum": 0.5}),
+              lambda rows: 1 / (1 + np.exp(-rows)) >= np.float32(0.5), is_behind=True),
     )  # fmt: skip
 
 
@@ -205,28 +211,35 @@ def measure_elements(rounds: int) -> None:
     print(f"us of CPU per batch of [rows, {COLUMNS}], median over slices:")
     for chain in _chains():
         print(f"{chain.name} ({chain.given.wire_name})")
-        pipeline = _pipeline_of(chain)
+        run = _runs(chain)
         for rows in (1, 8, 64, 256, 1024, 4096):
             batch = random.standard_normal((rows, COLUMNS)).astype(chain.given.dtype)
-            batch[random.random(batch.shape) < 0.05] = np.nan
-            compiled, plain = (
-                functools.partial(pipeline.preprocess, [batch], "bench"),
-                functools.partial(chain.plain, batch),
-            )
+            if "impute" in chain.name:
+                batch[random.random(batch.shape) < 0.05] = np.nan
+            compiled, plain = functools.partial(run, batch), functools.partial(chain.plain, batch)
             np.testing.assert_allclose(np.asarray(compiled()[0], np.float32), plain(), rtol=1e-5, atol=1e-6)
             taken = [(_us(compiled), _us(plain)) for _ in range(rounds)]
             ours, theirs = (statistics.median(side) for side in zip(*taken, strict=True))
             print(f"  {rows:5d} rows   pipeline {ours:7.1f}   numpy {theirs:7.1f}   {theirs / ours:.1f} times less")
 
 
-def _pipeline_of(chain: Chain) -> Pipeline:
-    config = PipelineConfig(
-        inputs=({"name": "x", "datatype": chain.given.wire_name, "shape": [-1, COLUMNS]},),
-        preprocess=tuple({"input": "x", **step} for step in chain.steps),
+def _runs(chain: Chain) -> Callable[[NDArray[Any]], list[Any]]:
+    """Return what runs a chain on a batch, as a servable does."""
+    steps = tuple({"input": "x", **step} for step in chain.steps)
+    given, wanted, other = (
+        TensorSpec(name, datatype, (DYNAMIC, COLUMNS))
+        for name, datatype in (("x", chain.given), ("x", chain.wanted), ("y", Datatype.FP32))
     )
-    inputs = (TensorSpec("x", chain.wanted, (DYNAMIC, COLUMNS)),)
-    model = Signature(inputs, (TensorSpec("y", Datatype.FP32, (DYNAMIC,)),), batchable=True)
-    return Pipeline(config, model, Surroundings(PackedFiles()))
+    surroundings = Surroundings(PackedFiles())
+    if chain.is_behind:
+        behind = Pipeline(
+            PipelineConfig(postprocess=steps), Signature((other,), (given,), batchable=True), surroundings
+        )
+        return lambda batch: behind.postprocess([batch], "bench", ())
+    declared = {"name": "x", "datatype": chain.given.wire_name, "shape": [-1, COLUMNS]}
+    config = PipelineConfig(inputs=(declared,), preprocess=steps)
+    before = Pipeline(config, Signature((wanted,), (other,), batchable=True), surroundings)
+    return lambda batch: before.preprocess([batch], "bench")
 
 
 def _us(work: Callable[[], object]) -> float:

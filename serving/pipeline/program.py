@@ -9,7 +9,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ _FIRST_BYTES = 16 << 20
 
 Tensors = dict[int, Array]
 """Those of one batch, by their numbers, as far as anybody but compiled code looks at them."""
+Empty = Callable[[tuple[int, ...], np.dtype[np.generic]], Array]
+"""What gives memory that nobody has written to, as numpy's `empty`."""
 
 
 class Workspace:
@@ -41,7 +43,7 @@ class Workspace:
     had. Compiled code counts in `clock`, see `source`.
     """
 
-    def __init__(self, kept: Sequence[Flow], passes: int) -> None:
+    def __init__(self, kept: Sequence[Flow], passes: int, empty: Empty) -> None:
         self.rows = 0
         self.clock: NDArray[np.int64] = np.zeros(2 + passes, np.int64)
         self.ticks = self.clock[2:]
@@ -52,12 +54,15 @@ class Workspace:
         self.buffers: dict[int, Array] = {}
         self.calls: dict[int, Callable[..., int]] = {}
         self._kept = tuple(kept)
+        self._empty = empty
 
     def grow(self, rows: int) -> None:
         """Make room for so many rows."""
         row_bytes = max((math.prod(flow.dims) * flow.spec.datatype.item_bytes for flow in self._kept), default=0)
         capacity = _capacity(rows, row_bytes)
-        self.buffers = {flow.number: np.empty((capacity, *flow.dims), flow.spec.datatype.dtype) for flow in self._kept}
+        self.buffers = {
+            flow.number: self._empty((capacity, *flow.dims), flow.spec.datatype.dtype) for flow in self._kept
+        }
         self.flaws = np.zeros(capacity, np.int64)
         self.capacity = capacity
 
@@ -81,11 +86,12 @@ class Stage(Protocol):
 class Program:
     """One half of a pipeline, compiled. `run` may be called by several threads, each with a workspace of its own.
 
-    Results lie in the workspace, or in memory of their own when they `outlive` the run. Raises LoadError when it does
-    not compile.
+    Results lie in the workspace, in memory that `empty` gives, or in memory of their own when they `outlive` the run.
+    Raises LoadError when it does not compile.
     """
 
-    def __init__(self, half: Half, *, outlive: bool) -> None:
+    def __init__(self, half: Half, *, outlive: bool, empty: Empty = np.empty) -> None:
+        self._empty = empty
         self.passes = passes_of(half)
         self.places = ["cpu"] * len(self.passes)
         self._promised = [(index, *_promise(flow)) for index, flow in enumerate(half.given)]
@@ -105,11 +111,11 @@ class Program:
         for group in stages_of(self.passes):
             self._stages.append(self._stage(group, first))
             first += len(group)
-        self._is_one_call = self._is_all_in_one_call()
+        self._one_call = self._all_in_one_call()
 
     def workspace(self) -> Workspace:
         """Return buffers for one run at a time."""
-        return Workspace(tuple(self._kept.values()), len(self.passes))
+        return Workspace(tuple(self._kept.values()), len(self.passes), self._empty)
 
     def run(self, given: Sequence[Array], workspace: Workspace, *, is_strict: bool = True) -> list[Array]:
         """Compute the results of a batch, of arrays as the half was promised them.
@@ -131,16 +137,24 @@ class Program:
             workspace.clean()
         workspace.is_clean = False  # perhaps, also when a stage fails
         tensors: Tensors = {}
-        if self._is_one_call:
+        if (one_call := self._one_call) is None:
+            marked = self._run_stages(arrays, workspace, tensors, rows=rows)
+            results = [tensors[number] for number in self._results]
+        elif one_call.is_plain:
             marked = workspace.calls[0](rows, *arrays)
             results = [workspace.buffers[number][:rows] for number in self._results]
         else:
-            marked = self._run_stages(arrays, workspace, tensors, rows=rows)
-            results = [tensors[number] for number in self._results]
+            around = [*arrays, *[np.empty((rows, *dims), dtype) for dims, dtype in one_call.made]]
+            marked = workspace.calls[0](rows, *[around[place] for place in one_call.operands])
+            results = [
+                workspace.buffers[number][:rows] if place is None else around[place]
+                for number, place in one_call.results
+            ]
         workspace.rows += rows
         if not marked and not workspace.reasons:
             workspace.is_clean = True
         elif is_strict:
+            tensors.update(zip(self._results, results, strict=True))
             raise RefusedRowsError(self._reasons(workspace, {**self._numbered(arrays), **tensors}))
         return results
 
@@ -163,11 +177,22 @@ class Program:
         work = group[0].steps[0].work
         return _HostStage(group[0], first, work) if isinstance(work, Host) else _RowStage(group[0], first)
 
-    def _is_all_in_one_call(self) -> bool:
-        """Say whether a batch is one call of compiled code with what was given: most are, and Python takes its time."""
+    def _all_in_one_call(self) -> "_OneCall | None":
+        """Say how a batch is one call of compiled code, if it is: most are, and Python takes its time."""
         stage = self._stages[0] if len(self._stages) == 1 else None
-        given = [(flow.number, None) for flow in self._half.given]
-        return isinstance(stage, _CompiledStage) and stage.others == given and self._kept.keys() >= {*self._results}
+        given = [flow.number for flow in self._half.given]
+        made = {flow.number: flow for flow in self._half.results if flow.number not in {*given, *self._kept}}
+        if not isinstance(stage, _CompiledStage) or any(DYNAMIC in flow.dims for flow in made.values()):
+            return None
+        places = {number: place for place, number in enumerate([*given, *made])}
+        if any(number not in places or view is not None for number, view in stage.others):
+            return None
+        operands = [places[number] for number, _ in stage.others]
+        results = [(number, places.get(number)) for number in self._results]
+        is_plain = operands == list(range(len(given))) and all(place is None for _, place in results)
+        return _OneCall(
+            [(flow.dims, flow.spec.datatype.dtype) for flow in made.values()], operands, results, is_plain=is_plain
+        )
 
     def _grow(self, workspace: Workspace, rows: int) -> None:
         workspace.grow(rows)
@@ -184,6 +209,19 @@ class Program:
             reasons.setdefault(row, explanation(each, values, left))
             left -= values.size
         return reasons
+
+
+class _OneCall(NamedTuple):
+    """What a program that is one call takes and gives, by places in the list of what is given and what is `made`.
+
+    `results` that have no place lie in the workspace, by their numbers. It `is_plain` when it takes what is given, and
+    all results lie there.
+    """
+
+    made: list[tuple[Dims, np.dtype[np.generic]]]
+    operands: list[int]
+    results: list[tuple[int, int | None]]
+    is_plain: bool
 
 
 class _CompiledStage:

@@ -18,7 +18,7 @@ CAST = {"step": "cast", "input": "x", "datatype": "FP32"}
 )
 def test_room_is_made_for_many_small_rows_and_for_few_large_ones(dims, rows, room):
     """The largest of these are never written, and so take no memory."""
-    space = Workspace([Flow(TensorSpec("x", Datatype.UINT8, (DYNAMIC, *dims)), 7)], passes=1)
+    space = Workspace([Flow(TensorSpec("x", Datatype.UINT8, (DYNAMIC, *dims)), 7)], passes=1, empty=np.empty)
     space.grow(rows)
     assert (space.capacity, space.buffers[7].shape, len(space.flaws)) == (room, (room, *dims), room)
 
