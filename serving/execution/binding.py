@@ -1,22 +1,24 @@
-"""Running a graph on tensors that lie in a GPU's memory: inputs and outputs are bound to where they are.
+"""Running a graph on tensors that are bound to where they lie: in a GPU's memory, or where numpy has no such type.
 
-Arrays of the host are brought there first, on two lanes that take turns. Outputs are left there, for steps behind the
-model that run there too, or copied to the host. With numba's simulator the memory is the CPU's, and so are providers.
+What lies on the host is copied by onnxruntime, which was measured to be as fast as copying it here, from pinned memory.
+Outputs are left on the GPU, for steps behind the model that run there too, or are given to the host. With numba's
+simulator the GPU's memory is the CPU's, and so are providers.
 """
 
-from collections import deque
+import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnxruntime as ort
 
-from serving.gpu.device import Gpu
-from serving.gpu.lanes import Lanes
-from serving.gpu.memory import GpuArray, empty, foreign
 from serving.types import Array, Datatype, Signature, TensorSpec
 
+if TYPE_CHECKING:
+    from serving.gpu.device import Gpu
+
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
-_OCTETS = np.dtype(np.uint8)
+_HOST = ("cpu", 0)
 
 
 def can_bind(signature: Signature) -> bool:
@@ -24,75 +26,62 @@ def can_bind(signature: Signature) -> bool:
     return all(spec.datatype is not Datatype.BYTES for spec in signature.inputs + signature.outputs)
 
 
-class Binding:
-    """A session's runs on a GPU.
+def lies_on_gpu(array: Array) -> bool:
+    """Say whether it is a `serving.gpu.memory.GpuArray`, which only who has a GPU has imported."""
+    return not isinstance(array, np.ndarray)
 
-    `run` may be called from several threads at once. Each run has lanes and input buffers of its own, which are kept
-    for later ones: there are as many as runs at once, which the servable's instances bound.
+
+def run_bound(
+    session: Any, signature: Signature, inputs: Sequence[Array], *, gpu: "Gpu | None", outputs_stay: bool
+) -> list[Array]:
+    """Compute the outputs of inputs on the host, or on the GPU; `outputs_stay` leaves them there, as `GpuArray`s.
+
+    `gpu` is where the graph runs; None when that is the CPU. Raises whatever onnxruntime raises.
     """
-
-    def __init__(self, session: Any, signature: Signature, gpu: Gpu) -> None:
-        self._session = session
-        self._signature = signature
-        self._gpu = gpu
-        self._idle: deque[_Staging] = deque()
-
-    def run(self, inputs: Sequence[Array], *, outputs_stay: bool) -> list[Array]:
-        """Compute the outputs of inputs on the host, or on the GPU; `outputs_stay` leaves them there, as `GpuArray`s.
-
-        Raises whatever onnxruntime raises.
-        """
-        with self._gpu.active():
-            staging = self._taken()
-            try:
-                binding = self._session.io_binding()
-                for index, (spec, array) in enumerate(zip(self._signature.inputs, inputs, strict=True)):
-                    self._bind(binding, spec, array, staging.address(index, array))
-                for spec in self._signature.outputs:
-                    binding.bind_output(spec.name, *self._gpu.place)
-                staging.lanes.join()
-                self._session.run_with_iobinding(binding)
-                binding.synchronize_outputs()  # what they are written by has ended
-                values = binding.get_outputs()
-                outputs = [_output(spec, value) for spec, value in zip(self._signature.outputs, values, strict=True)]
-                return outputs if outputs_stay else [np.asarray(output) for output in outputs]
-            finally:
-                self._idle.append(staging)
-
-    def _taken(self) -> "_Staging":
-        """Take what no run uses, or what is new; asking first whether there is any would let two take the last one."""
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return _Staging()
-
-    def _bind(self, binding: Any, spec: TensorSpec, array: Array, address: int) -> None:
-        kind: Any = _BFLOAT16 if spec.datatype is Datatype.BF16 else spec.datatype.dtype.type
-        binding.bind_input(spec.name, *self._gpu.place, kind, list(array.shape), address)
+    stays_on = gpu if outputs_stay else None
+    binding = session.io_binding()
+    for spec, array in zip(signature.inputs, inputs, strict=True):
+        _bind(binding, spec, array, gpu)
+    for spec in signature.outputs:
+        binding.bind_output(spec.name, *(_HOST if stays_on is None else stays_on.place))
+    session.run_with_iobinding(binding)
+    binding.synchronize_outputs()  # what they are written by has ended
+    pairs = list(zip(signature.outputs, binding.get_outputs(), strict=True))
+    if stays_on is None:
+        return [_on_host(spec, value) for spec, value in pairs]
+    with stays_on.active():
+        return [_on_gpu(spec, value) for spec, value in pairs]
 
 
-class _Staging:
-    """What one run at a time brings inputs to the GPU with: lanes, and memory that grows to the largest batch."""
-
-    def __init__(self) -> None:
-        self.lanes = Lanes()
-        self._buffers: dict[int, Any] = {}
-
-    def address(self, index: int, array: Array) -> int:
-        """Return where an input lies on the GPU; one of the host is on its way there until the lanes have joined."""
-        if isinstance(array, GpuArray):
-            return array.address
-        octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        buffer = self._buffers.get(index)
-        if buffer is None or buffer.shape[0] < len(octets):
-            buffer = self._buffers[index] = empty((max(1, len(octets)),), _OCTETS)
-        for lane, begin, end in self.lanes.chunks(len(octets), [1]):
-            lane.upload(octets[begin:end], buffer[begin:end])
-        return GpuArray(buffer).address
+def _bind(binding: Any, spec: TensorSpec, array: Array, gpu: "Gpu | None") -> None:
+    is_bfloat16 = spec.datatype is Datatype.BF16
+    if gpu is not None and lies_on_gpu(array) and array.nbytes:
+        there: Any = array
+        kind: Any = _BFLOAT16 if is_bfloat16 else spec.datatype.dtype.type
+        binding.bind_input(spec.name, *gpu.place, kind, list(there.shape), there.address)
+    elif is_bfloat16:
+        value = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _BFLOAT16)
+        binding.bind_ortvalue_input(spec.name, value)
+    else:
+        binding.bind_cpu_input(spec.name, np.ascontiguousarray(array))
 
 
-def _output(spec: TensorSpec, value: Any) -> Array:
+def _on_host(spec: TensorSpec, value: Any) -> Array:
+    if spec.datatype is not Datatype.BF16:
+        array: Array = value.numpy()
+        return array
+    shape = value.shape()
+    count = int(np.prod(shape))
+    if count == 0:
+        return np.empty(shape, np.uint16)
+    memory = (ctypes.c_uint16 * count).from_address(value.data_ptr())
+    return np.ctypeslib.as_array(memory).reshape(shape).copy()  # the memory is freed with `value`
+
+
+def _on_gpu(spec: TensorSpec, value: Any) -> Array:
     """Return an output where it lies; onnxruntime's value owns its memory."""
+    from serving.gpu.memory import foreign  # noqa: PLC0415 - brings numba.cuda
+
     shape, dtype = tuple(value.shape()), spec.datatype.dtype
     if 0 in shape:
         return np.empty(shape, dtype)

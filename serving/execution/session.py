@@ -3,7 +3,7 @@
 An onnxruntime session may be run by several threads at once, so the instances of a servable share one and the weights
 are held once. `run` hands arrays over without copying, and the outputs it returns are views of memory that onnxruntime
 allocated, freed with the last view; binding outputs instead was measured to save no copy on CPU and to cost 5 us, so it
-is used only where numpy has no such dtype (BF16). On a GPU inputs and outputs are bound to its memory: see `binding`.
+is used only where numpy has no such dtype (BF16), and for what lies in a GPU's memory: see `binding`.
 """
 
 import contextlib
@@ -15,18 +15,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnxruntime as ort
 
 from serving.config import InstancesConfig, SessionConfig
 from serving.cores import usable_cores
 from serving.errors import LoadError
+from serving.execution.binding import can_bind, lies_on_gpu, run_bound
 from serving.execution.graph import Graph
 from serving.package.folder import files_beside, named_in
 from serving.types import DYNAMIC, Array, Datatype, Signature, TensorSpec
 
 if TYPE_CHECKING:
-    from serving.execution.binding import Binding
     from serving.gpu.device import Gpu
 
 _LOG = logging.getLogger(__name__)
@@ -35,8 +34,6 @@ ort.disable_telemetry_events()
 
 BUILD = f"onnxruntime {ort.__version__}"
 """What runs the graphs; another build may take other times."""
-
-_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 _ORT_TYPES: Mapping[str, Datatype] = {
     "tensor(bool)": Datatype.BOOL,
@@ -68,7 +65,7 @@ class Session:
     def __init__(self, source: Path | Graph, config: SessionConfig, instances: InstancesConfig) -> None:
         ort.set_default_logger_severity(4)  # its warnings are about graphs, not about serving; errors are raised anyway
         self.providers = _providers(config, instances)
-        gpu = _gpu(instances, self.providers) if instances.kind == "gpu" else None
+        gpu = None if instances.gpu is None else _gpu(instances.gpu, self.providers)
         # Others may have threads or devices of their own.
         self.runs_on_caller = gpu is None and self.providers == ["CPUExecutionProvider"]
         self._session: Any = _open(source, config, instances, self.providers)
@@ -76,48 +73,33 @@ class Session:
         self.facts: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self._input_names = [spec.name for spec in self.signature.inputs]
         self._output_names = [spec.name for spec in self.signature.outputs]
-        self._bound = any(spec.datatype is Datatype.BF16 for spec in self.signature.inputs + self.signature.outputs)
-        self._binding = None if gpu is None else _binding(self._session, self.signature, gpu)
-        self.gpu = None if self._binding is None else gpu
+        self.gpu = gpu if can_bind(self.signature) else None
+        specs = self.signature.inputs + self.signature.outputs
+        self._is_always_bound = any(spec.datatype is Datatype.BF16 for spec in specs)
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Compute the outputs, in the model's order, of inputs in the model's order.
 
         Raises whatever onnxruntime raises; the caller translates.
         """
-        if self._binding is not None:
-            return self._binding.run(inputs, outputs_stay=self.outputs_stay)
+        is_on_gpu = self.gpu is not None and (self.outputs_stay or any(map(lies_on_gpu, inputs)))
+        if is_on_gpu or self._is_always_bound:
+            stay = self.outputs_stay
+            return run_bound(self._session, self.signature, inputs, gpu=self.gpu, outputs_stay=stay)
         feed = dict(zip(self._input_names, inputs, strict=True))
-        if self._bound:
-            return self._run_bound(feed)
         outputs: list[Array] = self._session.run(self._output_names, feed)
         return outputs
 
     def close(self) -> None:
         """Free the graph and give its memory back to the system."""
-        self._session = self._binding = None
+        self._session = None
         _trim_heap()
-
-    def _run_bound(self, feed: Mapping[str, Array]) -> list[Array]:
-        binding = self._session.io_binding()
-        for spec in self.signature.inputs:
-            array = feed[spec.name]
-            if spec.datatype is Datatype.BF16:
-                value = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _BFLOAT16)
-                binding.bind_ortvalue_input(spec.name, value)
-            else:
-                binding.bind_cpu_input(spec.name, array)
-        for name in self._output_names:
-            binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding)
-        values = binding.get_outputs()
-        return [_to_array(spec, value) for spec, value in zip(self.signature.outputs, values, strict=True)]
 
 
 def _providers(config: SessionConfig, instances: InstancesConfig) -> list[str]:
     """Return the execution providers to use, refusing those that this onnxruntime does not have."""
     default = (
-        ("CUDAExecutionProvider", "CPUExecutionProvider") if instances.kind == "gpu" else ("CPUExecutionProvider",)
+        ("CUDAExecutionProvider", "CPUExecutionProvider") if instances.gpu is not None else ("CPUExecutionProvider",)
     )
     wanted = list(config.providers or default)
     present = ort.get_available_providers()
@@ -137,11 +119,11 @@ def _find_libraries() -> None:
         ort.preload_dlls()
 
 
-def _gpu(instances: InstancesConfig, providers: Sequence[str]) -> "Gpu":
+def _gpu(number: int, providers: Sequence[str]) -> "Gpu":
     """Return the GPU that a model is to run on. Raises LoadError."""
     from serving.gpu.device import IS_SIMULATED, Gpu  # noqa: PLC0415 - brings numba.cuda
 
-    gpu = Gpu(instances.gpus[0])
+    gpu = Gpu(number)
     if IS_SIMULATED:
         _LOG.warning("NUMBA_ENABLE_CUDASIM is set: what should run on a GPU is simulated, slowly, on the CPU")
     elif "CUDAExecutionProvider" not in providers:
@@ -149,12 +131,6 @@ def _gpu(instances: InstancesConfig, providers: Sequence[str]) -> "Gpu":
             f'[instances] kind = "gpu" with providers = {list(providers)}, expected CUDAExecutionProvider among them'
         )
     return gpu
-
-
-def _binding(session: Any, signature: Signature, gpu: "Gpu") -> "Binding | None":
-    from serving.execution.binding import Binding, can_bind  # noqa: PLC0415 - brings numba.cuda
-
-    return Binding(session, signature, gpu) if can_bind(signature) else None
 
 
 def threads_of(config: SessionConfig, instances: InstancesConfig) -> int:
@@ -172,7 +148,10 @@ def _open(source: Path | Graph, config: SessionConfig, instances: InstancesConfi
     spinning = "1" if config.spinning else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     options.add_session_config_entry("session.inter_op.allow_spinning", spinning)
-    devices = [{"device_id": str(instances.gpus[0])} if "CUDA" in provider else {} for provider in providers]
+    cuda = {"device_id": str(instances.gpus[0])}
+    if instances.gpu_memory_bytes_max:
+        cuda["gpu_mem_limit"] = str(instances.gpu_memory_bytes_max)
+    devices = [cuda if "CUDA" in provider else {} for provider in providers]
     try:
         weights = _external_data(source) if isinstance(source, Path) else source.weights  # kept until it is loaded
         if weights:
@@ -218,18 +197,6 @@ def _spec(role: str, node: Any) -> TensorSpec:
         hint = "; convert the classifier with ZipMap off" if node.type.startswith("seq(map") else ""
         raise LoadError(f"{role} '{node.name}' is a {node.type}, which the protocol cannot carry{hint}")
     return TensorSpec(node.name, datatype, tuple(d if isinstance(d, int) and d >= 0 else DYNAMIC for d in node.shape))
-
-
-def _to_array(spec: TensorSpec, value: Any) -> Array:
-    if spec.datatype is not Datatype.BF16:
-        array: Array = value.numpy()
-        return array
-    shape = value.shape()
-    count = int(np.prod(shape))
-    if count == 0:
-        return np.empty(shape, np.uint16)
-    memory = (ctypes.c_uint16 * count).from_address(value.data_ptr())
-    return np.ctypeslib.as_array(memory).reshape(shape).copy()  # the memory is freed with `value`
 
 
 def _one_line(error: Exception) -> str:

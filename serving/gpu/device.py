@@ -17,6 +17,7 @@ from numba import cuda
 from numba.core import config, types
 
 from serving.errors import LoadError
+from serving.types import Array
 
 IS_SIMULATED = bool(config.ENABLE_CUDASIM)
 """Whether numba simulates a GPU on the CPU."""
@@ -82,6 +83,22 @@ class Gpu:
         """Make it the one that the calling thread uses."""
         with cuda.gpus[self.number]:
             yield
+
+    def pinned(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return an array of the host that nobody has written to, which the GPU can fetch by itself."""
+        if 0 in shape:  # there is no pinned memory of no bytes
+            return np.empty(shape, dtype)
+        with self.active():
+            array: Array = cuda.pinned_array(shape, dtype)
+        return array
+
+    def used_bytes(self) -> int:
+        """Return what of its memory is in use, by anybody; 0 where it is simulated."""
+        if IS_SIMULATED:
+            return 0
+        with self.active():
+            free, total = cuda.current_context().get_memory_info()
+        return int(total - free)
 
     def compiled(self, function: Callable[..., None], arguments: Sequence[Any], share: Share) -> Compiled:
         """Compile a function for arguments of these types of numba's. Raises what numba raises."""

@@ -5,6 +5,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from serving.errors import RemoteError
+from serving.gpu.device import IS_SIMULATED
 from serving.transport.client import Client
 from serving.types import Datatype
 from tests.support import graphs
@@ -96,7 +97,8 @@ def test_images_are_answered_as_on_the_cpu(client):
     for cpu, *others in zip(*answers.values(), strict=True):
         for other in others:
             assert other["label"].tolist() == cpu["label"].tolist()
-            np.testing.assert_allclose(other["probability"], cpu["probability"], rtol=1e-3)
+            # Tensor cores round what convolutions multiply to TF32, of 11 bits.
+            np.testing.assert_allclose(other["probability"], cpu["probability"], rtol=1e-3 if IS_SIMULATED else 2e-2)
 
 
 def test_a_model_without_a_pipeline_is_answered(client):

@@ -10,7 +10,6 @@ from serving.config import InstancesConfig, SessionConfig
 from serving.errors import LoadError
 from serving.execution.graph import Graph
 from serving.execution.session import Session
-from serving.gpu import lanes
 from serving.gpu.device import IS_SIMULATED
 from serving.gpu.memory import GpuArray, foreign, uploaded
 from serving.types import Datatype
@@ -29,6 +28,11 @@ def load(gpu, place):
     return load
 
 
+def there(array):
+    """Return a copy on the GPU."""
+    return GpuArray(uploaded(array))
+
+
 def octets(kind, rows):
     """Return rows of four values, of bits of all kinds, but for BOOL, whose bits are 0 and 1."""
     random = np.random.default_rng(rows)
@@ -36,16 +40,34 @@ def octets(kind, rows):
     return bits.view(kind.dtype).reshape(rows, 4)
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 24, 1 << 20])
+@pytest.mark.parametrize("outputs_stay", [False, True])
+@pytest.mark.parametrize("given", [np.array, there], ids=["from the host", "from the GPU"])
 @pytest.mark.parametrize("kind", OF_NUMBERS)
-def test_every_datatype_goes_through_the_gpu_unchanged(load, monkeypatch, kind, chunk_bytes):
-    monkeypatch.setattr(lanes, "CHUNK_BYTES", chunk_bytes)
+def test_every_datatype_goes_through_the_gpu_unchanged(load, gpu, kind, given, outputs_stay):
     session = load(graphs.identity(kind.wire_name))
-    for rows in (3, 0, 1, 9):  # in memory that grows, and is used again
+    session.outputs_stay = outputs_stay
+    for rows in (3, 0, 1, 9):
         array = octets(kind, rows)
-        (output,) = session.run([array])
-        assert (output.dtype, output.shape) == (kind.dtype, array.shape)
-        assert output.tobytes() == array.tobytes()
+        with gpu.active():
+            (output,) = session.run([given(array)])
+            assert isinstance(output, GpuArray if outputs_stay and rows else np.ndarray)
+            assert (output.dtype, output.shape) == (kind.dtype, array.shape)
+            assert np.asarray(output).tobytes() == array.tobytes()
+
+
+def test_one_input_may_lie_on_the_host_and_another_on_the_gpu(load):
+    session = load(graphs.add_and_subtract())
+    one, other = np.full((2, 16), 7), np.full((2, 16), 5)
+    for inputs in ([one, there(other)], [there(one), other]):
+        added, subtracted = session.run(inputs)
+        assert (added[1, 15], subtracted[1, 15]) == (12, 2)
+
+
+def test_a_bound_of_memory_is_kept(load):
+    load(graphs.heavy(), gpu_memory_bytes_max=64 << 20).run([np.zeros((1, 512), np.float32)])
+    if not IS_SIMULATED:
+        with pytest.raises(LoadError, match=r"(?i)memory"):
+            load(graphs.heavy(), gpu_memory_bytes_max=1 << 20)
 
 
 def test_arrays_that_do_not_lie_side_by_side_are_taken(load):
@@ -56,8 +78,8 @@ def test_arrays_that_do_not_lie_side_by_side_are_taken(load):
 def test_what_lies_on_the_gpu_is_bound_where_it_is(load):
     session = load(graphs.affine())
     session.outputs_stay = True
-    there = GpuArray(uploaded(np.ones((2, 4), np.float32)))
-    (once,) = session.run([there])
+    given = there(np.ones((2, 4), np.float32))
+    (once,) = session.run([given])
     (twice,) = session.run([once])
     assert isinstance(twice, GpuArray)
     assert (twice.shape, twice.dtype, twice.ndim, len(twice)) == ((2, 4), np.float32, 2, 2)

@@ -1,6 +1,6 @@
 """Running one half of a pipeline on CPU and GPU: `BeforeModel` ends on the GPU, `BehindModel` begins there.
 
-Chunks of rows take turns on two lanes, each through all stages: while one is copied, the other is computed on. A
+Chunks of rows take turns on two streams, each through all stages: while one is copied, the other is computed on. A
 program is shared by the threads of a servable; what a run writes lies in a `Workspace`, which one run has at a time.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.gpu.device import Gpu
-from serving.gpu.lanes import Lanes, bytes_per_row
+from serving.gpu.lanes import Lanes, bytes_per_row, packed, upload
 from serving.gpu.memory import GpuArray, empty
 from serving.pipeline.flaws import RefusedRowsError
 from serving.pipeline.gpu import division
@@ -23,8 +23,6 @@ from serving.pipeline.program import Workspace as HostWorkspace
 from serving.pipeline.refusal import NUMBERS_MAX, explanation
 from serving.pipeline.step import Flow, Half
 from serving.types import Array
-
-_FLAW_BYTES = 8
 
 
 class Workspace:
@@ -76,7 +74,7 @@ class BeforeModel:
     def __init__(self, half: Half, gpu: Gpu) -> None:
         self._device = gpu
         divided = division.before(half, can_run)
-        self._host = Program(divided.host, outlive=False)
+        self._host = Program(divided.host, outlive=False, empty=gpu.pinned)
         self._gpu = _Part(divided.gpu, gpu)
         self.passes: list[Pass] = [*self._host.passes, *self._gpu.as_pass]
         self.places = [*self._host.places, *("gpu" for _ in self._gpu.as_pass)]
@@ -152,12 +150,14 @@ class _Part:
         with self._device.active():
             tensors = self._room(given, rows, space)
             uploads = [
-                (flow.number, array)
+                (flow.number, packed(array))
                 for flow, array in zip(self._half.given, given, strict=True)
                 if not isinstance(array, GpuArray)
             ]
-            self._launch(uploads, tensors, rows, space)
-            space.lanes.join()
+            try:
+                self._launch(uploads, tensors, rows, space)
+            finally:  # nothing that is being copied, or written to, may go before
+                space.lanes.join()
             if self._can_refuse and is_strict and rows:
                 self._check_flaws(tensors, rows)
         space.gpu_ns += time.monotonic_ns() - began_ns
@@ -186,17 +186,17 @@ class _Part:
     def _launch(
         self, uploads: Sequence[tuple[int, Array]], tensors: dict[int, Any], rows: int, space: Workspace
     ) -> None:
-        row_bytes = [bytes_per_row(array.shape[1:], array.dtype) for _, array in uploads]
-        for lane, begin, end in space.lanes.chunks(rows, [*row_bytes, _FLAW_BYTES]):
+        row_bytes = sum(bytes_per_row(array.shape[1:], array.dtype) for _, array in uploads)
+        for stream, begin, end in space.lanes.chunks(rows, row_bytes):
             parts = tensors
             if end - begin < rows:
                 parts = {number: tensor[begin:end] if tensor.size else tensor for number, tensor in tensors.items()}
             for number, array in uploads:
-                lane.upload(array[begin:end], parts[number])
+                upload(array[begin:end], parts[number], stream)
             if self._can_refuse:
-                lane.upload(space.unflawed(end - begin), parts[_FLAWS])
+                upload(space.unflawed(end - begin), parts[_FLAWS], stream)
             for stage in self._stages:
-                stage.launch(lane.stream, parts, parts[_FLAWS])
+                stage.launch(stream, parts, parts[_FLAWS])
 
     def _check_flaws(self, tensors: dict[int, Any], rows: int) -> None:
         flaws = tensors[_FLAWS].copy_to_host()[:rows]
