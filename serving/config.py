@@ -157,7 +157,7 @@ class ServerConfig:
         0.01, "The part of requests to trace, of those whose callers do not say.", minimum=0.0, maximum=1.0
     )
     triton_metrics: str = option(
-        "off", "Whether /metrics shows Triton's nv_inference_* too, for dashboards made for it.", choices=("off", "on")
+        "off", "Whether /metrics shows Triton's nv_* too, for dashboards made for it.", choices=("off", "on")
     )
     log_format: str = option("text", "How log lines on stderr are written.", choices=("text", "json"))
     log_level: str = option(
@@ -249,10 +249,17 @@ class InstancesConfig:
                         minimum=1, maximum=256)  # fmt: skip
     kind: str = option("cpu", "Where the instances run.", choices=("cpu", "gpu"))
     gpus: tuple[int, ...] = option((0,), "The GPU that runs the model when kind is gpu; one in this version.")
+    gpu_memory_bytes_max: int = option(0, "What onnxruntime takes of its memory for a version at most; 0 is no bound.",
+                                       minimum=0, maximum=1 << 48)  # fmt: skip
 
     def __post_init__(self) -> None:
         if len(self.gpus) != 1 or self.gpus[0] < 0:
             raise ConfigError(f"[instances] gpus = {list(self.gpus)}, expected one GPU number such as [0]")
+
+    @property
+    def gpu(self) -> int | None:
+        """The number of the GPU that runs the model; None when the CPU does."""
+        return self.gpus[0] if self.kind == "gpu" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

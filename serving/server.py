@@ -355,6 +355,7 @@ def _view(servable: Servable) -> ServableView:
         queue=QueueView(batcher.queued_rows, batcher.queued_bytes, batcher.queued_requests),
         footprint=servable.footprint,
         batching=servable.batching(),
+        gpu=servable.config.instances.gpu,
     )
 
 

@@ -216,6 +216,7 @@ def _statistics_dict(entry: pb.ModelStatistics) -> dict[str, Any]:
             {"rows": item.batch_size, "count": item.compute_infer.count, "compute_infer_ns": item.compute_infer.ns}
             for item in entry.batch_stats
         ],
+        "memory": [{"type": item.type, "id": item.id, "bytes": item.byte_size} for item in entry.memory_usage],
     }
 
 

@@ -1,4 +1,4 @@
-"""How much memory this process uses and how much the machine has left, as Linux tells."""
+"""How much memory is in use and how much is left, as Linux and GPUs tell."""
 
 import os
 from pathlib import Path
@@ -13,6 +13,15 @@ def resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def gpu_bytes(number: int | None) -> int:
+    """Return what of a GPU's memory is in use, by anybody; 0 for None. Raises LoadError where there is no such GPU."""
+    if number is None:
+        return 0
+    from serving.gpu.device import Gpu  # noqa: PLC0415 - brings numba.cuda
+
+    return Gpu(number).used_bytes()
 
 
 def available_bytes() -> int:

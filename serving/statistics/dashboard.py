@@ -58,6 +58,7 @@ def _gauge(name: str) -> str:
 
 
 _REQUESTS = "penstock_requests_total"
+_OF_GPU = "{{instance}} GPU {{gpu}}"
 _BATCH_STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
 
 ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
@@ -144,6 +145,18 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             Panel("Load time", "With warm-up and sweep.", "s", [Query(_gauge("penstock_model_load_seconds"))]),
             Panel("Open files", "Of those that the process may open.", "percentunit",
                   [Query("process_open_fds / process_max_fds", "{{instance}}")]),
+        ),
+    ),
+    (
+        "GPUs",
+        (
+            Panel("Memory in use", "Of GPUs that run models, by anybody.", "percentunit",
+                  [Query("penstock_gpu_memory_used_bytes / penstock_gpu_memory_bytes", _OF_GPU)]),
+            Panel("GPU memory by model", "Growth of the memory in use while a version was loaded.", "bytes",
+                  [Query(_gauge("penstock_model_gpu_memory_bytes"))]),
+            Panel("Busy", "Share of the last second or less in which something ran.", "percentunit",
+                  [Query("penstock_gpu_utilisation_ratio", _OF_GPU)]),
+            Panel("Power", "What GPUs draw.", "watt", [Query("penstock_gpu_power_watts", _OF_GPU)]),
         ),
     ),
 )  # fmt: skip

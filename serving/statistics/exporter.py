@@ -6,19 +6,23 @@ another thread turns the copy into text.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from serving.statistics import rollout, triton
+from serving.statistics import gpus, rollout, triton
 from serving.statistics.batching import BatchingView
 from serving.statistics.counters import Outcome
 from serving.statistics.drift.view import DriftView, families
 from serving.statistics.exposition import octave_buckets
 from serving.statistics.servable_view import ServableView
 from serving.statistics.stages import STAGES
+
+if TYPE_CHECKING:
+    from serving.gpu.gauges import GpuReading
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -63,19 +67,21 @@ class Exporter:
 
     def render(self, snapshot: Snapshot) -> bytes:
         """Return all metrics in Prometheus' text format."""
+        readings = gpus.readings(snapshot.servables)
         registry = CollectorRegistry()
-        registry.register(_Families(snapshot))
+        registry.register(_Families(snapshot, readings))
         page = generate_latest(registry)
         if self._has_triton:
-            page += triton.render(snapshot.servables, snapshot.outcomes)
+            page += triton.render(snapshot.servables, snapshot.outcomes, readings)
         return page + generate_latest(self._process)
 
 
 class _Families(Collector):
     """The metric families of a snapshot."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, readings: Sequence["GpuReading"]) -> None:
         self._snapshot = snapshot
+        self._readings = readings
 
     def describe(self) -> Iterable[Metric]:
         return []  # they depend on what is loaded
@@ -110,6 +116,7 @@ class _Families(Collector):
         yield _gauge("penstock_queue_rows", "Rows that wait for an instance.", views, lambda view: view.queue.rows)
         yield _gauge("penstock_queue_bytes", "Bytes of input that wait.", views, lambda view: view.queue.input_bytes)
         yield from _footprints(views)
+        yield from gpus.families(self._readings)
         yield from families(self._snapshot.drift)
         if self._snapshot.traces is not None:
             traced, dropped = self._snapshot.traces
@@ -142,6 +149,9 @@ def _footprints(views: Sequence[ServableView]) -> Iterator[Metric]:
     yield _gauge("penstock_model_graph_bytes", text, views, lambda view: view.footprint.graph_bytes)
     text = "Growth of the process's resident memory while the version was loaded."
     yield _gauge("penstock_model_memory_bytes", text, views, lambda view: view.footprint.memory_bytes)
+    if on_gpu := [view for view in views if view.gpu is not None]:
+        text = "Growth of the GPU's used memory while the version was loaded."
+        yield _gauge("penstock_model_gpu_memory_bytes", text, on_gpu, lambda view: view.footprint.gpu_bytes)
 
 
 def _histogram(stage: str, views: Iterable[ServableView]) -> Metric:

@@ -22,17 +22,19 @@ class Footprint:
     """What loading a servable took.
 
     `graph_bytes` is how large its files are: graph, weights and what lies beside. `memory_bytes` is by how much the
-    process's resident memory grew meanwhile, with warm-up and sweep; whatever else the process did then is in it.
+    process's resident memory grew meanwhile, with warm-up and sweep, and `gpu_bytes` by how much what is used of its
+    GPU's memory; whatever else was done there then is in it.
     """
 
     load_ns: int = 0
     graph_bytes: int = 0
     memory_bytes: int = 0
+    gpu_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ServableView:
-    """One servable, as the exporter sees it."""
+    """One servable, as the exporter sees it; `gpu` is the number of the one that runs it."""
 
     model: str
     version: str
@@ -47,11 +49,13 @@ class ServableView:
     stages: Mapping[str, Histogram]
     batches_by_rows: Mapping[int, int]
     batching: BatchingView | None = None
+    gpu: int | None = None
 
     @classmethod
     def copy_of(
         cls, model: str, version: str, statistics: ServableStatistics, *,
         batch_rows_max: int, queue: QueueView, footprint: Footprint, batching: BatchingView | None = None,
+        gpu: int | None = None,
     ) -> Self:  # fmt: skip
         """Copy the counters of a servable. On the I/O thread."""
         return cls(
@@ -66,6 +70,7 @@ class ServableView:
             missed=statistics.missed_count,
             dead_rows=statistics.dead_rows,
             batching=batching,
+            gpu=gpu,
             stages={stage: histogram.copy() for stage, histogram in statistics.stages.items()},
             batches_by_rows=statistics.batches_by_rows(),
         )

@@ -1,4 +1,4 @@
-"""Triton's own metrics of inference requests, for dashboards and autoscalers that were made for that server.
+"""Triton's own metrics of inference requests and GPUs, for dashboards and autoscalers that were made for that server.
 
 Names and meanings are those of its user guide ("Metrics"). Times are sums over requests, in whole microseconds.
 Triton's counters have no `_total`, so they are written as untyped samples and told to be counters afterwards.
@@ -6,6 +6,7 @@ Triton's counters have no `_total`, so they are written as untyped samples and t
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric, UnknownMetricFamily
@@ -13,8 +14,12 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from serving.errors import Code
+from serving.statistics import gpus
 from serving.statistics.counters import Outcome
 from serving.statistics.servable_view import ServableView
+
+if TYPE_CHECKING:
+    from serving.gpu.gauges import GpuReading
 
 _LABELS = ("model", "version")
 _REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
@@ -28,17 +33,22 @@ _DURATIONS = {
 }
 
 
-def render(servables: Sequence[ServableView], outcomes: Mapping[Outcome, int]) -> bytes:
+def render(
+    servables: Sequence[ServableView], outcomes: Mapping[Outcome, int], readings: Sequence["GpuReading"] = ()
+) -> bytes:
     """Return Triton's metrics in Prometheus' text format."""
     registry = CollectorRegistry()
-    registry.register(_Families(servables, outcomes))
+    registry.register(_Families(servables, outcomes, readings))
     return generate_latest(registry).replace(b" untyped\n", b" counter\n")  # no label holds the end of a line
 
 
 class _Families(Collector):
-    def __init__(self, servables: Sequence[ServableView], outcomes: Mapping[Outcome, int]) -> None:
+    def __init__(
+        self, servables: Sequence[ServableView], outcomes: Mapping[Outcome, int], readings: Sequence["GpuReading"]
+    ) -> None:
         self._servables = servables
         self._outcomes = outcomes
+        self._readings = readings
 
     def describe(self) -> list[Metric]:
         return []  # they depend on what is loaded
@@ -55,6 +65,7 @@ class _Families(Collector):
         for one in self._servables:
             pending.add_metric((one.model, one.version), one.queue.requests)
         yield pending
+        yield from gpus.triton_families(self._readings)
 
     def _counter(self, name: str, text: str, value: Callable[[ServableView], float]) -> Metric:
         family = UnknownMetricFamily(name, text, labels=_LABELS)

@@ -63,7 +63,8 @@ def config(servable: Servable) -> pb.ModelConfigResponse:
 def statistics(servable: Servable) -> pb.ModelStatistics:
     """Report what a servable did, cumulatively."""
     counted = servable.statistics
-    stages = counted.stages
+    stages, gpu = counted.stages, servable.config.instances.gpu
+    held = [] if gpu is None else [pb.MemoryUsage(type="GPU", id=gpu, byte_size=servable.footprint.gpu_bytes)]
     return pb.ModelStatistics(
         name=servable.name,
         version=str(servable.version),
@@ -89,6 +90,7 @@ def statistics(servable: Servable) -> pb.ModelStatistics:
             )
             for rows, entry in sorted(counted.batches.items())
         ],
+        memory_usage=held,
     )
 
 
@@ -127,7 +129,7 @@ def _version_policy(policy: VersionPolicy) -> config_pb.ModelVersionPolicy:
 
 def _instance_group(servable: Servable) -> config_pb.ModelInstanceGroup:
     instances = servable.config.instances
-    on_gpu = instances.kind == "gpu"
+    on_gpu = instances.gpu is not None
     return config_pb.ModelInstanceGroup(
         name=servable.name,
         kind=config_pb.ModelInstanceGroup.KIND_GPU if on_gpu else config_pb.ModelInstanceGroup.KIND_CPU,

@@ -15,9 +15,13 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.errors import Code
+from serving.gpu.gauges import GpuReading
 from serving.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from serving.statistics.derived import Derivation
+from serving.statistics.exporter import Exporter, Snapshot
+from serving.statistics.latency import ServableStatistics
 from serving.statistics.profile import ReferenceProfile
+from serving.statistics.servable_view import Footprint, QueueView, ServableView
 from tests.support import graphs
 from tests.support.conformance import CALL_TIMEOUT_S, raw_request
 from tests.support.servers import server_thread
@@ -56,6 +60,16 @@ def calibrated(profile):
     return replace(profile, features=features).to_bytes()
 
 
+def of_a_gpu():
+    """The page of a server whose one model is on a GPU, which few machines with this test have."""
+    view = ServableView.copy_of(
+        "m", "1", ServableStatistics(), batch_rows_max=1, queue=QueueView(), footprint=Footprint(), gpu=0
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("serving.gpu.gauges.read", lambda number: GpuReading(number, "GPU-a", 3e9, 8e9, 0.25, 70.5))
+        return Exporter().render(Snapshot([view], {}, 0)).decode()
+
+
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory):
     """The labels of every sample of a server that has answered, refused and watched."""
@@ -71,7 +85,7 @@ def scraped(tmp_path_factory):
         with urllib.request.urlopen(f"{server.http}/metrics") as page:
             text = page.read().decode()
     labels = {"up": set()}
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(text + of_a_gpu()):
         for sample in family.samples:
             labels.setdefault(sample.name, set()).update(sample.labels)
     return labels

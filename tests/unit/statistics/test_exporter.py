@@ -1,7 +1,10 @@
+import math
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.errors import Cancelled, DeadlineExceeded, InvalidRequest, ModelFailed, Overloaded
+from serving.gpu.gauges import GpuReading
 from serving.statistics.batching import BatchingView, ServiceTime
 from serving.statistics.counters import RequestCounters
 from serving.statistics.exporter import Exporter, Snapshot
@@ -159,6 +162,46 @@ def test_tritons_metrics_have_its_names_types_and_meanings():
     assert reasons == {"REJECTED": 3, "CANCELED": 1, "BACKEND": 1, "OTHER": 1}
     times = {line.partition("{")[0] for line in samples} - {"nv_inference_request_failure"}
     assert times == {f"nv_inference_{stage}_duration_us" for stage in ("request", "compute_input", "compute_output")}
+
+
+GPUS = [GpuReading(0, "GPU-a", 3e9, 8e9, 0.25, 70.5), GpuReading(2, "GPU-b", 1e9, 4e9, math.nan, math.nan)]
+
+
+@pytest.fixture
+def of_gpus(monkeypatch):
+    """What a server with a model on each of two GPUs shows; one of them does not tell how busy it is."""
+    monkeypatch.setattr("serving.gpu.gauges.read", {gpu.number: gpu for gpu in GPUS}.get)
+    views = [
+        ServableView.copy_of(
+            model,
+            "1",
+            ServableStatistics(),
+            batch_rows_max=1,
+            queue=QUEUE,
+            footprint=Footprint(gpu_bytes=held),
+            gpu=gpu,
+        )
+        for model, held, gpu in (("m", 2_000, 0), ("n", 3_000, 2), ("on the CPU", 0, None))
+    ]
+    text = Exporter(has_triton=True).render(Snapshot(views, {}, 0)).decode()
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {(sample.name, *sample.labels.values()): sample.value for sample in samples if "gpu" in sample.name}
+
+
+def test_gpus_are_shown_as_far_as_they_tell(of_gpus):
+    assert of_gpus == {
+        ("penstock_model_gpu_memory_bytes", "m", "1"): 2_000, ("penstock_model_gpu_memory_bytes", "n", "1"): 3_000,
+        ("penstock_gpu_memory_used_bytes", "0", "GPU-a"): 3e9, ("penstock_gpu_memory_used_bytes", "2", "GPU-b"): 1e9,
+        ("penstock_gpu_memory_bytes", "0", "GPU-a"): 8e9, ("penstock_gpu_memory_bytes", "2", "GPU-b"): 4e9,
+        ("penstock_gpu_utilisation_ratio", "0", "GPU-a"): 0.25, ("penstock_gpu_power_watts", "0", "GPU-a"): 70.5,
+        ("nv_gpu_memory_used_bytes", "GPU-a"): 3e9, ("nv_gpu_memory_used_bytes", "GPU-b"): 1e9,
+        ("nv_gpu_memory_total_bytes", "GPU-a"): 8e9, ("nv_gpu_memory_total_bytes", "GPU-b"): 4e9,
+        ("nv_gpu_utilization", "GPU-a"): 0.25, ("nv_gpu_power_usage", "GPU-a"): 70.5,
+    }  # fmt: skip
+
+
+def test_without_a_gpu_nothing_is_said_of_any(page):
+    assert not any("gpu" in name for name in page)
 
 
 LABELS = ("model", "arm", "outcome", "reason")
