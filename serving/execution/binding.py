@@ -60,10 +60,10 @@ def _bind(binding: Any, spec: TensorSpec, array: Array, gpu: "Gpu | None") -> No
         kind: Any = _BFLOAT16 if is_bfloat16 else spec.datatype.dtype.type
         binding.bind_input(spec.name, *gpu.place, kind, list(there.shape), there.address)
     elif is_bfloat16:
-        value = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _BFLOAT16)
+        value = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.asarray(array, order="C"), _BFLOAT16)
         binding.bind_ortvalue_input(spec.name, value)
     else:
-        binding.bind_cpu_input(spec.name, np.ascontiguousarray(array))
+        binding.bind_cpu_input(spec.name, np.asarray(array, order="C"))
 
 
 def _on_host(spec: TensorSpec, value: Any) -> Array:

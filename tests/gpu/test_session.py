@@ -63,6 +63,18 @@ def test_one_input_may_lie_on_the_host_and_another_on_the_gpu(load):
         assert (added[1, 15], subtracted[1, 15]) == (12, 2)
 
 
+@pytest.mark.parametrize("outputs_stay", [False, True])
+@pytest.mark.parametrize("kind", [Datatype.FP32, Datatype.BF16])
+def test_a_tensor_without_dimensions_keeps_its_shape(load, gpu, kind, outputs_stay):
+    session = load(graphs.identity(kind.wire_name, ()))
+    session.outputs_stay = outputs_stay
+    number = octets(kind, 1)[0, 0].reshape(())
+    with gpu.active():
+        for given in (number, there(number)):
+            (output,) = session.run([given])
+            assert (output.shape, np.asarray(output).tobytes()) == ((), number.tobytes())
+
+
 def test_a_bound_of_memory_is_kept(load):
     load(graphs.heavy(), gpu_memory_bytes_max=64 << 20).run([np.zeros((1, 512), np.float32)])
     if not IS_SIMULATED:
