@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.gpu.device import Gpu
-from serving.gpu.lanes import Lanes, bytes_per_row, packed, upload
 from serving.gpu.memory import GpuArray, empty
+from serving.gpu.streams import StreamPair, bytes_per_row, packed, upload
 from serving.pipeline.flaws import RefusedRowsError
 from serving.pipeline.gpu import division
 from serving.pipeline.gpu.stages import Stage, can_run, is_view, stages_of
@@ -31,7 +31,7 @@ class Workspace:
     def __init__(self, host: HostWorkspace, *, is_gpu_first: bool) -> None:
         self.host = host
         self._is_gpu_first = is_gpu_first
-        self.lanes = Lanes()
+        self.streams = StreamPair()
         self.gpu_ns = 0
         self._unflawed: NDArray[np.int64] = np.zeros(0, np.int64)
         self._buffers: dict[int, Any] = {}
@@ -157,7 +157,7 @@ class _Part:
             try:
                 self._launch(uploads, tensors, rows, space)
             finally:  # nothing that is being copied, or written to, may go before
-                space.lanes.join()
+                space.streams.join()
             if self._can_refuse and is_strict and rows:
                 self._check_flaws(tensors, rows)
         space.gpu_ns += time.monotonic_ns() - began_ns
@@ -187,7 +187,7 @@ class _Part:
         self, uploads: Sequence[tuple[int, Array]], tensors: dict[int, Any], rows: int, space: Workspace
     ) -> None:
         row_bytes = sum(bytes_per_row(array.shape[1:], array.dtype) for _, array in uploads)
-        for stream, begin, end in space.lanes.chunks(rows, row_bytes):
+        for stream, begin, end in space.streams.chunks(rows, row_bytes):
             parts = tensors
             if end - begin < rows:
                 parts = {number: tensor[begin:end] if tensor.size else tensor for number, tensor in tensors.items()}

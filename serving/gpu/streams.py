@@ -18,7 +18,7 @@ CHUNK_BYTES = 64 << 20
 """About so many bytes are copied at a time, which takes several times as long as starting functions for a chunk."""
 
 
-class Lanes:
+class StreamPair:
     """Two streams. Belongs to one thread at a time; it is made, and used, while its GPU is `active`."""
 
     def __init__(self) -> None:
