@@ -6,6 +6,7 @@ each item, a vector for instance, to a block of threads, which work on it togeth
 
 import contextlib
 import enum
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -107,8 +108,9 @@ class Gpu:
             return Compiled(cuda.jit(signature)(function), share)
 
 
-def part(function: Callable[..., Any]) -> Any:
-    """Make a function a piece of code that functions for GPUs call."""
+@functools.lru_cache(1_024)
+def device_function(function: Callable[..., Any]) -> Any:
+    """Make a function one that others, compiled for GPUs, call there; it is compiled once for the same types."""
     return cuda.jit(device=True)(function)
 
 
