@@ -5,8 +5,7 @@ pinned (`Gpu.pinned`) is fetched by the GPU by itself; of other memory the drive
 be faster than copying it to pinned memory here first.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -50,8 +49,3 @@ def upload(rows: Array, target: Any, stream: Any) -> None:
 def chunk_rows(rows: int, row_bytes: int) -> int:
     """Return how many rows to copy at a time: as many as fit a chunk, one at least, the whole batch at most."""
     return max(1, min(CHUNK_BYTES // max(1, row_bytes), rows))
-
-
-def bytes_per_row(dims: Sequence[int], dtype: np.dtype[np.generic]) -> int:
-    """Return the bytes of a row of these dimensions."""
-    return math.prod(dims) * dtype.itemsize

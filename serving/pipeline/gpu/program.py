@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from serving.gpu.device import Gpu
 from serving.gpu.memory import GpuArray, empty
-from serving.gpu.streams import StreamPair, bytes_per_row, packed, upload
+from serving.gpu.streams import StreamPair, packed, upload
 from serving.pipeline.flaws import RefusedRowsError
 from serving.pipeline.gpu import division
 from serving.pipeline.gpu.stages import Stage, can_run, is_view, stages_of
@@ -186,7 +186,7 @@ class _Part:
     def _launch(
         self, uploads: Sequence[tuple[int, Array]], tensors: dict[int, Any], rows: int, space: Workspace
     ) -> None:
-        row_bytes = sum(bytes_per_row(array.shape[1:], array.dtype) for _, array in uploads)
+        row_bytes = sum(array.nbytes for _, array in uploads) // max(1, rows)
         for stream, begin, end in space.streams.chunks(rows, row_bytes):
             parts = tensors
             if end - begin < rows:
