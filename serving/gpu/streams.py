@@ -1,8 +1,8 @@
 """The way of arrays into a GPU's memory, on two streams that take turns.
 
-Rows are copied in chunks: while a chunk is on its way, what was begun on the other stream goes on. Memory that was
-pinned (`Gpu.pinned`) is fetched by the GPU by itself; of other memory the driver stages pieces, which was measured to
-be faster than copying it to pinned memory here first.
+Rows are copied in chunks: while a chunk is on its way, what was begun on the other stream goes on. Pinned memory
+(`Gpu.pinned`) is copied by the GPU itself; other memory the driver stages in pieces, which was measured to be faster
+than copying it to pinned memory here first.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class StreamPair:
         self._streams = (cuda.stream(), cuda.stream())
 
     def chunks(self, rows: int, row_bytes: int) -> Iterator[tuple[Any, int, int]]:
-        """Go over a batch in chunks: the stream whose turn it is, and the chunk's rows from, and to."""
+        """Go over a batch in chunks: the stream whose turn it is, the chunk's first row, and the one behind it."""
         step = chunk_rows(rows, row_bytes)
         for turn, begin in enumerate(range(0, rows, step)):
             yield self._streams[turn % 2], begin, min(begin + step, rows)
@@ -36,12 +36,15 @@ class StreamPair:
 
 
 def packed(array: Array) -> Array:
-    """Return an array as `upload` takes it: side by side, and with no stride of 0, by which numba knows broadcasts."""
+    """Return an array, or a copy of it, as `upload` takes it: row-major, and without strides of 0.
+
+    Those may be left where a dimension is 1, and numba refuses them as broadcasts.
+    """
     return array.copy() if 0 in array.strides else np.ascontiguousarray(array)
 
 
 def upload(rows: Array, target: Any, stream: Any) -> None:
-    """Begin to copy `packed` rows to a GPU's array of their shape and dtype; they stay until it is done."""
+    """Begin to copy `packed` rows to numba's array of their shape and dtype; keep both until the stream has ended."""
     if rows.size:
         target.copy_to_device(rows, stream=stream)
 

@@ -56,7 +56,7 @@ def _beats(score: Any, place: Any, other: Any, of: Any) -> Any:
 
 @device_function
 def _best(scores: Any, row: Any, places: Any) -> Any:
-    """Return the place of the first of those that each thread has put into `places`, where -1 stands for none."""
+    """Return the place, of those that each thread has put into `places`, of the best score; -1 stands for none."""
     thread, half = cuda.threadIdx.x, places.shape[0] // 2
     cuda.syncthreads()
     while half > 0:
@@ -224,7 +224,7 @@ def _corners(given: Any, row: Any, box: Any, is_centre: Any) -> Any:
 
 @device_function
 def _best_class(scores: Any, row: Any, box: Any) -> Any:
-    """Return the first of the classes of a box's highest score."""
+    """Return the class of a box's highest score, the first of several."""
     best = 0
     for kind in range(1, scores.shape[2]):
         if scores[row, box, kind] > scores[row, box, best]:

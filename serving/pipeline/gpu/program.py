@@ -26,7 +26,10 @@ from serving.types import Array
 
 
 class Workspace:
-    """The buffers of one run at a time, on the host and on the GPU, and what its runs have measured."""
+    """The buffers of one run at a time, on the host and on the GPU, and what its runs have measured.
+
+    Those on the GPU grow to the largest batch, rounded up to a power of two rows.
+    """
 
     def __init__(self, host: HostWorkspace, *, is_gpu_first: bool) -> None:
         self.host = host
@@ -47,7 +50,7 @@ class Workspace:
         return np.insert(self.host.ticks, 0 if self._is_gpu_first else len(self.host.ticks), self.gpu_ns)
 
     def buffer(self, number: int, rows: int, dims: Sequence[int], dtype: np.dtype[np.generic]) -> Any:
-        """Return the GPU's memory for a tensor by its number; it is overwritten by the next run."""
+        """Return the GPU's memory for a tensor, [rows, *dims], by its number; the next run overwrites it."""
         buffer = self._buffers.get(number)
         if buffer is None or buffer.shape[0] < rows or tuple(buffer.shape[1:]) != tuple(dims):
             capacity = 1 << max(0, rows - 1).bit_length()

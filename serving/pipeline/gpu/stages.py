@@ -45,7 +45,7 @@ class Stage(Protocol):
     can_refuse: bool
 
     def launch(self, stream: Any, tensors: Mapping[int, Any], flaws: Any) -> None:
-        """Begin to write tensors, of numbers, from others, for some rows of a batch; mark rows that it refuses."""
+        """Begin to write `tensors`, by their numbers, for rows of a batch; mark in `flaws` [rows] those it refuses."""
 
 
 def can_run(step: Step) -> bool:
