@@ -34,7 +34,8 @@ def test_streams_take_turns_and_all_are_waited_for(monkeypatch):
 
 
 @pytest.mark.parametrize("is_pinned", [False, True])
-def test_rows_arrive_as_they_were(gpu, is_pinned):
+def test_rows_arrive_as_they_were(gpu, monkeypatch, is_pinned):
+    monkeypatch.setattr(streams, "CHUNK_BYTES", 10)  # of two rows, so that both streams bring some
     given = np.random.default_rng(1).integers(0, 256, (7, 5), np.uint8)
     rows = given
     if is_pinned:
