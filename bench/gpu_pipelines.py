@@ -5,7 +5,7 @@ most probable classes are answered, in three ways that take turns:
 
     CPU steps    steps on the CPU; onnxruntime copies what they give to the GPU, and back what the model gives
     unbound      steps on the GPU; what goes from them to the model, or back, is copied to the host between the two
-    GPU steps    steps on the GPU, bound: the model reads what they have written there, and they what it has
+    GPU steps    steps on the GPU, bound: the model reads what they have written there, and they read its outputs
 
 Without a GPU it says so in one line and ends with status 2; what a simulator takes would say nothing.
 """

@@ -24,7 +24,7 @@ class StreamPair:
         self._streams = (cuda.stream(), cuda.stream())
 
     def chunks(self, rows: int, row_bytes: int) -> Iterator[tuple[Any, int, int]]:
-        """Go over a batch in chunks: the stream whose turn it is, the chunk's first row, and the one behind it."""
+        """Yield a stream, whose turn it is, and a chunk's first row and the one behind its last, for each chunk."""
         step = chunk_rows(rows, row_bytes)
         for turn, begin in enumerate(range(0, rows, step)):
             yield self._streams[turn % 2], begin, min(begin + step, rows)
