@@ -1,11 +1,11 @@
-"""What a GPU saves in front of a model that runs on it: `python -m bench.gpu_pipelines`, on a machine that has one.
+"""What steps on a GPU save beside a model that runs on it: `python -m bench.gpu_pipelines`, where there is one.
 
 Batches of photographs (UINT8, 640 x 427) are resized to 224 x 224, normalised and laid out for ResNet-50, and its five
 most probable classes are answered, in three ways that take turns:
 
-    CPU steps    onnxruntime is given arrays of the host, which it copies to the GPU and back
-    unbound      steps on the GPU, whose results are copied to the host, and given to onnxruntime as before
-    GPU steps    bound to the GPU's memory: the model reads what steps have written there, and the other way round
+    CPU steps    steps on the CPU; onnxruntime copies what they give to the GPU, and back what the model gives
+    unbound      steps on the GPU; what goes from them to the model, or back, is copied to the host between the two
+    GPU steps    steps on the GPU, bound: the model reads what they have written there, and they read its outputs
 
 Without a GPU it says so in one line and ends with status 2; what a simulator takes would say nothing.
 """
@@ -39,7 +39,7 @@ NO_GPU = 2
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way from photographs to answers."""
+    """One way from photographs to answers. When it `is_bound`, the model takes what steps have left on the GPU."""
 
     name: str
     session: Session
@@ -70,7 +70,7 @@ def main() -> None:
     except LoadError as error:
         print(f"no figures: {error}", file=sys.stderr)
         sys.exit(NO_GPU)
-    report(each, batch, options.rows, options.rounds)
+    report(each, batch, batch_rows=options.rows, rounds=options.rounds)
 
 
 def check_gpu(number: int) -> None:
@@ -81,7 +81,10 @@ def check_gpu(number: int) -> None:
 
 
 def ways(graph: bytes, batch: Array, gpu: int, providers: tuple[str, ...]) -> list[Way]:
-    """Load the model three times, once for each way, for photographs as in `batch`. Raises LoadError."""
+    """Load the model three times, once for each way, for photographs as in `batch`, UINT8 [rows, height, width, 3].
+
+    Raises LoadError.
+    """
     config = SessionConfig(providers=providers)
     there = InstancesConfig(kind="gpu", gpus=(gpu,))
     result = []
@@ -95,11 +98,11 @@ def ways(graph: bytes, batch: Array, gpu: int, providers: tuple[str, ...]) -> li
     return result
 
 
-def report(each: Sequence[Way], batch: Array, sizes: Sequence[int], rounds: int) -> None:
-    """Print ms per batch of each way, and ratios."""
+def report(each: Sequence[Way], batch: Array, *, batch_rows: Sequence[int], rounds: int) -> None:
+    """Print ms per batch of each way, and ratios, of batches of so many rows, at most those of `batch`."""
     print("ms per batch of photographs, median; CPU time of the process in brackets")
     print(f"{'rows':>5}" + "".join(f"{way.name:>20}" for way in each) + "   CPU steps/GPU steps   unbound/GPU steps")
-    for rows in sizes:
+    for rows in batch_rows:
         photographs_of_batch = batch[:rows]
         check([way.answers(photographs_of_batch) for way in each])  # it warms up, too
         taken = [[measured(way.answers, photographs_of_batch) for way in each] for _ in range(rounds)]

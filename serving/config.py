@@ -249,7 +249,7 @@ class InstancesConfig:
                         minimum=1, maximum=256)  # fmt: skip
     kind: str = option("cpu", "Where the instances run.", choices=("cpu", "gpu"))
     gpus: tuple[int, ...] = option((0,), "The GPU that runs the model when kind is gpu; one in this version.")
-    gpu_memory_bytes_max: int = option(0, "What onnxruntime takes of its memory for a version at most; 0 is no bound.",
+    gpu_memory_bytes_max: int = option(0, "GPU memory that onnxruntime takes for a version at most; 0 is no bound.",
                                        minimum=0, maximum=1 << 48)  # fmt: skip
 
     def __post_init__(self) -> None:

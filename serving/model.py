@@ -33,7 +33,7 @@ from serving.errors import BatchFailed, Cancelled, DeadlineExceeded, InternalErr
 from serving.execution.core_gate import CoreGate
 from serving.execution.graph import Graph
 from serving.execution.instances import InstanceGroup
-from serving.execution.memory import gpu_bytes, resident_bytes
+from serving.execution.memory import gpu_used_bytes, resident_bytes
 from serving.execution.padding import AnySession, fitted
 from serving.execution.session import BUILD, Session, threads_of
 from serving.pipeline.files import FolderFiles, PackedFiles
@@ -162,7 +162,7 @@ class Servable:
         """
         shared = shared or Shared()
         began_ns, held_bytes = clock.now_ns(), resident_bytes()
-        gpu_held_bytes = gpu_bytes(config.instances.gpu)
+        gpu_held_bytes = gpu_used_bytes(config.instances.gpu)
         calibrations = shared.calibrations
         files = FolderFiles(source.parent) if isinstance(source, Path) else PackedFiles(source.files)
         with calibrations.loads.one():
@@ -181,7 +181,7 @@ class Servable:
             clock.now_ns() - began_ns,
             sum(length for _, length, _ in parts),
             max(0, resident_bytes() - held_bytes),
-            max(0, gpu_bytes(config.instances.gpu) - gpu_held_bytes),
+            max(0, gpu_used_bytes(config.instances.gpu) - gpu_held_bytes),
         )
         return one
 

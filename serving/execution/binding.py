@@ -1,11 +1,12 @@
-"""Running a graph on tensors that are bound to where they lie: in a GPU's memory, or where numpy has no such type.
+"""Running a graph on bound tensors: those that lie in a GPU's memory, and those of BF16, a type that numpy lacks.
 
 What lies on the host is copied by onnxruntime, which was measured to be as fast as copying it here, from pinned memory.
 Outputs are left on the GPU, for steps behind the model that run there too, or are given to the host. With numba's
-simulator the GPU's memory is the CPU's, and so are providers.
+simulator the GPU's memory is the CPU's, and the graph runs on the CPU.
 """
 
 import ctypes
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,16 +28,17 @@ def can_bind(signature: Signature) -> bool:
 
 
 def lies_on_gpu(array: Array) -> bool:
-    """Say whether it is a `serving.gpu.memory.GpuArray`, which only who has a GPU has imported."""
+    """Say whether it is a `serving.gpu.memory.GpuArray`: a class that is imported only where a GPU is used."""
     return not isinstance(array, np.ndarray)
 
 
 def run_bound(
     session: Any, signature: Signature, inputs: Sequence[Array], *, gpu: "Gpu | None", outputs_stay: bool
 ) -> list[Array]:
-    """Compute the outputs of inputs on the host, or on the GPU; `outputs_stay` leaves them there, as `GpuArray`s.
+    """Compute the outputs, in the model's order, of inputs each of which lies on the host or on `gpu`.
 
-    `gpu` is where the graph runs; None when that is the CPU. Raises whatever onnxruntime raises.
+    `outputs_stay` leaves outputs on `gpu`, as `GpuArray`s, but for those of no elements; otherwise they are arrays of
+    the host. Without a `gpu` all lie on the host. Raises whatever onnxruntime raises.
     """
     stays_on = gpu if outputs_stay else None
     binding = session.io_binding()
@@ -45,7 +47,7 @@ def run_bound(
     for spec in signature.outputs:
         binding.bind_output(spec.name, *(_HOST if stays_on is None else stays_on.place))
     session.run_with_iobinding(binding)
-    binding.synchronize_outputs()  # what they are written by has ended
+    binding.synchronize_outputs()  # else the GPU may still be writing them
     pairs = list(zip(signature.outputs, binding.get_outputs(), strict=True))
     if stays_on is None:
         return [_on_host(spec, value) for spec, value in pairs]
@@ -71,7 +73,7 @@ def _on_host(spec: TensorSpec, value: Any) -> Array:
         array: Array = value.numpy()
         return array
     shape = value.shape()
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     if count == 0:
         return np.empty(shape, np.uint16)
     memory = (ctypes.c_uint16 * count).from_address(value.data_ptr())
@@ -79,7 +81,7 @@ def _on_host(spec: TensorSpec, value: Any) -> Array:
 
 
 def _on_gpu(spec: TensorSpec, value: Any) -> Array:
-    """Return an output where it lies; onnxruntime's value owns its memory."""
+    """Return an output where it lies, which keeps onnxruntime's value, the owner of its memory."""
     from serving.gpu.memory import foreign  # noqa: PLC0415 - brings numba.cuda
 
     shape, dtype = tuple(value.shape()), spec.datatype.dtype

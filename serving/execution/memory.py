@@ -15,7 +15,7 @@ def resident_bytes() -> int:
         return 0
 
 
-def gpu_bytes(number: int | None) -> int:
+def gpu_used_bytes(number: int | None) -> int:
     """Return what of a GPU's memory is in use, by anybody; 0 for None. Raises LoadError where there is no such GPU."""
     if number is None:
         return 0

@@ -56,8 +56,9 @@ _ORT_TYPES: Mapping[str, Datatype] = {
 class Session:
     """A loaded graph. `run` may be called from several threads at once; `close` only when none does.
 
-    `facts` are the graph's own `metadata_props`. `gpu` is the one that it runs on, None on the CPU, and for models with
-    texts, which go there and back inside onnxruntime. With `outputs_stay`, outputs are left in its memory.
+    `facts` are the graph's own `metadata_props`. `gpu` is the one of `[instances] kind = "gpu"`, in whose memory inputs
+    may lie and outputs are left with `outputs_stay`; None without that kind, and for models with texts, whose tensors
+    are given to onnxruntime on the host wherever it runs.
     """
 
     outputs_stay = False
@@ -80,7 +81,7 @@ class Session:
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Compute the outputs, in the model's order, of inputs in the model's order.
 
-        Raises whatever onnxruntime raises; the caller translates.
+        Inputs may be `GpuArray`s where there is a `gpu`. Raises whatever onnxruntime raises; the caller translates.
         """
         is_on_gpu = self.gpu is not None and (self.outputs_stay or any(map(lies_on_gpu, inputs)))
         if is_on_gpu or self._is_always_bound:
@@ -165,9 +166,8 @@ def _open(source: Path | Graph, config: SessionConfig, instances: InstancesConfi
     del weights
     loaded = session.get_providers()
     for provider in providers:
-        if (
-            provider not in loaded
-        ):  # onnxruntime falls back in silence when a provider's libraries or device are missing
+        # onnxruntime falls back in silence when a provider's libraries or device are missing.
+        if provider not in loaded:
             raise LoadError(f"execution provider {provider} did not start; onnxruntime would use {', '.join(loaded)}")
     return session
 

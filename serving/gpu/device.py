@@ -6,6 +6,7 @@ each item, a vector for instance, to a block of threads, which work on it togeth
 
 import contextlib
 import enum
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ class Gpu:
             yield
 
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Return an array of the host that nobody has written to, which the GPU can fetch by itself."""
+        """Return an uninitialised, row-major array in pinned memory of the host, which the GPU copies by itself."""
         if 0 in shape:  # there is no pinned memory of no bytes
             return np.empty(shape, dtype)
         with self.active():
@@ -93,7 +94,7 @@ class Gpu:
         return array
 
     def used_bytes(self) -> int:
-        """Return what of its memory is in use, by anybody; 0 where it is simulated."""
+        """Return how many bytes of its memory are in use, by anybody; 0 where it is simulated."""
         if IS_SIMULATED:
             return 0
         with self.active():
@@ -101,17 +102,18 @@ class Gpu:
         return int(total - free)
 
     def compiled(self, function: Callable[..., None], arguments: Sequence[Any], share: Share) -> Compiled:
-        """Compile a function for arguments of these types of numba's. Raises what numba raises."""
+        """Compile a function for arguments of these numba types. Raises what numba raises."""
         signature = types.void(*arguments)
         with self.active():
             return Compiled(cuda.jit(signature)(function), share)
 
 
-def part(function: Callable[..., Any]) -> Any:
-    """Make a function a piece of code that functions for GPUs call."""
+@functools.lru_cache(1_024)
+def device_function(function: Callable[..., Any]) -> Any:
+    """Make a function one that others, compiled for GPUs, call there; it is compiled once for the same types."""
     return cuda.jit(device=True)(function)
 
 
 def array_type(dtype: np.dtype[Any], dimensions: int) -> Any:
-    """Return numba's type of an array in a GPU's memory, whose rows lie side by side."""
+    """Return numba's type of a row-major array in a GPU's memory."""
     return types.Array(numba.from_dtype(dtype), dimensions, "C")

@@ -33,7 +33,7 @@ def read(number: int) -> GpuReading | None:
         return None
     uuid = str(cuda.gpus[number].uuid)
     try:
-        pynvml.nvmlInit()  # it counts, and begins once
+        pynvml.nvmlInit()  # calls after the first one only count
         handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
     except pynvml.NVMLError:
         return None
@@ -50,5 +50,5 @@ def read(number: int) -> GpuReading | None:
 def _told(ask: Callable[[], Any]) -> float:
     try:
         return float(ask())
-    except pynvml.NVMLError:  # a part of a GPU, for instance, does not say how busy it is
+    except pynvml.NVMLError:  # a MIG instance, for example, does not tell how busy it is
         return math.nan

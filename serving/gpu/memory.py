@@ -61,12 +61,12 @@ class GpuArray:
 
 
 def empty(shape: Sequence[int], dtype: np.dtype[np.generic]) -> Any:
-    """Return numba's array of a GPU's memory that nobody has written to."""
+    """Return an uninitialised array of numba's, row-major, in the memory of the active GPU."""
     return cuda.device_array(tuple(shape), dtype)
 
 
 def uploaded(array: Array) -> Any:
-    """Return numba's array of a copy in a GPU's memory."""
+    """Return a copy in the memory of the active GPU, as numba's array, row-major."""
     return cuda.to_device(np.ascontiguousarray(array))
 
 

@@ -31,7 +31,7 @@ _FIRST_BYTES = 16 << 20
 Tensors = dict[int, Array]
 """Those of one batch, by their numbers, as far as anybody but compiled code looks at them."""
 Empty = Callable[[tuple[int, ...], np.dtype[np.generic]], Array]
-"""What gives memory that nobody has written to, as numpy's `empty`."""
+"""What gives an uninitialised array of a shape and dtype, as numpy's `empty`."""
 
 
 class Workspace:
@@ -86,7 +86,7 @@ class Stage(Protocol):
 class Program:
     """One half of a pipeline, compiled. `run` may be called by several threads, each with a workspace of its own.
 
-    Results lie in the workspace, in memory that `empty` gives, or in memory of their own when they `outlive` the run.
+    Results lie in the workspace, whose memory `empty` gives, or in memory of their own when they `outlive` the run.
     Raises LoadError when it does not compile.
     """
 
@@ -212,10 +212,11 @@ class Program:
 
 
 class _OneCall(NamedTuple):
-    """What a program that is one call takes and gives, by places in the list of what is given and what is `made`.
+    """How a program that is one call finds what it takes and gives.
 
-    `results` that have no place lie in the workspace, by their numbers. It `is_plain` when it takes what is given, and
-    all results lie there.
+    Tensors have places in a list: first those that are given, then those that are `made` for each batch, here as their
+    dimensions and dtypes. `operands` are the places of what the call takes. `results` are numbers of tensors and their
+    places, None for those in the workspace. It `is_plain` when it takes what is given, and all results lie there.
     """
 
     made: list[tuple[Dims, np.dtype[np.generic]]]

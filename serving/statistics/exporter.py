@@ -53,7 +53,7 @@ class Snapshot:
 
 
 class Exporter:
-    """Renders snapshots, and the facts of the process beside them. Any thread, one at a time.
+    """Renders snapshots, beside facts of the process and of GPUs, which are asked then. Any thread, one at a time.
 
     `has_triton` adds Triton's metrics under their own names.
     """
@@ -72,7 +72,7 @@ class Exporter:
         registry.register(_Families(snapshot, readings))
         page = generate_latest(registry)
         if self._has_triton:
-            page += triton.render(snapshot.servables, snapshot.outcomes, readings)
+            page += triton.render(snapshot.servables, snapshot.outcomes, readings=readings)
         return page + generate_latest(self._process)
 
 

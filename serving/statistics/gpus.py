@@ -1,4 +1,7 @@
-"""What the GPUs that run servables are doing, as metrics: under our names, and under Triton's."""
+"""What the GPUs that run servables are doing, as metrics: under our names, and under Triton's.
+
+They are asked at a scrape, on the thread that renders it. Of a GPU that does not tell a number there is no sample.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,10 +15,10 @@ if TYPE_CHECKING:
     from serving.gpu.gauges import GpuReading
 
 _OURS = (
-    ("penstock_gpu_memory_used_bytes", "Memory of a GPU in use, by anybody.", "used_bytes"),
-    ("penstock_gpu_memory_bytes", "Memory of a GPU.", "total_bytes"),
-    ("penstock_gpu_utilisation_ratio", "Share of the last second or less in which something ran.", "utilisation"),
-    ("penstock_gpu_power_watts", "What a GPU draws.", "power_w"),
+    ("penstock_gpu_memory_used_bytes", "GPU memory in use, by anybody.", "used_bytes"),
+    ("penstock_gpu_memory_bytes", "GPU memory, in use or not.", "total_bytes"),
+    ("penstock_gpu_utilisation_ratio", "Share of the last second or less in which the GPU was busy.", "utilisation"),
+    ("penstock_gpu_power_watts", "Power that the GPU draws.", "power_w"),
 )
 _TRITONS = (  # names and meanings are those of its user guide ("Metrics")
     ("nv_gpu_memory_used_bytes", "GPU used memory, in bytes.", "used_bytes"),
@@ -26,7 +29,7 @@ _TRITONS = (  # names and meanings are those of its user guide ("Metrics")
 
 
 def readings(servables: Iterable[ServableView]) -> list["GpuReading"]:
-    """Ask the GPUs that run servables what they are doing; takes about a millisecond for each."""
+    """Return what the GPUs that run servables are doing, by number; takes about a millisecond for each."""
     numbers = sorted({one.gpu for one in servables if one.gpu is not None})
     if not numbers:
         return []

@@ -22,8 +22,8 @@ class Footprint:
     """What loading a servable took.
 
     `graph_bytes` is how large its files are: graph, weights and what lies beside. `memory_bytes` is by how much the
-    process's resident memory grew meanwhile, with warm-up and sweep, and `gpu_bytes` by how much what is used of its
-    GPU's memory; whatever else was done there then is in it.
+    process's resident memory grew meanwhile, with warm-up and sweep, and `gpu_bytes` by how much the memory in use on
+    its GPU did, 0 without one; whatever else the process, or anybody on that GPU, did then is in it.
     """
 
     load_ns: int = 0
@@ -34,7 +34,7 @@ class Footprint:
 
 @dataclass(frozen=True, slots=True)
 class ServableView:
-    """One servable, as the exporter sees it; `gpu` is the number of the one that runs it."""
+    """One servable, as the exporter sees it; `gpu` is the number of the one that runs it, None on the CPU."""
 
     model: str
     version: str

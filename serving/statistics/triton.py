@@ -34,7 +34,7 @@ _DURATIONS = {
 
 
 def render(
-    servables: Sequence[ServableView], outcomes: Mapping[Outcome, int], readings: Sequence["GpuReading"] = ()
+    servables: Sequence[ServableView], outcomes: Mapping[Outcome, int], *, readings: Sequence["GpuReading"]
 ) -> bytes:
     """Return Triton's metrics in Prometheus' text format."""
     registry = CollectorRegistry()

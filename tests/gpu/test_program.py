@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from serving.config import PipelineConfig
-from serving.gpu import lanes
+from serving.gpu import streams
 from serving.gpu.memory import GpuArray, foreign
 from serving.pipeline.flaws import RefusedRowsError
 from serving.types import DYNAMIC, Datatype, TensorSpec
@@ -20,7 +20,7 @@ def numbers(rows, columns=3):
 
 @pytest.fixture(params=[1, 50, 10_000], ids="chunks of {} bytes".format)
 def chunked(request, monkeypatch):
-    monkeypatch.setattr(lanes, "CHUNK_BYTES", request.param)
+    monkeypatch.setattr(streams, "CHUNK_BYTES", request.param)
 
 
 @pytest.mark.usefixtures("chunked")

@@ -1,4 +1,4 @@
-"""A graph that runs on a GPU: inputs and outputs are bound to its memory, wherever inputs come from."""
+"""A graph that runs on a GPU: each input may lie on the host or in its memory, and outputs may stay there."""
 
 import gc
 import threading

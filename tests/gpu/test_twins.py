@@ -106,7 +106,7 @@ def test_cast_takes_and_refuses_the_same_numbers(preprocessed, given_kind, wante
 @pytest.mark.parametrize("right", [False, True])
 @law
 @given(st.data(), kinds)
-def test_bucketise(preprocessed, right, data, kind):
+def test_bucketise_gives_the_same_buckets(preprocessed, right, data, kind):
     rows = data.draw(tables(kind, limit=5, special=(math.nan, 1.5, -2.0, math.inf)))
     step = {"step": "bucketise", "boundaries": [-2.0, 1.5, 3.0], "right": right}
     check(preprocessed([step], rows, (Datatype.INT64, (3,))))
@@ -114,7 +114,7 @@ def test_bucketise(preprocessed, right, data, kind):
 
 @law
 @given(st.data())
-def test_hash_of_integers(preprocessed, data):
+def test_integers_are_hashed_to_the_same_buckets(preprocessed, data):
     rows = data.draw(tables(Datatype.INT64))
     check(preprocessed([{"step": "hash", "buckets": 1000, "seed": 3}], rows, (Datatype.INT64, (3,))))
 
@@ -131,7 +131,7 @@ def test_a_chain_of_steps_is_one_pass_and_its_first_refusal_counts(preprocessed,
 @pytest.mark.parametrize(("target", "dims"), [("NCHW", (4, 3, 2)), ("NHWC", (2, 4, 3))])
 @law
 @given(st.data(), st.sampled_from([Datatype.UINT8, Datatype.FP32]))
-def test_layout(preprocessed, target, dims, data, kind):
+def test_layout_moves_the_same_numbers(preprocessed, target, dims, data, kind):
     rows = data.draw(tables(kind, dims))
     wanted = (2, 4, 3) if target == "NCHW" else (4, 3, 2)
     check(preprocessed([{"step": "layout", "to": target}], rows, (kind, wanted)))
@@ -139,7 +139,7 @@ def test_layout(preprocessed, target, dims, data, kind):
 
 @law
 @given(st.data(), st.sampled_from([Datatype.FP32, Datatype.INT64]))
-def test_select(preprocessed, data, kind):
+def test_select_copies_the_same_columns(preprocessed, data, kind):
     check(preprocessed([{"step": "select", "columns": [2, 0, 2, 1]}], data.draw(tables(kind)), (kind, (4,))))
 
 
@@ -148,7 +148,7 @@ def test_select(preprocessed, data, kind):
 @pytest.mark.parametrize("antialias", [True, False])
 @settings(law, max_examples=2)
 @given(st.data(), st.sampled_from([1, 3]))
-def test_resize(preprocessed, size, method, antialias, data, channels):
+def test_resized_images_differ_by_one_level_at_most(preprocessed, size, method, antialias, data, channels):
     images = data.draw(tables(Datatype.UINT8, (5, 6, channels), rows=(0, 1, 2)))
     step = {"step": "resize", "height": size[0], "width": size[1], "method": method, "antialias": antialias}
     cpu, gpu = preprocessed([step], images, (Datatype.UINT8, (*size, channels)))
@@ -158,7 +158,7 @@ def test_resize(preprocessed, size, method, antialias, data, channels):
 
 @law
 @given(st.data())
-def test_images_to_what_a_model_takes(preprocessed, data):
+def test_images_become_what_a_model_takes_within_a_level(preprocessed, data):
     images = data.draw(tables(Datatype.UINT8, (5, 6, 3), rows=(0, 1, 2)))
     steps = [{"step": "resize", "height": 3, "width": 4}, {"step": "layout", "to": "NCHW"}]
     normalise = {"step": "normalise", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -173,7 +173,7 @@ VECTORS = {"softmax": {}, "l2_normalise": {}, "sigmoid": {}, "threshold": {"mini
 @pytest.mark.parametrize("name", VECTORS)
 @law
 @given(st.data(), kinds, st.sampled_from([1, 2, 9]))
-def test_answers_of_vectors(postprocessed, name, data, kind, width):
+def test_vectors_give_the_same_answers(postprocessed, name, data, kind, width):
     rows = data.draw(tables(kind, (width,), special=(math.nan, math.inf, -math.inf)))
     check(postprocessed([{"step": name, "input": "y", **VECTORS[name]}], y=rows))
 
@@ -191,7 +191,7 @@ def test_finite_numbers_give_finite_answers(postprocessed, name, data, kind):
 @pytest.mark.parametrize("count", [1, 3, 9])
 @law
 @given(st.data(), st.sampled_from([Datatype.FP32, Datatype.FP64, Datatype.INT32]))
-def test_top_k(postprocessed, count, data, kind):
+def test_top_k_finds_the_same_numbers_in_the_same_places(postprocessed, count, data, kind):
     rows = data.draw(tables(kind, (9,), limit=3, special=(math.nan, math.inf, -math.inf)))
     check(postprocessed([{"step": "top_k", "input": "y", "k": count, "outputs": ["values", "places"]}], y=rows))
 
@@ -199,7 +199,7 @@ def test_top_k(postprocessed, count, data, kind):
 @pytest.mark.parametrize("how", ["mean", "max"])
 @law
 @given(st.data(), kinds, st.sampled_from([1, 4]))
-def test_pool(postprocessed, how, data, kind, places):
+def test_pool_gives_the_same_numbers(postprocessed, how, data, kind, places):
     rows = data.draw(tables(kind, (places, 3), special=(math.nan,)))
     check(postprocessed([{"step": "pool", "input": "y", "how": how}], y=rows))
 
@@ -207,7 +207,7 @@ def test_pool(postprocessed, how, data, kind, places):
 @pytest.mark.parametrize("form", ["corners", "centre"])
 @law
 @given(st.data(), kinds, st.sampled_from([(), (1,), (3,)]))
-def test_boxes(postprocessed, form, data, kind, classes):
+def test_the_same_boxes_are_kept(postprocessed, form, data, kind, classes):
     count = data.draw(st.sampled_from([0, 1, 2]))
     sides = st.integers(0, 8).map(float)
     boxes = data.draw(arrays.arrays(kind.dtype, (count, 7, 4), elements=sides))

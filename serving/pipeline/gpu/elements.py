@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from serving.gpu.device import part
+from serving.gpu.device import device_function
 from serving.pipeline import elements
 
 
@@ -34,7 +34,7 @@ def refuses_truncated(value: Any, _result: Any, low: Any, high: Any) -> Any:
     return not _fits(value, low, high)
 
 
-@part
+@device_function
 def _fits(value: Any, low: Any, high: Any) -> Any:
     """Say whether trunc(value) is between `low` (0 at most) and `high` (0 at least), both whole."""
     return (value >= low or value > low - 1) and (value <= high or value < high + 1)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numba import cuda, float64, int64
 
-from serving.gpu.device import BLOCK_THREADS, part
+from serving.gpu.device import BLOCK_THREADS, device_function
 
 
-@part
+@device_function
 def _sum(parts: Any) -> Any:
     """Add up what each thread of the block has put into `parts`."""
     thread, half = cuda.threadIdx.x, parts.shape[0] // 2
@@ -29,7 +29,7 @@ def _sum(parts: Any) -> Any:
     return result
 
 
-@part
+@device_function
 def _maximum(parts: Any) -> Any:
     """Return the highest of what each thread of the block has put into `parts`."""
     thread, half = cuda.threadIdx.x, parts.shape[0] // 2
@@ -44,7 +44,7 @@ def _maximum(parts: Any) -> Any:
     return result
 
 
-@part
+@device_function
 def _beats(score: Any, place: Any, other: Any, of: Any) -> Any:
     """Say whether one number comes before another: it is higher, or as high and stands first; NaN is highest."""
     if score != score:
@@ -54,9 +54,9 @@ def _beats(score: Any, place: Any, other: Any, of: Any) -> Any:
     return score > other or (score == other and place < of)
 
 
-@part
+@device_function
 def _best(scores: Any, row: Any, places: Any) -> Any:
-    """Return the place of the first of those that each thread has put into `places`, where -1 stands for none."""
+    """Return the place, of those that each thread has put into `places`, of the best score; -1 stands for none."""
     thread, half = cuda.threadIdx.x, places.shape[0] // 2
     cuda.syncthreads()
     while half > 0:
@@ -190,7 +190,7 @@ def concat_2(one: Any, two: Any, out: Any) -> None:
         out[row, column] = one[row, column] if column < first else two[row, column - first]
 
 
-@part
+@device_function
 def _place(item: Any, out: Any) -> Any:
     """Return the four indices of a number in [rows, ...], of its place among all numbers."""
     above, last = item // out.shape[3], item % out.shape[3]
@@ -212,7 +212,7 @@ def channels_last(images: Any, out: Any) -> None:
         out[row, y, x, channel] = images[row, channel, y, x]
 
 
-@part
+@device_function
 def _corners(given: Any, row: Any, box: Any, is_centre: Any) -> Any:
     """Return x1, y1, x2, y2 of a box, in FP64."""
     one, two = float(given[row, box, 0]), float(given[row, box, 1])
@@ -222,9 +222,9 @@ def _corners(given: Any, row: Any, box: Any, is_centre: Any) -> Any:
     return one, two, three, four
 
 
-@part
+@device_function
 def _best_class(scores: Any, row: Any, box: Any) -> Any:
-    """Return the first of the classes of a box's highest score."""
+    """Return the class of a box's highest score, the first of several."""
     best = 0
     for kind in range(1, scores.shape[2]):
         if scores[row, box, kind] > scores[row, box, best]:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.gpu.device import Gpu
-from serving.gpu.lanes import Lanes, bytes_per_row, packed, upload
 from serving.gpu.memory import GpuArray, empty
+from serving.gpu.streams import StreamPair, packed, upload
 from serving.pipeline.flaws import RefusedRowsError
 from serving.pipeline.gpu import division
 from serving.pipeline.gpu.stages import Stage, can_run, is_view, stages_of
@@ -26,12 +26,15 @@ from serving.types import Array
 
 
 class Workspace:
-    """The buffers of one run at a time, on the host and on the GPU, and what its runs have measured."""
+    """The buffers of one run at a time, on the host and on the GPU, and what its runs have measured.
+
+    Those on the GPU grow to the largest batch, rounded up to a power of two rows.
+    """
 
     def __init__(self, host: HostWorkspace, *, is_gpu_first: bool) -> None:
         self.host = host
         self._is_gpu_first = is_gpu_first
-        self.lanes = Lanes()
+        self.streams = StreamPair()
         self.gpu_ns = 0
         self._unflawed: NDArray[np.int64] = np.zeros(0, np.int64)
         self._buffers: dict[int, Any] = {}
@@ -47,7 +50,7 @@ class Workspace:
         return np.insert(self.host.ticks, 0 if self._is_gpu_first else len(self.host.ticks), self.gpu_ns)
 
     def buffer(self, number: int, rows: int, dims: Sequence[int], dtype: np.dtype[np.generic]) -> Any:
-        """Return the GPU's memory for a tensor by its number; it is overwritten by the next run."""
+        """Return the GPU's memory for a tensor, [rows, *dims], by its number; the next run overwrites it."""
         buffer = self._buffers.get(number)
         if buffer is None or buffer.shape[0] < rows or tuple(buffer.shape[1:]) != tuple(dims):
             capacity = 1 << max(0, rows - 1).bit_length()
@@ -157,7 +160,7 @@ class _Part:
             try:
                 self._launch(uploads, tensors, rows, space)
             finally:  # nothing that is being copied, or written to, may go before
-                space.lanes.join()
+                space.streams.join()
             if self._can_refuse and is_strict and rows:
                 self._check_flaws(tensors, rows)
         space.gpu_ns += time.monotonic_ns() - began_ns
@@ -186,8 +189,8 @@ class _Part:
     def _launch(
         self, uploads: Sequence[tuple[int, Array]], tensors: dict[int, Any], rows: int, space: Workspace
     ) -> None:
-        row_bytes = sum(bytes_per_row(array.shape[1:], array.dtype) for _, array in uploads)
-        for stream, begin, end in space.lanes.chunks(rows, row_bytes):
+        row_bytes = sum(array.nbytes for _, array in uploads) // max(1, rows)
+        for stream, begin, end in space.streams.chunks(rows, row_bytes):
             parts = tensors
             if end - begin < rows:
                 parts = {number: tensor[begin:end] if tensor.size else tensor for number, tensor in tensors.items()}

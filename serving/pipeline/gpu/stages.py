@@ -3,7 +3,6 @@
 Three kinds: the twin of a kernel, a chain of element-wise steps whose text is written here, and resizing.
 """
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,7 +11,7 @@ import numpy as np
 from numba import cuda
 
 from serving.errors import LoadError
-from serving.gpu.device import Compiled, Gpu, Share, array_type, part
+from serving.gpu.device import Compiled, Gpu, Share, array_type, device_function
 from serving.gpu.memory import uploaded
 from serving.pipeline import kernels, pixels
 from serving.pipeline.gpu import elements as element_twins
@@ -46,7 +45,7 @@ class Stage(Protocol):
     can_refuse: bool
 
     def launch(self, stream: Any, tensors: Mapping[int, Any], flaws: Any) -> None:
-        """Begin to write tensors, of numbers, from others, for some rows of a batch; mark rows that it refuses."""
+        """Begin to write `tensors`, by their numbers, for rows of a batch; mark in `flaws` [rows] those it refuses."""
 
 
 def can_run(step: Step) -> bool:
@@ -186,14 +185,14 @@ def _function_of(each: Pass, works: Sequence[Element], mark: int) -> Callable[..
     arguments, lines, refusals = _arguments(works, columns), [], []
     last = "given[at]"
     for index, (step, work) in enumerate(zip(each.steps, works, strict=True)):
-        names[f"f{index}"] = _part(element_twins.TWINS.get(work.function, work.function))
+        names[f"f{index}"] = device_function(element_twins.TWINS.get(work.function, work.function))
         taken = [next(arguments) for _ in work.arguments]
         lines.append(f"v{index} = {CAST_NAMES[work.computes]}({last})")
         call = f"f{index}({', '.join([f'v{index}', *taken])})"
         lines.append(f"r{index} = {CAST_NAMES[step.writes[0].spec.datatype]}({call})")
         last = f"r{index}"
         if work.refuses is not None:
-            names[f"refuses{index}"] = _part(element_twins.TWINS.get(work.refuses, work.refuses))
+            names[f"refuses{index}"] = device_function(element_twins.TWINS.get(work.refuses, work.refuses))
             refusals.append(f"refuses{index}({', '.join([f'v{index}', last, *taken])})")
     if refusals:
         lines += ["row = at // (given.shape[0] // flaws.shape[0])"]
@@ -214,12 +213,6 @@ def _arguments(works: Sequence[Element], columns: int) -> Iterator[str]:
     for index, argument in enumerate(every):
         places = {Spread.ONE: "[0]", Spread.COLUMN: f"[at % {max(1, columns)}]", Spread.WHOLE: ""}
         yield f"a{index}{places[argument.spread]}"
-
-
-@functools.lru_cache(1_024)
-def _part(function: Callable[..., Any]) -> Any:
-    """Return a function that others, compiled for a GPU, call."""
-    return part(function)
 
 
 def _flat(array: Any) -> Any:

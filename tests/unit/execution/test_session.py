@@ -163,6 +163,23 @@ def test_a_gpu_without_onnxruntime_gpu_is_refused_with_the_remedy(load):
         load(graphs.affine(), instances=InstancesConfig(kind="gpu"))
 
 
+def test_onnxruntime_is_told_which_gpu_and_what_of_its_memory(load, monkeypatch):
+    told = {}
+
+    def refuse(_graph, _options, providers, provider_options):
+        told.update(zip(providers, provider_options, strict=True))
+        raise RuntimeError("there is none")
+
+    providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    monkeypatch.setattr("serving.execution.session._find_libraries", lambda: None)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: list(providers))
+    monkeypatch.setattr(ort, "InferenceSession", refuse)
+    for bound, limit in ((0, {}), (1 << 30, {"gpu_mem_limit": "1073741824"})):
+        with pytest.raises(LoadError, match="there is none"):
+            load(graphs.affine(), instances=InstancesConfig(gpus=(1,), gpu_memory_bytes_max=bound), providers=providers)
+        assert told == {"CUDAExecutionProvider": {"device_id": "1", **limit}, "CPUExecutionProvider": {}}
+
+
 def test_threads_follow_the_configuration(load):
     (output,) = load(graphs.affine(), intra_op_threads=2, inter_op_threads=2, spinning=True).run(
         [np.zeros((1, 4), np.float32)]

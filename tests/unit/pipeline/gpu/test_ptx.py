@@ -11,7 +11,7 @@ from numba import cuda
 from numba.core import config as numba_config
 
 from serving.config import PipelineConfig
-from serving.gpu.device import Compiled, Gpu
+from serving.gpu.device import Compiled, Gpu, device_function
 from serving.pipeline.composition import Surroundings, compose
 from serving.pipeline.files import PackedFiles
 from serving.pipeline.gpu import stages
@@ -53,9 +53,9 @@ def compiler(compiles, monkeypatch):
     from numba.cuda import dispatcher
 
     monkeypatch.setattr(stages, "uploaded", lambda array: array)
-    device = types.SimpleNamespace(compute_capability=TURING)  # parts are compiled for the GPU that there is
+    device = types.SimpleNamespace(compute_capability=TURING)  # device functions are compiled for the GPU there is
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)
-    stages._part.cache_clear()
+    device_function.cache_clear()
     return Compiler()
 
 
