@@ -50,24 +50,25 @@ class Collector:
 
 
 class Kept(NamedTuple):
-    """A batch that is still to be counted: inputs and outputs, its rows, and the first one that is sampled.
-
-    Arrays may lie on a GPU, if nobody overwrites them there until they are counted.
-    """
+    """Sampled rows of a batch that are still to be counted: each tensor as [rows, elements], on the host."""
 
     arrays: list[Array]
     rows: int
-    first: int
 
 
 class Counter:
-    """Counts what one executor runs, on its thread; `swap`, `follow` and `collect` belong to the watch's.
+    """Counts what one executor runs, on its thread; `settle`, `swap`, `follow` and `collect` belong to the watch's.
 
-    The lock is held for the time of one batch, from when it is kept until it is counted, or of one swap: so whoever
-    has an answer finds its rows counted. `observe` and `keep` never wait for it: a batch that comes while a pane ends
-    is not sampled, which says nothing about its rows.
+    Counting takes as long for a row as for some dozens, so rows of small batches are kept until there are some. Bounds:
+    `TOGETHER_ROWS` and the rows of a batch, `KEPT_BYTES_MAX` and a batch's outputs; texts are kept for one batch.
+
+    The lock is held while rows are kept or counted, and while they are taken away with those that are still kept: so
+    whoever has an answer finds its rows counted. `observe` and `keep` never wait for it: a batch that comes while a
+    pane ends is not sampled, which says nothing about its rows.
     """
 
+    TOGETHER_ROWS = 16
+    """So many rows are counted together."""
     KEPT_BYTES_MAX = 64 << 10
     """Inputs of more bytes are not copied to be counted later."""
 
@@ -78,54 +79,91 @@ class Counter:
         self._layout: Layout | None = None
         self._block = Block(0)
         self._collector: Collector | None = None
-        self._kept: Kept | None = None  # the lock is held while there is one
+        self._kept: list[Kept] = []
+        self._kept_rows = 0
+        self._kept_bytes = 0
+        self._keeping_ns = 0
+        self._is_due = False
         self.governor = Governor(overhead_max)
 
     def observe(self, inputs: Sequence[Array], outputs: Sequence[Array], *, rows: int, infer_ns: int) -> None:
         """Count the sampled rows of a batch that has run."""
         if (first := self._first_row(rows, infer_ns)) >= 0:
-            self._kept = Kept([*inputs, *outputs], rows, first)
-            self.count_kept()
+            try:
+                self._count([*inputs, *outputs], rows, first=first, step=self.governor.step)
+            finally:
+                self._lock.release()
 
     def keep(self, inputs: Sequence[Array], outputs: Sequence[Array], *, rows: int, infer_ns: int) -> None:
-        """Have `count_kept`, which must follow, count a batch whose inputs may be overwritten until then.
+        """Keep the sampled rows of a batch whose inputs may be overwritten, for `count_kept`, which must follow.
 
-        They are copied, from a GPU to the host; large ones are counted at once.
+        They are copied, from a GPU to the host; where they are large, they are counted at once.
         """
-        self.count_kept()
-        if sum([array.nbytes for array in inputs]) > self.KEPT_BYTES_MAX:
-            self.observe(inputs, outputs, rows=rows, infer_ns=infer_ns)
-        elif (first := self._first_row(rows, infer_ns)) >= 0:
+        if (first := self._first_row(rows, infer_ns)) < 0:
+            return
+        try:
+            step = self.governor.step
+            sampled = len(range(first, rows, step))
+            if sum([array.nbytes for array in inputs]) * sampled > self.KEPT_BYTES_MAX * rows:
+                self._count([*inputs, *outputs], rows, first=first, step=step)
+            else:
+                began_ns = self._clock.now_ns()
+                arrays = [np.array(_sampled(array, rows, first, step)) for array in inputs]
+                arrays += [_sampled(array, rows, first, step) for array in outputs]
+                self._add(Kept(arrays, sampled), sum([array.nbytes for array in outputs]))
+                self._keeping_ns += self._clock.now_ns() - began_ns
+        finally:
+            self._lock.release()
+
+    def count_kept(self) -> None:
+        """Count what was kept, if that is enough."""
+        is_enough = self._is_due or self._kept_rows >= self.TOGETHER_ROWS or self._kept_bytes > self.KEPT_BYTES_MAX
+        if is_enough and self._lock.acquire(blocking=False):  # else the watch counts it
             try:
-                self._kept = Kept([*[np.array(array, order="C") for array in inputs], *outputs], rows, first)
-            except BaseException:
+                self._count_kept()
+            finally:
                 self._lock.release()
-                raise
+
+    def settle(self) -> None:
+        """Count what was kept, however little it is."""
+        with self._lock:
+            self._count_kept()
 
     def _first_row(self, rows: int, infer_ns: int) -> int:
         """Take the lock for a batch and return its first sampled row; -1, without the lock, when none is counted."""
         first = self.governor.first_row(rows, infer_ns)
         return first if first >= 0 and self._lock.acquire(blocking=False) else -1
 
-    def count_kept(self) -> None:
-        """Count what was kept, if anything was."""
-        kept = self._kept
-        if kept is None:
+    def _add(self, kept: Kept, outputs_bytes: int) -> None:
+        """Keep rows, together with others if their tensors are alike."""
+        if self._kept and not all(map(_are_alike, self._kept[0].arrays, kept.arrays)):
+            self._count_kept()
+        self._kept.append(kept)
+        self._kept_rows += kept.rows
+        self._kept_bytes += outputs_bytes + sum([array.nbytes for array in kept.arrays])
+        self._is_due |= any(array.dtype == np.object_ for array in kept.arrays)
+
+    def _count_kept(self) -> None:
+        kept, self._kept = self._kept, []
+        rows, self._kept_rows = self._kept_rows, 0
+        self._kept_bytes, self._is_due = 0, False
+        if not kept:
             return
-        try:
-            began_ns, step = self._clock.now_ns(), self.governor.step
-            arrays = [np.asarray(array) for array in kept.arrays]  # what lies on a GPU is copied
-            if self._layout is not None:
-                count_batch(
-                    self._block, self._layout, arrays, rows=kept.rows, start=kept.first, step=step,
-                    kernels=self._kernels, deriving=self._deriving(),
-                )  # fmt: skip
-            elif self._collector is not None:
-                self._collector.take(arrays, rows=kept.rows, start=kept.first, step=step)
-            self.governor.spent(self._clock.now_ns() - began_ns, len(range(kept.first, kept.rows, step)))
-        finally:
-            self._kept = None
-            self._lock.release()
+        arrays = [np.concatenate(parts) for parts in zip(*[one.arrays for one in kept], strict=True)]
+        self._count(arrays, rows, first=0, step=1)
+
+    def _count(self, arrays: Sequence[Array], rows: int, *, first: int, step: int) -> None:
+        began_ns = self._clock.now_ns()
+        here = [np.asarray(array) for array in arrays]  # what lies on a GPU is copied
+        if self._layout is not None:
+            count_batch(
+                self._block, self._layout, here, rows=rows, start=first, step=step,
+                kernels=self._kernels, deriving=self._deriving(),
+            )  # fmt: skip
+        elif self._collector is not None:
+            self._collector.take(here, rows=rows, start=first, step=step)
+        spent_ns, self._keeping_ns = self._clock.now_ns() - began_ns + self._keeping_ns, 0
+        self.governor.spent(spent_ns, len(range(first, rows, step)))
 
     def _deriving(self) -> tuple[int, int]:
         """Return which of the sampled rows to look at as a whole: all while all are sampled, else a few."""
@@ -134,7 +172,7 @@ class Counter:
         return self.governor.any_of(DERIVED_EVERY), DERIVED_EVERY
 
     def collect(self, collector: Collector) -> None:
-        """From now on keep rows, until `follow`."""
+        """From now on collect rows, until `follow`."""
         with self._lock:
             self._collector = collector
 
@@ -148,8 +186,21 @@ class Counter:
         """Take away what was counted."""
         fresh = Block(len(self._block.counts))
         with self._lock:
+            self._count_kept()
             counted, self._block = self._block, fresh
         return counted
+
+
+def _sampled(array: Array, rows: int, first: int, step: int) -> Array:
+    """Return sampled rows of a tensor as [rows, elements]; no elements when it does not follow the rows."""
+    here = np.asarray(array)  # from a GPU
+    if here.size % rows:
+        return np.empty((len(range(first, rows, step)), 0), here.dtype)
+    return here.reshape(rows, -1)[first::step]
+
+
+def _are_alike(one: Array, other: Array) -> bool:
+    return one.dtype == other.dtype and one.shape[1] == other.shape[1]
 
 
 def _kept(part: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -108,8 +108,7 @@ class DriftWatch:
     def tick(self) -> bool:
         """Do what is due: make a reference of the first rows, close a pane. Say whether an alarm begins."""
         with self._busy:
-            if self._collector is not None and self._collector.is_full:
-                self._end_collecting(self._collector)
+            self._end_collecting_if_full()
             panes = self._ready_panes()
             if panes is None or self.boundary == self._last_boundary:
                 return False
@@ -146,8 +145,7 @@ class DriftWatch:
     def report(self) -> DriftReport:
         """Return what is known now, with everything counted until now."""
         with self._busy:
-            if self._collector is not None and self._collector.is_full:
-                self._end_collecting(self._collector)
+            self._end_collecting_if_full()
             panes = self._ready_panes()
             if panes is None or self._layout is None:
                 return self._empty_report()
@@ -214,6 +212,14 @@ class DriftWatch:
         self._layout, self._collector = layout, None
         for counter in self._counters:
             counter.follow(layout)
+
+    def _end_collecting_if_full(self) -> None:
+        if self._collector is None:
+            return
+        for counter in self._counters:
+            counter.settle()
+        if self._collector.is_full:
+            self._end_collecting(self._collector)
 
     def _end_collecting(self, collector: Collector) -> None:
         """Make a reference of the rows that were collected."""

@@ -1,9 +1,12 @@
 """Counting a batch later than it has run."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
 from serving.config import DriftConfig
+from serving.statistics.drift import counting
 from serving.statistics.drift.counter import Counter
 from serving.statistics.drift.watch import DriftWatch
 from serving.statistics.profile import ReferenceProfile
@@ -45,6 +48,66 @@ def test_a_batch_that_is_kept_is_counted_once_and_before_the_next_one(counter):
     counter.count_kept()
     counter.count_kept()
     assert counter.swap().rows == 200
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How many rows were counted in each call."""
+    calls = []
+
+    def count_batch(block, layout, arrays, *, rows, **how):
+        calls.append(rows)
+        counting.count_batch(block, layout, arrays, rows=rows, **how)
+
+    monkeypatch.setattr("serving.statistics.drift.counter.count_batch", count_batch)
+    return calls
+
+
+def keep_each(counter, rows):
+    for row in rows:
+        counter.keep([row[None]], [], rows=1, infer_ns=1_000_000)
+        counter.count_kept()
+
+
+def test_rows_of_small_batches_are_counted_together(counter, counted):
+    counter.observe([ROWS], [], rows=100, infer_ns=1_000_000)
+    expected = counts(counter.swap())
+    keep_each(counter, ROWS)
+    assert counted == [100] + [Counter.TOGETHER_ROWS] * (100 // Counter.TOGETHER_ROWS)
+    assert counts(counter.swap()) == expected, "who takes the counts away gets what is still kept"
+    assert counted[-1] == 100 % Counter.TOGETHER_ROWS
+
+
+def test_rows_of_tensors_that_differ_are_counted_apart(counter, counted):
+    keep_each(counter, ROWS[:3])
+    counter.keep([np.ones((1, 3), np.float32)], [], rows=1, infer_ns=1_000_000)
+    assert counted == [3]
+    assert counter.swap().rows == 4
+    assert counted == [3, 1]
+
+
+def test_a_tensor_that_does_not_follow_the_rows_is_passed_over(counter):
+    counter.observe([ROWS[:1]], [], rows=2, infer_ns=1_000_000)
+    counter.observe([ROWS[:1, :1]], [], rows=2, infer_ns=1_000_000)
+    expected = counts(counter.swap())
+    counter.keep([ROWS[:1]], [], rows=2, infer_ns=1_000_000)
+    counter.keep([ROWS[:1, :1]], [], rows=2, infer_ns=1_000_000)
+    assert counts(counter.swap()) == expected
+
+
+def test_texts_are_kept_for_one_batch(counter, counted):
+    with contextlib.suppress(TypeError, ValueError):
+        keep_each(counter, object_of_strings()[:1])
+    assert counted == [1]
+
+
+def test_first_rows_that_are_kept_count_for_the_reference():
+    watch = DriftWatch("m", 1, SIGNATURE, DriftConfig(overhead_max=1.0, reference_rows=100), clock=FakeClock())
+    counter = watch.counter()
+    watch.begin(None)
+    keep_each(counter, ROWS)
+    assert watch.report().phase != "collecting"
+    watch.end()
 
 
 def test_large_inputs_are_counted_at_once(counter, monkeypatch):
