@@ -161,9 +161,9 @@ class _Part:
                 self._launch(uploads, tensors, rows, space)
             finally:  # nothing that is being copied, or written to, may go before
                 space.streams.join()
+            space.gpu_ns += time.monotonic_ns() - began_ns
             if self._can_refuse and is_strict and rows:
                 self._check_flaws(tensors, rows)
-        space.gpu_ns += time.monotonic_ns() - began_ns
         results: list[Any] = [GpuArray(tensors[flow.number]) for flow in self._half.results]
         return results
 
