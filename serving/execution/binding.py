@@ -51,8 +51,7 @@ def run_bound(
     pairs = list(zip(signature.outputs, binding.get_outputs(), strict=True))
     if stays_on is None:
         return [_on_host(spec, value) for spec, value in pairs]
-    with stays_on.active():
-        return [_on_gpu(spec, value) for spec, value in pairs]
+    return [_on_gpu(spec, value, stays_on) for spec, value in pairs]
 
 
 def _bind(binding: Any, spec: TensorSpec, array: Array, gpu: "Gpu | None") -> None:
@@ -80,12 +79,12 @@ def _on_host(spec: TensorSpec, value: Any) -> Array:
     return np.ctypeslib.as_array(memory).reshape(shape).copy()  # the memory is freed with `value`
 
 
-def _on_gpu(spec: TensorSpec, value: Any) -> Array:
+def _on_gpu(spec: TensorSpec, value: Any, gpu: "Gpu") -> Array:
     """Return an output where it lies, which keeps onnxruntime's value, the owner of its memory."""
     from serving.gpu.memory import foreign  # noqa: PLC0415 - brings numba.cuda
 
     shape, dtype = tuple(value.shape()), spec.datatype.dtype
     if 0 in shape:
         return np.empty(shape, dtype)
-    output: Any = foreign(value.data_ptr(), shape, dtype, value)
+    output: Any = foreign(value.data_ptr(), shape, dtype, gpu=gpu, owner=value)
     return output  # type: ignore[no-any-return]

@@ -8,20 +8,22 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from serving.gpu.device import IS_SIMULATED
+from serving.gpu.device import IS_SIMULATED, Gpu
 from serving.types import Array
 
 
 class GpuArray:
     """A tensor in a GPU's memory, standing where an Array is expected: numpy copies it to the host when asked to.
 
-    `data` is numba's array, row-major. `owner` is what keeps memory alive that is not numba's.
+    `data` is numba's array, row-major, in the memory of `gpu`. `owner` is what keeps memory alive that is not numba's.
+    Any thread may copy it, also one that uses no GPU otherwise.
     """
 
-    __slots__ = ("data", "owner")
+    __slots__ = ("data", "gpu", "owner")
 
-    def __init__(self, data: Any, owner: object = None) -> None:
+    def __init__(self, data: Any, gpu: Gpu, owner: object = None) -> None:
         self.data = data
+        self.gpu = gpu
         self.owner = owner
 
     @property
@@ -56,7 +58,8 @@ class GpuArray:
         return int(self.data.shape[0])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        array: Array = self.data.copy_to_host()
+        with self.gpu.active():  # else numba would begin to use the first GPU, whichever this one is
+            array: Array = self.data.copy_to_host()
         return array if dtype is None else array.astype(dtype)
 
 
@@ -70,15 +73,16 @@ def uploaded(array: Array) -> Any:
     return cuda.to_device(np.ascontiguousarray(array))
 
 
-def foreign(address: int, shape: Sequence[int], dtype: np.dtype[np.generic], owner: object) -> GpuArray:
-    """Return the tensor that lies, row-major, at an address of memory that `owner` keeps alive."""
+def foreign(address: int, shape: Sequence[int], dtype: np.dtype[np.generic], *, gpu: Gpu, owner: object) -> GpuArray:
+    """Return the tensor that lies, row-major, at an address of a GPU's memory, which `owner` keeps alive."""
     if IS_SIMULATED:
         octets = (ctypes.c_uint8 * (math.prod(shape) * dtype.itemsize)).from_address(address)
         view = np.ctypeslib.as_array(octets).view(dtype).reshape(tuple(shape))
         data = cuda.device_array(0, np.uint8)
         data._ary = view  # the simulator's array is a shell around numpy's
-        return GpuArray(data, owner)
-    return GpuArray(cuda.as_cuda_array(_Foreign(address, tuple(shape), dtype)), owner)
+        return GpuArray(data, gpu, owner)
+    with gpu.active():
+        return GpuArray(cuda.as_cuda_array(_Foreign(address, tuple(shape), dtype)), gpu, owner)
 
 
 class _Foreign:

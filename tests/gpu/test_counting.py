@@ -31,5 +31,5 @@ def test_a_batch_on_a_gpu_is_counted_as_one_of_the_host_though_its_inputs_are_ov
         expected = counted([X], [Y])
         for bytes_max in (X.nbytes, X.nbytes - 1):
             monkeypatch.setattr(Counter, "KEPT_BYTES_MAX", bytes_max)
-            assert counted([GpuArray(uploaded(X))], [GpuArray(uploaded(Y))]) == expected
+            assert counted([GpuArray(uploaded(X), gpu)], [GpuArray(uploaded(Y), gpu)]) == expected
     watch.end()

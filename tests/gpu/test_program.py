@@ -97,7 +97,7 @@ def test_what_the_cpu_alone_can_do_comes_first_and_last(both):
 def test_what_lies_on_the_gpu_is_not_copied(both):
     _, gpu = both(PipelineConfig(postprocess=({"step": "sigmoid", "input": "x"},)), outputs=[FP32_OF_3])
     (there,) = both(PipelineConfig(preprocess=(SCALE,)), [FP32_OF_3])[1].preprocess([numbers(4)], "test")
-    again = foreign(there.address, there.shape, there.dtype, there)
+    again = foreign(there.address, there.shape, there.dtype, gpu=there.gpu, owner=there)
     assert np.asarray(again).tolist() == np.asarray(there).tolist()
     answers = [gpu.postprocess([given], "test", ())[0].tolist() for given in (there, again, np.asarray(there))]
     assert answers[0] == answers[1] == answers[2]

@@ -1,5 +1,6 @@
 """A graph that runs on a GPU: each input may lie on the host or in its memory, and outputs may stay there."""
 
+import contextlib
 import gc
 import threading
 
@@ -10,7 +11,7 @@ from serving.config import InstancesConfig, SessionConfig
 from serving.errors import LoadError
 from serving.execution.graph import Graph
 from serving.execution.session import Session
-from serving.gpu.device import IS_SIMULATED
+from serving.gpu.device import IS_SIMULATED, Gpu
 from serving.gpu.memory import GpuArray, foreign, uploaded
 from serving.types import Datatype
 from tests.support import graphs
@@ -30,7 +31,7 @@ def load(gpu, place):
 
 def there(array):
     """Return a copy on the GPU."""
-    return GpuArray(uploaded(array))
+    return GpuArray(uploaded(array), Gpu(0))
 
 
 def octets(kind, rows):
@@ -158,5 +159,23 @@ def test_a_gpu_that_is_not_there_is_refused(load):
 
 
 def test_memory_of_others_is_described_as_it_lies(load):
-    array = GpuArray(uploaded(np.arange(6, dtype=np.int16).reshape(2, 3)))
-    assert np.asarray(foreign(array.address, (3, 2), array.dtype, array)).tolist() == [[0, 1], [2, 3], [4, 5]]
+    array = there(np.arange(6, dtype=np.int16).reshape(2, 3))
+    other = foreign(array.address, (3, 2), array.dtype, gpu=array.gpu, owner=array)
+    assert np.asarray(other).tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_what_lies_on_a_gpu_is_copied_while_the_thread_uses_that_gpu(gpu):
+    actives = []
+
+    class Watched(Gpu):
+        @contextlib.contextmanager
+        def active(self):
+            actives.append("begun")
+            with super().active():
+                yield
+            actives.append("ended")
+
+    with gpu.active():
+        array = GpuArray(uploaded(np.arange(3)), Watched(0))
+    assert np.array(array, order="C").tolist() == [0, 1, 2]
+    assert actives == ["begun", "ended"]

@@ -69,6 +69,12 @@ def test_steps_of_one_number_give_the_same_numbers_or_refusals(preprocessed, nam
     check(preprocessed([{"step": name, **ELEMENTS[name]}], rows, (kind, (3,))))
 
 
+@pytest.mark.parametrize("kind", [Datatype.FP32, Datatype.FP64])
+def test_clip_leaves_what_is_no_number(preprocessed, kind):
+    rows = np.array([[math.nan, -5, math.inf], [-math.inf, math.nan, math.nan]], kind.dtype)
+    check(preprocessed([{"step": "clip", **ELEMENTS["clip"]}], rows, (kind, (3,))))
+
+
 def edges(given, wanted):
     """Return numbers at which a conversion begins to be refused, as far as the datatype has them, one per row."""
     limits = [(0, 1)] if wanted.dtype.kind in "bf" else [(np.iinfo(wanted.dtype).min, np.iinfo(wanted.dtype).max)]
@@ -202,6 +208,14 @@ def test_top_k_finds_the_same_numbers_in_the_same_places(postprocessed, count, d
 def test_pool_gives_the_same_numbers(postprocessed, how, data, kind, places):
     rows = data.draw(tables(kind, (places, 3), special=(math.nan,)))
     check(postprocessed([{"step": "pool", "input": "y", "how": how}], y=rows))
+
+
+@pytest.mark.parametrize("side", range(4))
+def test_boxes_with_a_side_that_is_no_number_cover_what_they_cover_on_the_cpu(postprocessed, side):
+    boxes = np.tile(np.float32([0, 0, 10, 10]), (2, 2, 1))
+    boxes[0, 0, side] = boxes[1, 1, side] = math.nan
+    step = {"step": "boxes", "inputs": ["boxes", "scores"], "count": 2}
+    check(postprocessed([step], boxes=boxes, scores=np.tile(np.float32([0.9, 0.8]), (2, 1))))
 
 
 @pytest.mark.parametrize("form", ["corners", "centre"])

@@ -1,4 +1,4 @@
-"""Twins of functions of `serving.pipeline.elements` whose numpy functions numba does not compile for GPUs.
+"""Twins of functions of `serving.pipeline.elements` that numba does not compile for GPUs, or to another result.
 
 The others are compiled for GPUs as they are. All are plain functions of one number, with the same results within
 rounding: those of `math` round otherwise than numpy's, by 2 units in the last place at most (CUDA C++ Programming
@@ -17,6 +17,23 @@ def sigmoid(value: Any) -> Any:
     """Return 1 / (1 + exp(-value)), of an exponential that cannot overflow."""
     small = math.exp(-abs(value))
     return (1 if value >= 0 else small) / (1 + small)
+
+
+def clip(value: Any, low: Any, high: Any) -> Any:
+    """Return the number between `low` and `high` that is nearest; NaN stays."""
+    return lower(higher(value, low), high)
+
+
+@device_function
+def higher(one: Any, other: Any) -> Any:
+    """Return what the CPU's `max` does, also where one is NaN, which a GPU's own `max` drops."""
+    return other if other > one else one  # noqa: FURB136 - see above
+
+
+@device_function
+def lower(one: Any, other: Any) -> Any:
+    """Return what the CPU's `min` does, see `higher`."""
+    return other if other < one else one  # noqa: FURB136
 
 
 def log1p(value: Any) -> Any:
@@ -41,6 +58,7 @@ def _fits(value: Any, low: Any, high: Any) -> Any:
 
 
 TWINS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    elements.clip: clip,
     elements.sigmoid: sigmoid,
     elements.log1p: log1p,
     elements.truncate_within: truncate_within,

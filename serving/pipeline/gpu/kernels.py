@@ -12,6 +12,7 @@ import numpy as np
 from numba import cuda, float64, int64
 
 from serving.gpu.device import BLOCK_THREADS, device_function
+from serving.pipeline.gpu.elements import higher, lower
 
 
 @device_function
@@ -273,7 +274,8 @@ def boxes(
                 if left[row, box] == -math.inf or classes[row, box] != classes[row, best]:
                     continue
                 x1, y1, x2, y2 = _corners(given, row, box, settings[2])
-                common = max(0.0, min(right, x2) - max(x, x1)) * max(0.0, min(bottom, y2) - max(y, y1))
+                across = max(0.0, lower(right, x2) - higher(x, x1))
+                common = across * max(0.0, lower(bottom, y2) - higher(y, y1))
                 union = area + max(0.0, x2 - x1) * max(0.0, y2 - y1) - common
                 if box == best or common > settings[1] * union:
                     left[row, box] = -math.inf

@@ -120,8 +120,7 @@ class BehindModel:
         there, here = self._takes
         results = self._gpu.run([tensors[number] for number in there], workspace, is_strict=is_strict)
         tensors.update(zip(self._results, results, strict=True))
-        with self._device.active():
-            arrays = [np.asarray(tensors[number]) for number in here]
+        arrays = [np.asarray(tensors[number]) for number in here]
         return self._host.run(arrays, workspace.host, is_strict=is_strict)
 
 
@@ -164,7 +163,7 @@ class _Part:
             space.gpu_ns += time.monotonic_ns() - began_ns
             if self._can_refuse and is_strict and rows:
                 self._check_flaws(tensors, rows)
-        results: list[Any] = [GpuArray(tensors[flow.number]) for flow in self._half.results]
+        results: list[Any] = [GpuArray(tensors[flow.number], self._device) for flow in self._half.results]
         return results
 
     def _room(self, given: Sequence[Array], rows: int, space: Workspace) -> dict[int, Any]:

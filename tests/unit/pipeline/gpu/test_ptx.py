@@ -4,6 +4,7 @@ It needs numba-cuda with NVIDIA's compiler, which is not in [test]: pip install 
 """
 
 import contextlib
+import re
 import types
 
 import pytest
@@ -35,7 +36,7 @@ class Compiler(Gpu):
     """A GPU that is not there: functions are compiled for it, and nothing runs."""
 
     def __init__(self):
-        self.functions = []
+        self.functions, self.texts = [], []
 
     @contextlib.contextmanager
     def active(self):
@@ -45,6 +46,7 @@ class Compiler(Gpu):
         text, _ = cuda.compile_ptx(function, tuple(arguments), cc=TURING)
         assert ".entry" in text
         self.functions.append(function)
+        self.texts.append(text)
         return Compiled(None, share)
 
 
@@ -148,3 +150,13 @@ def test_pool(compiler, kind, how):
 def test_boxes(compiler, kind, classes):
     step = {"step": "boxes", "inputs": ["y", "scores"], "count": 4}
     build(compiler, (), [step], outputs=[spec("y", kind, 5, 4), spec("scores", kind, 5, *classes)])
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_no_instruction_drops_what_is_no_number(compiler, kind):
+    clip = {"step": "clip", "input": "x", "min": 0.0, "max": 1.0}
+    build(compiler, [clip], given=declared(kind, 3), inputs=[spec("x", kind, 3)])
+    boxes = {"step": "boxes", "inputs": ["y", "scores"], "count": 4}
+    build(compiler, (), [boxes], outputs=[spec("y", kind, 5, 4), spec("scores", kind, 5)])
+    # A GPU's own gives the other number, which neither the CPU's nor the simulator's does; `max` beside 0 does as well.
+    assert [re.findall(r"\bmin\.f\w+", text) for text in compiler.texts] == [[], []]
