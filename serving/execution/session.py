@@ -77,6 +77,10 @@ class Session:
         self.gpu = gpu if can_bind(self.signature) else None
         specs = self.signature.inputs + self.signature.outputs
         self._is_always_bound = any(spec.datatype is Datatype.BF16 for spec in specs)
+        if self._is_always_bound and not can_bind(self.signature):
+            raise LoadError(
+                "the graph has tensors of BF16 beside texts, and onnxruntime binds no texts; cast the BF16 ones to FP32"
+            )
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Compute the outputs, in the model's order, of inputs in the model's order.

@@ -37,6 +37,16 @@ def values(datatype):
     return np.array([[limits.min, limits.max, 0, 1], [1, 2, 3, 4], [5, 6, 7, 8]], datatype.dtype)
 
 
+def test_a_graph_of_bf16_and_texts_is_refused(load):
+    nodes = [helper.make_node("Identity", [given], [taken]) for given, taken in (("x", "y"), ("s", "t"))]
+    shape = ("rows", 4)
+    graph = graphs.build(
+        nodes, [("x", "BF16", shape), ("s", "BYTES", shape)], [("y", "BF16", shape), ("t", "BYTES", shape)]
+    )
+    with pytest.raises(LoadError, match="BF16 beside texts"):
+        load(graph)
+
+
 @pytest.mark.parametrize("datatype", Datatype)
 def test_every_datatype_goes_through_a_graph_unchanged(load, datatype):
     session = load(graphs.identity(datatype.wire_name))
