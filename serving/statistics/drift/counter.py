@@ -49,6 +49,16 @@ class Collector:
         self._bytes_left -= sum(_bytes(part) for part in sample)
 
 
+class Fresh(NamedTuple):
+    """A batch as it has run: copies of its inputs, its outputs, its rows, and which of them are sampled."""
+
+    inputs: list[Array]
+    outputs: Sequence[Array]
+    rows: int
+    first: int
+    step: int
+
+
 class Kept(NamedTuple):
     """Sampled rows of a batch that are still to be counted: each tensor as [rows, elements], on the host."""
 
@@ -62,9 +72,9 @@ class Counter:
     Counting takes as long for a row as for some dozens, so rows of small batches are kept until there are some. Bounds:
     `TOGETHER_ROWS` and the rows of a batch, `KEPT_BYTES_MAX` and a batch's outputs; texts are kept for one batch.
 
-    The lock is held while rows are kept or counted, and while they are taken away with those that are still kept: so
-    whoever has an answer finds its rows counted. `observe` and `keep` never wait for it: a batch that comes while a
-    pane ends is not sampled, which says nothing about its rows.
+    The lock is held from when a batch is copied until its rows are kept or counted, and while they are taken away with
+    those that are kept: so whoever has an answer finds its rows counted. `observe` and `keep` never wait for it: a
+    batch that comes while a pane ends is not sampled, which says nothing about its rows.
     """
 
     TOGETHER_ROWS = 16
@@ -79,6 +89,7 @@ class Counter:
         self._layout: Layout | None = None
         self._block = Block(0)
         self._collector: Collector | None = None
+        self._fresh: Fresh | None = None  # the lock is held while there is one
         self._kept: list[Kept] = []
         self._kept_rows = 0
         self._kept_bytes = 0
@@ -95,34 +106,39 @@ class Counter:
                 self._lock.release()
 
     def keep(self, inputs: Sequence[Array], outputs: Sequence[Array], *, rows: int, infer_ns: int) -> None:
-        """Keep the sampled rows of a batch whose inputs may be overwritten, for `count_kept`, which must follow.
+        """Copy the inputs of a batch, which may be overwritten, if it is sampled; `count_kept` must follow.
 
-        They are copied, from a GPU to the host; where they are large, they are counted at once.
+        They are copied from a GPU to the host; large ones are counted at once. The batch's answers wait for this, so
+        nothing else is done here.
         """
+        self.count_kept()
         if (first := self._first_row(rows, infer_ns)) < 0:
             return
         try:
             step = self.governor.step
-            sampled = len(range(first, rows, step))
-            if sum([array.nbytes for array in inputs]) * sampled > self.KEPT_BYTES_MAX * rows:
+            if sum([array.nbytes for array in inputs]) > self.KEPT_BYTES_MAX:
                 self._count([*inputs, *outputs], rows, first=first, step=step)
+                self._lock.release()
             else:
-                began_ns = self._clock.now_ns()
-                arrays = [np.array(_sampled(array, rows, first, step)) for array in inputs]
-                arrays += [_sampled(array, rows, first, step) for array in outputs]
-                self._add(Kept(arrays, sampled), sum([array.nbytes for array in outputs]))
-                self._keeping_ns += self._clock.now_ns() - began_ns
-        finally:
+                self._fresh = Fresh([np.array(array) for array in inputs], outputs, rows, first, step)
+        except BaseException:
             self._lock.release()
+            raise
 
     def count_kept(self) -> None:
-        """Count what was kept, if that is enough."""
-        is_enough = self._is_due or self._kept_rows >= self.TOGETHER_ROWS or self._kept_bytes > self.KEPT_BYTES_MAX
-        if is_enough and self._lock.acquire(blocking=False):  # else the watch counts it
-            try:
+        """Keep the sampled rows of the batch that was copied, if any was, and count what is kept, if that is enough."""
+        fresh = self._fresh
+        if fresh is None:
+            return
+        try:
+            self._fresh = None
+            began_ns = self._clock.now_ns()
+            self._add(fresh)
+            self._keeping_ns += self._clock.now_ns() - began_ns
+            if self._is_due or self._kept_rows >= self.TOGETHER_ROWS or self._kept_bytes > self.KEPT_BYTES_MAX:
                 self._count_kept()
-            finally:
-                self._lock.release()
+        finally:
+            self._lock.release()
 
     def settle(self) -> None:
         """Count what was kept, however little it is."""
@@ -134,14 +150,17 @@ class Counter:
         first = self.governor.first_row(rows, infer_ns)
         return first if first >= 0 and self._lock.acquire(blocking=False) else -1
 
-    def _add(self, kept: Kept, outputs_bytes: int) -> None:
-        """Keep rows, together with others if their tensors are alike."""
-        if self._kept and not all(map(_are_alike, self._kept[0].arrays, kept.arrays)):
+    def _add(self, fresh: Fresh) -> None:
+        """Keep the sampled rows of a batch, together with others if their tensors are alike."""
+        rows, first, step = fresh.rows, fresh.first, fresh.step
+        arrays = [_sampled(array, rows, first, step) for array in (*fresh.inputs, *fresh.outputs)]
+        if self._kept and not all(map(_are_alike, self._kept[0].arrays, arrays)):
             self._count_kept()
-        self._kept.append(kept)
-        self._kept_rows += kept.rows
-        self._kept_bytes += outputs_bytes + sum([array.nbytes for array in kept.arrays])
-        self._is_due |= any(array.dtype == np.object_ for array in kept.arrays)
+        sampled = len(range(first, rows, step))
+        self._kept.append(Kept(arrays, sampled))
+        self._kept_rows += sampled
+        self._kept_bytes += sum([array.nbytes for array in (*fresh.inputs, *fresh.outputs)])
+        self._is_due |= any(array.dtype == np.object_ for array in arrays)
 
     def _count_kept(self) -> None:
         kept, self._kept = self._kept, []

@@ -81,6 +81,7 @@ def test_rows_of_small_batches_are_counted_together(counter, counted):
 def test_rows_of_tensors_that_differ_are_counted_apart(counter, counted):
     keep_each(counter, ROWS[:3])
     counter.keep([np.ones((1, 3), np.float32)], [], rows=1, infer_ns=1_000_000)
+    counter.count_kept()
     assert counted == [3]
     assert counter.swap().rows == 4
     assert counted == [3, 1]
@@ -92,6 +93,7 @@ def test_a_tensor_that_does_not_follow_the_rows_is_passed_over(counter):
     expected = counts(counter.swap())
     counter.keep([ROWS[:1]], [], rows=2, infer_ns=1_000_000)
     counter.keep([ROWS[:1, :1]], [], rows=2, infer_ns=1_000_000)
+    counter.count_kept()
     assert counts(counter.swap()) == expected
 
 
