@@ -168,7 +168,9 @@ class Counter:
         self._kept_bytes, self._is_due = 0, False
         if not kept:
             return
-        arrays = [np.concatenate(parts) for parts in zip(*[one.arrays for one in kept], strict=True)]
+        arrays = kept[0].arrays
+        if len(kept) > 1:
+            arrays = [np.concatenate(parts) for parts in zip(*[one.arrays for one in kept], strict=True)]
         self._count(arrays, rows, first=0, step=1)
 
     def _count(self, arrays: Sequence[Array], rows: int, *, first: int, step: int) -> None:

@@ -97,6 +97,15 @@ def test_a_tensor_that_does_not_follow_the_rows_is_passed_over(counter):
     assert counts(counter.swap()) == expected
 
 
+def test_of_a_batch_only_sampled_rows_are_kept(counter):
+    for batch, count in (("observed", counter.observe), ("kept", counter.keep)):
+        counter.governor.step = 50
+        count([ROWS], [], rows=100, infer_ns=1_000_000)
+        counter.count_kept()
+        block = counter.swap()
+        assert (block.rows, *(part.sum() for part in block.counts[:2])) == (2, 2, 2), batch
+
+
 def test_texts_are_kept_for_one_batch(counter, counted):
     with contextlib.suppress(TypeError, ValueError):
         keep_each(counter, object_of_strings()[:1])
