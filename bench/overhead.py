@@ -3,13 +3,17 @@
 One server has both sides, so they share everything but what is compared; slices run in turn, see `compare`. Latency is
 compared on a model of about 1 ms, one request at a time, so that each of them bears all that is done for its batch;
 throughput on about the cheapest model there is, under saturation.
+
+Two equal models in one process differ by a percent or so, by where their memory lies, for as long as the process lives.
+So each side has several copies of its model, and pair after pair another two of them are compared.
 """
 
 import contextlib
+import dataclasses
 import tempfile
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -39,6 +43,8 @@ WARM_UP_S = 0.25
 P50_MAX, THROUGHPUT_MIN, SHARE_MAX = 1.02, 0.9, 0.01
 EXECUTORS = 2
 """Of each model: the I/O thread, and its one instance thread."""
+COPIES = 8
+"""Of each model on each side."""
 _SLOW = ("slow_off", "slow_on")
 _REFERENCE_ROWS = 1_000
 _ROWS_SENT = 256
@@ -105,39 +111,49 @@ def measure_all(
                 found = _measure(experiment, server, pairs, interrupt, note)
                 lines = experiment.judge({one.figure: one for one in found.ratios}, experiment.title)
                 if experiment.models == _SLOW:
-                    lines.append(counted(_drift_of(server, _SLOW[1])))
+                    lines.append(counted([_drift_of(server, copy) for copy in _copies(_SLOW[1])]))
                 yield experiment, found, [] if found.failure else lines
 
 
-def counted(report: pb.ServableDrift) -> Line:
+def counted(reports: Sequence[pb.ServableDrift]) -> Line:
     """Hold the time that counting has taken, as it counts it itself, to a share of that of inference."""
-    spent_ns = max(0.0, report.spent_ns - EXECUTORS * FREE_NS)
-    share = spent_ns / report.infer_ns if report.infer_ns else 0.0
+    spent_ns = sum(max(0.0, report.spent_ns - EXECUTORS * FREE_NS) for report in reports)
+    infer_ns = sum(report.infer_ns for report in reports)
+    share = spent_ns / infer_ns if infer_ns else 0.0
     title = f"counting takes at most {SHARE_MAX:.0%} of the time of inference, beyond {FREE_NS / 1e6:g} ms per executor"
     return Line(title, Ratio(SHARE, share, share, share), share <= SHARE_MAX)
 
 
+def _copies(model: str) -> list[str]:
+    """Return the names of a model's copies; sorted, those of both sides alternate, as they are loaded."""
+    kind, side = model.split("_")
+    return [f"{kind}_{copy}_{side}" for copy in range(COPIES)]
+
+
 def _write_models(models: Path) -> None:
     for side, config in (("on", _ON), ("off", _OFF)):
-        write_deep_network(models, f"slow_{side}", FEATURES, LAYERS, config=config)
-        write_increment(models, f"light_{side}", FEATURES)
-        (models / f"light_{side}" / "model.toml").write_text(config)
+        for name in _copies(f"slow_{side}"):
+            write_deep_network(models, name, FEATURES, LAYERS, config=config)
+        for name in _copies(f"light_{side}"):
+            write_increment(models, name, FEATURES)
+            (models / name / "model.toml").write_text(config)
 
 
 def _measure(
     experiment: Experiment, server: Target, pairs: int, interrupt: Interrupt, note: Callable[[str], None]
 ) -> Comparison:
-    messages = [_messages(model) for model in experiment.models]
-    _make_references(server, set(experiment.models))
-    place = Place("127.0.0.1", server.port)
-    with Generator([place, place], messages, connections=CONNECTIONS) as generator, interrupt.ends(generator.interrupt):
+    copies = [name for pair in zip(*map(_copies, experiment.models), strict=True) for name in pair]
+    _make_references(server, set(copies))
+    places = [Place("127.0.0.1", server.port)] * len(copies)
+    messages = [_messages(model) for model in copies]
+    done = 0
+    with Generator(places, messages, connections=CONNECTIONS) as generator, interrupt.ends(generator.interrupt):
 
         def measure(slice_: Slice) -> Recording:
             is_scraped = experiment.is_scraped and slice_.target == 1
+            slice_ = dataclasses.replace(slice_, target=2 * (done % COPIES) + slice_.target)
             with _scraped(server) if is_scraped else contextlib.nullcontext():
                 return generator.run(slice_, lambda _: None)
-
-        done = 0
 
         def count(_: Pair) -> None:
             nonlocal done

@@ -281,7 +281,8 @@ class Servable:
                     self._compute(batch, workplace)
                 self._end(batch, batch.wall_ns)
             self._post(functools.partial(self._settle, batch))
-            self._count(batch.entries, workplace.counter.count_kept)
+            if workplace.counter.is_due:
+                self._count(batch.entries, workplace.counter.count_kept)
             del batch  # the last reference to outputs must not wait here for the next batch
 
     def _compute(self, batch: Batch, workplace: Workplace) -> None:

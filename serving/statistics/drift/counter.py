@@ -49,8 +49,8 @@ class Collector:
         self._bytes_left -= sum(_bytes(part) for part in sample)
 
 
-class Fresh(NamedTuple):
-    """A batch as it has run: copies of its inputs, its outputs, its rows, and which of them are sampled."""
+class Kept(NamedTuple):
+    """A batch of which the sampled rows are still to be counted: copies of its inputs, its outputs, which rows."""
 
     inputs: list[Array]
     outputs: Sequence[Array]
@@ -59,22 +59,16 @@ class Fresh(NamedTuple):
     step: int
 
 
-class Kept(NamedTuple):
-    """Sampled rows of a batch that are still to be counted: each tensor as [rows, elements], on the host."""
-
-    arrays: list[Array]
-    rows: int
-
-
 class Counter:
     """Counts what one executor runs, on its thread; `settle`, `swap`, `follow` and `collect` belong to the watch's.
 
-    Counting takes as long for a row as for some dozens, so rows of small batches are kept until there are some. Bounds:
-    `TOGETHER_ROWS` and the rows of a batch, `KEPT_BYTES_MAX` and a batch's outputs; texts are kept for one batch.
+    Counting takes as long for a row as for some dozens, so small batches are kept until they are some rows together.
+    Bounds: `TOGETHER_ROWS` and the rows of a batch, `KEPT_BYTES_MAX` and a batch's outputs; texts are kept for one
+    batch.
 
-    The lock is held from when a batch is copied until its rows are kept or counted, and while they are taken away with
-    those that are kept: so whoever has an answer finds its rows counted. `observe` and `keep` never wait for it: a
-    batch that comes while a pane ends is not sampled, which says nothing about its rows.
+    The lock is held while a batch is kept or counted, and while what is kept is taken away: so whoever has an answer
+    finds its rows counted. No executor ever waits for it: a batch that comes while a pane ends is not sampled, which
+    says nothing about its rows.
     """
 
     TOGETHER_ROWS = 16
@@ -89,89 +83,75 @@ class Counter:
         self._layout: Layout | None = None
         self._block = Block(0)
         self._collector: Collector | None = None
-        self._fresh: Fresh | None = None  # the lock is held while there is one
         self._kept: list[Kept] = []
         self._kept_rows = 0
         self._kept_bytes = 0
         self._keeping_ns = 0
-        self._is_due = False
+        self.is_due = False  # whether `count_kept` has enough to do
         self.governor = Governor(overhead_max)
 
     def observe(self, inputs: Sequence[Array], outputs: Sequence[Array], *, rows: int, infer_ns: int) -> None:
         """Count the sampled rows of a batch that has run."""
-        if (first := self._first_row(rows, infer_ns)) >= 0:
+        first = self.governor.first_row(rows, infer_ns)
+        if first >= 0 and self._lock.acquire(blocking=False):
             try:
                 self._count([*inputs, *outputs], rows, first=first, step=self.governor.step)
             finally:
                 self._lock.release()
 
     def keep(self, inputs: Sequence[Array], outputs: Sequence[Array], *, rows: int, infer_ns: int) -> None:
-        """Copy the inputs of a batch, which may be overwritten, if it is sampled; `count_kept` must follow.
+        """Copy the inputs of a batch, which may be overwritten, if it is sampled, and leave the rest to `count_kept`.
 
         They are copied from a GPU to the host; large ones are counted at once. The batch's answers wait for this, so
         nothing else is done here.
         """
-        self.count_kept()
-        if (first := self._first_row(rows, infer_ns)) < 0:
+        governor = self.governor
+        if (first := governor.first_row(rows, infer_ns)) < 0 or not self._lock.acquire(blocking=False):
             return
         try:
-            step = self.governor.step
-            if sum([array.nbytes for array in inputs]) > self.KEPT_BYTES_MAX:
+            began_ns, step = self._clock.now_ns(), governor.step
+            input_bytes = sum([array.nbytes for array in inputs])
+            if input_bytes > self.KEPT_BYTES_MAX:
                 self._count([*inputs, *outputs], rows, first=first, step=step)
-                self._lock.release()
-            else:
-                self._fresh = Fresh([np.array(array) for array in inputs], outputs, rows, first, step)
-        except BaseException:
-            self._lock.release()
-            raise
-
-    def count_kept(self) -> None:
-        """Keep the sampled rows of the batch that was copied, if any was, and count what is kept, if that is enough."""
-        fresh = self._fresh
-        if fresh is None:
-            return
-        try:
-            self._fresh = None
-            began_ns = self._clock.now_ns()
-            self._add(fresh)
+                return
+            copies = [np.array(array) for array in inputs]
+            self._kept.append(Kept(copies, outputs, rows, first, step))
+            self._kept_rows += len(range(first, rows, step))
+            self._kept_bytes += input_bytes + sum([array.nbytes for array in outputs])
+            self.is_due |= self._kept_rows >= self.TOGETHER_ROWS or self._kept_bytes > self.KEPT_BYTES_MAX
+            self.is_due |= any(array.dtype == np.object_ for array in (*copies, *outputs))  # of texts
             self._keeping_ns += self._clock.now_ns() - began_ns
-            if self._is_due or self._kept_rows >= self.TOGETHER_ROWS or self._kept_bytes > self.KEPT_BYTES_MAX:
-                self._count_kept()
         finally:
             self._lock.release()
+
+    def count_kept(self) -> None:
+        """Count what is kept, unless somebody takes it away just now."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._count_kept()
+            finally:
+                self._lock.release()
 
     def settle(self) -> None:
         """Count what was kept, however little it is."""
         with self._lock:
             self._count_kept()
 
-    def _first_row(self, rows: int, infer_ns: int) -> int:
-        """Take the lock for a batch and return its first sampled row; -1, without the lock, when none is counted."""
-        first = self.governor.first_row(rows, infer_ns)
-        return first if first >= 0 and self._lock.acquire(blocking=False) else -1
-
-    def _add(self, fresh: Fresh) -> None:
-        """Keep the sampled rows of a batch, together with others if their tensors are alike."""
-        rows, first, step = fresh.rows, fresh.first, fresh.step
-        arrays = [_sampled(array, rows, first, step) for array in (*fresh.inputs, *fresh.outputs)]
-        if self._kept and not all(map(_are_alike, self._kept[0].arrays, arrays)):
-            self._count_kept()
-        sampled = len(range(first, rows, step))
-        self._kept.append(Kept(arrays, sampled))
-        self._kept_rows += sampled
-        self._kept_bytes += sum([array.nbytes for array in (*fresh.inputs, *fresh.outputs)])
-        self._is_due |= any(array.dtype == np.object_ for array in arrays)
-
     def _count_kept(self) -> None:
         kept, self._kept = self._kept, []
-        rows, self._kept_rows = self._kept_rows, 0
-        self._kept_bytes, self._is_due = 0, False
-        if not kept:
-            return
-        arrays = kept[0].arrays
-        if len(kept) > 1:
-            arrays = [np.concatenate(parts) for parts in zip(*[one.arrays for one in kept], strict=True)]
-        self._count(arrays, rows, first=0, step=1)
+        self._kept_rows = self._kept_bytes = 0
+        self.is_due = False
+        began_ns = self._clock.now_ns()
+        alike: list[list[list[Array]]] = []
+        for batch in kept:
+            sampled = [_sampled(array, batch) for array in (*batch.inputs, *batch.outputs)]
+            if not alike or not all(map(_are_alike, alike[-1][0], sampled)):
+                alike.append([])
+            alike[-1].append(sampled)
+        together = [[np.concatenate(parts) for parts in zip(*batches, strict=True)] for batches in alike]
+        self._keeping_ns += self._clock.now_ns() - began_ns
+        for arrays in together:
+            self._count(arrays, len(arrays[0]), first=0, step=1)
 
     def _count(self, arrays: Sequence[Array], rows: int, *, first: int, step: int) -> None:
         began_ns = self._clock.now_ns()
@@ -212,12 +192,12 @@ class Counter:
         return counted
 
 
-def _sampled(array: Array, rows: int, first: int, step: int) -> Array:
-    """Return sampled rows of a tensor as [rows, elements]; no elements when it does not follow the rows."""
+def _sampled(array: Array, batch: Kept) -> Array:
+    """Return the sampled rows of a tensor as [rows, elements]; no elements when it does not follow the rows."""
     here = np.asarray(array)  # from a GPU
-    if here.size % rows:
-        return np.empty((len(range(first, rows, step)), 0), here.dtype)
-    return here.reshape(rows, -1)[first::step]
+    if here.size % batch.rows:
+        return np.empty((len(range(batch.first, batch.rows, batch.step)), 0), here.dtype)
+    return here.reshape(batch.rows, -1)[batch.first :: batch.step]
 
 
 def _are_alike(one: Array, other: Array) -> bool:

@@ -54,6 +54,11 @@ def test_only_b_is_scraped_and_both_sides_are_otherwise_the_same():
     assert throughput.models == ("light_off", "light_on")
 
 
+def test_copies_of_both_sides_are_loaded_in_turn():
+    names = sorted(overhead._copies("slow_off") + overhead._copies("slow_on"))
+    assert [name.rsplit("_", 1)[1] for name in names] == ["off", "on"] * overhead.COPIES
+
+
 def test_a_page_that_does_not_come_is_no_cheap_scrape():
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -64,5 +69,11 @@ def test_a_page_that_does_not_come_is_no_cheap_scrape():
 
 @pytest.mark.parametrize(("spent_ns", "kept"), [(0, True), (10_000_000, True), (10_000_001, False)])
 def test_counting_is_held_to_a_hundredth_of_inference(spent_ns, kept):
-    report = pb.ServableDrift(spent_ns=spent_ns + EXECUTORS * FREE_NS, infer_ns=1_000_000_000)
-    assert counted(report).is_kept is kept
+    reports = [pb.ServableDrift(spent_ns=spent_ns + EXECUTORS * FREE_NS, infer_ns=1_000_000_000)]
+    assert counted(reports).is_kept is kept
+
+
+def test_what_one_copy_has_free_pays_for_no_other_one():
+    spent_ns = (EXECUTORS * FREE_NS + 30_000_000, 0)
+    reports = [pb.ServableDrift(spent_ns=one, infer_ns=1_000_000_000) for one in spent_ns]
+    assert counted(reports).ratio.estimate == pytest.approx(0.015)
