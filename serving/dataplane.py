@@ -42,7 +42,7 @@ class DataPlane:
         tracer: Tracer | None = None,
     ) -> None:
         self._repository = repository
-        self._admission = admission
+        self.admission = admission
         self._counters = counters
         self._clock = clock
         self._timers = timers
@@ -59,14 +59,14 @@ class DataPlane:
         """
         arrival_ns = self._clock.now_ns()
         try:
-            self._admission.admit()
+            self.admission.admit()
         except ServingError as error:
             self._refuse(request, error, settle)
             return None
         try:
             handle = self._repository.route(request.model_name, request.model_version, route, request.id)
         except ServingError as error:
-            self._admission.release()
+            self.admission.release()
             self._refuse(request, error, settle)
             return None
         in_flight = InFlight(self, handle, request, settle, arrival_ns)
@@ -93,21 +93,9 @@ class DataPlane:
 
     # ---- many requests at a time, which a transport has found and validated itself ---------------------------------
 
-    @property
-    def room(self) -> int:
-        """How many requests would be admitted now."""
-        return self._admission.room
-
-    def admit_many(self, requests: int) -> tuple[int, ServingError | None]:
-        """Admit as many of so many requests as there is room for; return how many, and why not all.
-
-        Each that is admitted leaves once: by `leave_answered`, `leave_many`, `refuse_many` or `leave_undone`.
-        """
-        return self._admission.admit_many(requests)
-
     def leave_undone(self, requests: int) -> None:
         """Let requests out that will be handed to `infer` instead."""
-        self._admission.release(requests)
+        self.admission.release(requests)
 
     def refuse_many(self, error: ServingError, requests: int, servable: Servable | None) -> None:
         """Count requests that were answered by an error before they were queued.
@@ -123,7 +111,7 @@ class DataPlane:
     def leave_answered(self, servable: Servable, requests: int) -> None:
         """Count answers that were outputs, and let their requests out."""
         self._counters.count(servable.name, str(servable.version), None, requests)
-        self._admission.release(requests)
+        self.admission.release(requests)
 
     def leave_many(self, servable: Servable, error: ServingError | None, arrivals: Sequence[tuple[int, int]]) -> None:
         """Count answers that were given, to requests that came at these times, so many each, and let them out."""
@@ -133,7 +121,7 @@ class DataPlane:
             for arrival_ns, count in arrivals:
                 servable.statistics.failed(now_ns - arrival_ns, count)
         self._counters.count(servable.name, str(servable.version), error, requests)
-        self._admission.release(requests)
+        self.admission.release(requests)
 
     # ---- what a request in flight needs of its data plane ----------------------------------------------------------
 
@@ -147,7 +135,7 @@ class DataPlane:
         if error is not None:
             servable.statistics.failed(self._clock.now_ns() - arrival_ns)
         self._counters.count(servable.name, str(servable.version), error)
-        self._admission.release()
+        self.admission.release()
 
     def end_trace(self, servable: Servable, trace: RequestTrace, result: InferAnswer | ServingError) -> None:
         """Hand a traced request on; a mistake of ours in this must not cost the answer."""

@@ -21,14 +21,13 @@ KEPT_BYTES = 16 << 20
 
 
 class Lease:
-    """Rows [begin, end) of an arena, `held` of which are not given back yet; the end moves while it `grows`."""
+    """Rows of an arena from `begin` on, `held` of which are not given back yet; how many is open while it `grows`."""
 
-    __slots__ = ("begin", "end", "grows", "held")
+    __slots__ = ("begin", "grows", "held")
 
     def __init__(self, begin: int) -> None:
         self.grows = True
         self.begin = begin
-        self.end = begin
         self.held = 0
 
 
@@ -62,7 +61,11 @@ class Arena:
         self._used_rows = 0
 
     def lease(self, rows: int) -> Lease | None:
-        """Begin a lease where `rows` free rows follow each other; None when there is no such place."""
+        """Begin a lease where `rows` free rows follow each other; None when there is no such place.
+
+        The one before must have ended.
+        """
+        assert not self._leases or not self._leases[-1].grows, "bug: two leases of one arena would grow"
         for begin, end in self._free():
             if end - begin >= rows:
                 lease = Lease(begin)
@@ -72,20 +75,18 @@ class Arena:
         return None
 
     def room(self, lease: Lease) -> int:
-        """Return the row before which the newest lease can grow."""
+        """Return the row before which the newest lease must end."""
         assert lease is self._leases[-1], "bug: only the newest lease grows"
         oldest = self._leases[0].begin
         return oldest if oldest > lease.begin else self.capacity
 
-    def grow(self, lease: Lease, end: int) -> None:
-        """Let the newest lease reach to `end`."""
-        lease.held += end - lease.end
-        lease.end = self._head = end
-        self._used_rows = max(self._used_rows, end)
-
-    def end(self, lease: Lease) -> None:
-        """Let a lease grow no more."""
+    def end(self, lease: Lease, end: int) -> None:
+        """Let the newest lease reach to row `end`, and grow no more."""
+        assert lease.begin <= end <= self.room(lease), "bug: a lease ends where it may not"
         lease.grows = False
+        lease.held = end - lease.begin
+        self._head = end
+        self._used_rows = max(self._used_rows, end)
         self.give_back(lease, 0)
 
     def give_back(self, lease: Lease, rows: int) -> None:

@@ -57,8 +57,7 @@ class Batcher:
         self._closed = False
         self._hurries = False
         self._is_inline = False
-        self._reserved_rows = 0
-        self._reserved_bytes = 0
+        self._reserved: Entry | None = None
         self.releases = [0] * len(Reason)
         """Batches by the reason for which they were taken then."""
         self.waits = 0
@@ -124,16 +123,14 @@ class Batcher:
                 self._is_inline = is_inline
                 self._ready.notify_all()
 
-    def reserve(self, rows: int, input_bytes: int) -> None:
-        """Count what will be submitted at the end of the turn, instead of what was reserved before."""
-        self._reserved_rows = rows
-        self._reserved_bytes = input_bytes
+    def reserve(self, entry: Entry | None) -> None:
+        """Count an entry that still grows and will be submitted at the end of the turn, in place of the last one."""
+        self._reserved = entry
 
     def room_rows(self, row_bytes: int) -> int:
         """Return how many more rows of so many bytes the queue takes."""
-        queued_rows = self.queued_rows + self._reserved_rows
-        rows = self._config.queue_rows_max - queued_rows
-        free_bytes = self._config.queue_bytes_max - self.queued_bytes - self._reserved_bytes
+        queued_rows, queued_bytes = self._bespoken()
+        rows, free_bytes = self._config.queue_rows_max - queued_rows, self._config.queue_bytes_max - queued_bytes
         if self._has_target and queued_rows:
             with self._lock:
                 in_time = self.outlook.rows_in_time(self._head_due_ns(), self._clock.now_ns()) - queued_rows
@@ -247,13 +244,17 @@ class Batcher:
 
     # ---- the door --------------------------------------------------------------------------------------------------
 
+    def _bespoken(self) -> tuple[int, int]:
+        """Return the rows and bytes that wait or will in this turn."""
+        queue, reserved = self._queue, self._reserved
+        if reserved is None:
+            return queue.rows, queue.input_bytes
+        return queue.rows + reserved.rows, queue.input_bytes + reserved.input_bytes
+
     def _check_bounds(self, entry: Entry) -> None:
-        config, queue = self._config, self._queue
-        if (
-            queue.rows + self._reserved_rows + entry.rows > config.queue_rows_max
-            or queue.input_bytes + self._reserved_bytes + entry.input_bytes > config.queue_bytes_max
-            or len(queue) >= config.queue_rows_max  # requests of zero rows count as well
-        ):
+        config, (rows, input_bytes) = self._config, self._bespoken()
+        is_full = rows + entry.rows > config.queue_rows_max or input_bytes + entry.input_bytes > config.queue_bytes_max
+        if is_full or len(self._queue) >= config.queue_rows_max:  # requests of zero rows count as well
             raise self._refusal(entry.rows, entry.input_bytes)
 
     def _refusal(self, rows: int, input_bytes: int) -> InvalidRequest | Overloaded:
@@ -264,7 +265,7 @@ class Batcher:
                 f"the inputs take {input_bytes} bytes, the model's queue holds at most "
                 f"queue_bytes_max = {config.queue_bytes_max}; send fewer rows at a time"
             )
-        queued_rows, queued_bytes = self.queued_rows + self._reserved_rows, self.queued_bytes + self._reserved_bytes
+        queued_rows, queued_bytes = self._bespoken()
         reason = "queue_rows"
         if queued_rows + rows > config.queue_rows_max:
             held = f"{queued_rows} of queue_rows_max = {config.queue_rows_max} rows"

@@ -256,15 +256,19 @@ class Outbox:
             del self._answers[stream]
             self._end(stream, generation, block)
 
-    def flush(self, bytes_max: int) -> tuple[bytes, bool]:
-        """Return what is to be written now, with at most `bytes_max` bytes of queued DATA, and whether that cut it off.
+    def flush(self, bytes_max: int) -> tuple[bytes, bool, bool]:
+        """Return what is to be written now, with at most `bytes_max` bytes of queued DATA.
 
-        Call it when something was handed in, and after each decode call for a connection that is waiting.
+        And whether DATA is left (`is_waiting`), and whether `bytes_max` cut it off. Call it when something was handed
+        in, and after each decode call for a connection that is waiting.
         """
-        is_cut_off = self.is_waiting and self._cut(bytes_max)
+        is_waiting = is_cut_off = False
+        if self._answers and self.is_waiting:
+            is_cut_off = self._cut(bytes_max)
+            is_waiting = self.is_waiting
         chunk = b"".join(self._ready)
         self._ready.clear()
-        return chunk, is_cut_off
+        return chunk, is_waiting, is_cut_off
 
     def pause(self, stream: int, generation: int) -> None:
         """Let a stream's peer send no more than its window still allows, because its handler does not keep up.

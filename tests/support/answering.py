@@ -104,8 +104,10 @@ class Session:
 
     def flush(self, bytes_max: int = WIDE_OPEN) -> bool:
         """Let the client read what is to be written; returns whether the bytes were cut off at `bytes_max`."""
-        (chunk, cut_off), second = (outbox.flush(bytes_max) for outbox in self.outboxes)
-        assert (chunk, cut_off) == second
+        first, second = (outbox.flush(bytes_max) for outbox in self.outboxes)
+        assert first == second
+        chunk, is_waiting, cut_off = first
+        assert is_waiting == self.outboxes[0].is_waiting
         for side in self.peer.sides:
             side.check()
         self.written += chunk

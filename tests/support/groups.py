@@ -98,13 +98,12 @@ class Intake:
         )
         for number, (connection, requests) in enumerate(segments):
             self._grow(group, connection, requests, arrival_ns + number)
-        self.arena.end(lease)
-        group.input_bytes = group.rows * self.arena.row_bytes
+        self.arena.end(lease, group.row_end)
+        group.origin.open_requests = group.requests
         return group
 
     def _grow(self, group, connection, requests, arrival_ns):
-        lease, first = group.origin.lease, group.last
-        row = lease.end
+        first, row = group.last, group.row_end
         for place, asked in enumerate(requests, first):
             number = len(self.asked)
             self.asked.append(asked)
@@ -113,10 +112,8 @@ class Intake:
             columns[R_DEADLINE_NS] = asked.deadline_ns
             self.arena.inputs(row, row + asked.rows)[0][:] = number
             row += asked.rows
-        rows = row - lease.end
-        self.arena.grow(lease, row)
         segment = Segment(connection, first, first + len(requests), arrival_ns)
-        group.grow(segment, rows, min(asked.deadline_ns for asked in requests))
+        group.grow(segment, row, min(asked.deadline_ns for asked in requests))
 
 
 def requests_of(group):

@@ -149,7 +149,7 @@ class Wired:
         """Nothing is in flight and nothing waits, and all that was lent for requests has come back."""
         batcher, core = self.servable.batcher, self.core
         assert self.admission.in_flight == 0
-        assert (batcher.queued_rows, batcher.queued_bytes, batcher._reserved_rows) == (0, 0, 0)
+        assert (batcher.queued_rows, batcher.queued_bytes, batcher._reserved) == (0, 0, None)
         assert (len(batcher._queue), batcher._queue.lanes) == (0, {})
         assert (self.intake._answers.groups, self.intake._open, self.intake._dying) == ({}, [], {})
         assert all(door is None or not door.place.arena._leases for door in self.intake._doors)

@@ -139,8 +139,7 @@ class Answers:
         for segment, (_, _, _, _, begin, end) in zip(segments, rows, strict=True):
             if begin < end:
                 segment.connection.outbox.add_settled(self._out[begin:end].tobytes())
-            if not segment.connection.is_closed:
-                self._core.mark(segment.connection)
+        self._core.mark_all([part.connection for part in segments if not part.connection.is_closed])
         for k, (_, _, last, stopped, _, _) in enumerate(rows):
             if stopped < last:
                 outbox = segments[k].connection.outbox

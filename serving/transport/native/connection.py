@@ -134,7 +134,8 @@ class Connection(asyncio.BufferedProtocol):
         if status == STATUS_CLOSED:
             self.close()
             return
-        self._keep(at, end, now_ns)
+        if at < end or self._tail:
+            self._keep(at, end, now_ns)
         if self._is_drained:  # the peer may have reset the last stream, of which no event need tell
             core.mark(self)
         self._read_bytes += nbytes
@@ -175,20 +176,21 @@ class Connection(asyncio.BufferedProtocol):
         """Write what is ready; once per turn."""
         if self.is_closed:
             return
-        core = self.core
+        outbox = self.outbox
         self._read_bytes = 0
-        if not self.outbox.is_paused:
-            chunk, is_cut_off = self.outbox.flush(WRITE_BYTES_PER_TURN)
+        if not outbox.is_paused:
+            chunk, is_waiting, is_cut_off = outbox.flush(WRITE_BYTES_PER_TURN)
             if chunk:
-                self._write(chunk)
+                self._written_bytes += len(chunk)
+                self._transport.write(chunk)
             if is_cut_off:
-                core.mark(self)
-            if (self.outbox.is_waiting or self._is_stalling) and not self.outbox.is_paused:
+                self.core.mark(self)
+            if (is_waiting or self._is_stalling) and not outbox.is_paused:
                 self._note_progress()
-            if self.stalled and not self.outbox.is_full:
+            if self.stalled and not outbox.is_full:
                 for call in list(self.stalled):
                     call.push()
-        if self._is_reading_paused and not self.outbox.is_paused:
+        if self._is_reading_paused and not outbox.is_paused:
             self._is_reading_paused = False
             self._transport.resume_reading()
         if self._is_drained and (self._is_leaving or not self._streams) and not self._has_output:
@@ -231,10 +233,6 @@ class Connection(asyncio.BufferedProtocol):
             held_bytes += _unsent_bytes(self._socket)
         return min(self._written_bytes - held_bytes, self._awaited_bytes)
 
-    def _write(self, chunk: bytes) -> None:
-        self._written_bytes += len(chunk)
-        self._transport.write(chunk)
-
     def begin_drain(self) -> None:
         """Ask the peer to open no new streams."""
         self.outbox.begin_drain()
@@ -263,7 +261,7 @@ class Connection(asyncio.BufferedProtocol):
         """Write what is ready and close; a peer that has `begun` to speak another protocol is only told so."""
         if self.is_closed:
             return
-        chunk, _ = self.outbox.flush(0)
+        chunk, *_ = self.outbox.flush(0)
         # A client of TLS understands our HTTP/2 as little as silence, but says so: it is no TLS.
         self._transport.write(chunk if not begun or begun[0] == _TLS_HANDSHAKE else not_http2(begun))
         self._transport.close()

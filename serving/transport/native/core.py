@@ -4,7 +4,7 @@ import asyncio
 import logging
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -118,6 +118,11 @@ class Core:
     def mark(self, connection: "Connection") -> None:
         """Have a connection flushed at the end of this turn."""
         self._marked[connection] = None
+        self.wake()
+
+    def mark_all(self, connections: "Iterable[Connection]") -> None:
+        """Have connections flushed at the end of this turn."""
+        self._marked.update(dict.fromkeys(connections))
         self.wake()
 
     def flush(self) -> bool:

@@ -101,6 +101,7 @@ class Origin:
         "open_requests",
         "plan",
         "requests",
+        "row_bytes",
         "segments",
         "settling",
         "shapes",
@@ -116,6 +117,7 @@ class Origin:
         self.shapes = door.place.shapes
         self.requests = door.place.columns
         self.ids = door.place.ids
+        self.row_bytes = door.place.arena.row_bytes
         self.segments: list[Segment] = []
         self.open_requests = 0
         self.timer: TimerHandle | None = None
@@ -129,9 +131,9 @@ class Origin:
 class RequestGroup:
     """Compiled requests as an `Entry`, in one or several runs whose rows lie side by side.
 
-    It grows on the I/O thread until it is submitted; then the batcher owns it. `first` and `last` are the requests of
-    its first run, which for a part that was taken is the only one. None of its requests has a priority of its own:
-    those with parameters are not compiled.
+    It grows on the I/O thread until it is submitted; then the batcher owns it. While it grows its rows end before
+    `row_end`, and may reach to `row_bound`. `first` and `last` are the requests of its first run, which for a part that
+    was taken is the only one. None of its requests has a priority of its own: those with parameters are not compiled.
     """
 
     __slots__ = (
@@ -146,6 +148,8 @@ class RequestGroup:
         "outputs",
         "progress",
         "requests",
+        "row_bound",
+        "row_end",
         "rows",
     )
 
@@ -160,6 +164,7 @@ class RequestGroup:
         self.deadline_ns: int | None = None
         self.requests = 0
         self.rows = 0
+        self.row_end = self.row_bound = origin.lease.begin
         self.input_bytes = 0
         self._runs = runs
         self._is_arranged = False
@@ -209,13 +214,15 @@ class RequestGroup:
             if max(first, segment.first) < min(last, segment.last)
         ]
 
-    def grow(self, segment: Segment, rows: int, deadline_ns: int) -> None:
-        """Take in the requests of a segment, which lie behind those that are here."""
-        self.origin.segments.append(segment)
-        self.origin.open_requests += segment.last - segment.first
-        self._runs[0] = (self.first, segment.last)
-        self.requests += segment.last - segment.first
-        self.rows += rows
+    def grow(self, segment: Segment, row_end: int, deadline_ns: int) -> None:
+        """Take in the requests of a segment, which lie behind those that are here, and whose rows end at `row_end`."""
+        origin, first, last = self.origin, self._runs[0][0], segment.last
+        origin.segments.append(segment)
+        self._runs[0] = (first, last)
+        self.requests = last - first
+        self.rows = row_end - origin.lease.begin
+        self.row_end = row_end
+        self.input_bytes = self.rows * origin.row_bytes
         if deadline_ns < (self.deadline_ns or NO_DEADLINE):
             self.deadline_ns = deadline_ns
 
@@ -338,7 +345,7 @@ class RequestGroup:
         part = RequestGroup(self.origin, self.arena, self.lane, [(first, last)])
         part.requests = last - first
         part.rows = int(self.origin.requests[first:last, R_ROWS].sum())
-        part.input_bytes = part.rows * self.arena.row_bytes
+        part.input_bytes = part.rows * self.origin.row_bytes
         part.deadline_ns = self.deadline_ns
         part._seen_deaths = self._seen_deaths
         return part

@@ -78,6 +78,7 @@ class Intake:
         self._core = core
         self._answers = Answers(core, data_plane)
         self._data_plane = data_plane
+        self._admission = data_plane.admission
         self._timers = timers
         self._plan = build([])
         self._doors: list[Door | None] = []
@@ -159,12 +160,12 @@ class Intake:
         place, origin, first = door.place, group.origin, group.last
         requests, accepted, slot, taken, row_end, last, deadline_ns = take_read(
             events, count, connection.slot, records, buffer, plan.numbers, plan.text, door.slot, place.arena.octets,
-            origin.lease.end, self._row_bound(door, group), place.columns, first, place.ids, self._numbers,
-            origin.number, self._data_plane.room,
+            group.row_end, group.row_bound, place.columns, first, place.ids, self._numbers, origin.number,
+            self._admission.room,
         )  # fmt: skip
         if last > first:
-            self._data_plane.admit_many(last - first)
-            self._add(door, group, Segment(connection, first, last, now_ns), row_end, deadline_ns)
+            self._admission.admit_many(last - first)
+            group.grow(Segment(connection, first, last, now_ns), row_end, deadline_ns)
         if taken < requests:
             left = records[taken:requests]
             taken += self._take_scanned(slot, connection, left, accepted - taken, now_ns)
@@ -186,7 +187,7 @@ class Intake:
         if self._routes is not None:
             slot = self._routes.spread(self._core.buffer, SOURCE_BUFFER, records)
             pool_slot = self._routes.spread(pool, SOURCE_POOL, records)
-        admitted, error = self._data_plane.admit_many(accepted + in_pool)
+        admitted, error = self._admission.admit_many(accepted + in_pool)
         if error is not None:
             chosen = np.flatnonzero(records[:, R_VERDICT] == ACCEPTED)[admitted:]
             self._refuse_records(connection, records, chosen, error)
@@ -237,14 +238,14 @@ class Intake:
         """
         place, lease, first = door.place, group.origin.lease, group.last
         arena, batcher = place.arena, door.handle.servable.batcher
-        row_bound = lease.end + batcher.room_rows(arena.row_bytes)
+        row_bound = group.row_end + batcher.room_rows(arena.row_bytes)
         record, row_end, last, deadline_ns = take_rows(
             read.buffer, read.source, read.records, record, len(read.records), door.plan.numbers, door.slot,
-            arena.octets, lease.end, min(arena.room(lease), row_bound), place.columns, first, place.ids, self._numbers,
-            group.origin.number,
+            arena.octets, group.row_end, min(arena.room(lease), row_bound), place.columns, first, place.ids,
+            self._numbers, group.origin.number,
         )  # fmt: skip
         if last > first:
-            self._add(door, group, Segment(read.connection, first, last, read.arrival_ns), row_end, deadline_ns)
+            group.grow(Segment(read.connection, first, last, read.arrival_ns), row_end, deadline_ns)
         if record == len(read.records):
             return record, 1
         rows = int(read.records[record, R_ROWS])
@@ -257,32 +258,23 @@ class Intake:
         self._submit(door)  # the ring goes round, and the next group begins elsewhere
         return record, rows
 
-    def _row_bound(self, door: Door, group: RequestGroup) -> int:
-        """Return the row before which a group must end: the arena's, or that of what the queue still takes."""
-        arena, lease = door.place.arena, group.origin.lease
-        return min(arena.room(lease), lease.end + door.handle.servable.batcher.room_rows(arena.row_bytes))
-
-    def _add(self, door: Door, group: RequestGroup, segment: Segment, row_end: int, deadline_ns: int) -> None:
-        """Note that requests were taken into a group, whose rows now end at `row_end`."""
-        arena, lease = door.place.arena, group.origin.lease
-        group.grow(segment, row_end - lease.end, deadline_ns)
-        arena.grow(lease, row_end)
-        door.handle.servable.batcher.reserve(group.rows, group.rows * arena.row_bytes)
-
     def _open_group(self, door: Door, rows: int) -> RequestGroup | None:
         """Begin a group that has a place for so many rows, at least; None without a place or a servable."""
         if not door.handle.acquire():
             return None
-        lease = door.place.arena.lease(rows)
+        arena, batcher = door.place.arena, door.handle.servable.batcher
+        lease = arena.lease(rows)
         if lease is None:
             door.handle.release()
             return None
         origin = Origin(self._answers, self._answers.next_number(), door, lease)
-        door.group = RequestGroup(origin, door.place.arena, door.place.lane, [(lease.begin, lease.begin)])
-        self._answers.groups[origin.number] = door.group
+        group = door.group = RequestGroup(origin, arena, door.place.lane, [(lease.begin, lease.begin)])
+        group.row_bound = min(arena.room(lease), lease.begin + batcher.room_rows(arena.row_bytes))
+        batcher.reserve(group)
+        self._answers.groups[origin.number] = group
         self._open.append(door)
         self._core.wake()
-        return door.group
+        return group
 
     def _leave(self, slot: int, records: NDArray[np.int64], source: int) -> int:
         """Leave accepted requests to the ordinary path; return how many."""
@@ -332,12 +324,12 @@ class Intake:
         group, door.group = door.group, None
         assert group is not None, "bug: there is no group to submit"
         servable = door.handle.servable
-        servable.batcher.reserve(0, 0)
-        door.place.arena.end(group.origin.lease)
+        servable.batcher.reserve(None)
+        door.place.arena.end(group.origin.lease, group.row_end)
         if not group.requests:  # its only requests were refused
             self._answers.close(group.origin)
             return
-        group.input_bytes = group.rows * door.place.arena.row_bytes
+        group.origin.open_requests = group.requests
         self._watch(group)
         try:
             servable.submit(group)

@@ -324,7 +324,7 @@ def test_who_would_be_late_for_the_target_is_refused_with_a_time_to_come_back(ma
 def test_room_is_left_for_as_many_rows_as_can_be_answered_in_time(make, clock):
     batcher = make(linear, target_ms=20)
     assert batcher.room_rows(4) == 4096
-    batcher.reserve(1, 4)
+    batcher.reserve(queued(1, input_bytes=4))
     assert batcher.room_rows(4) == 17
     assert batcher.refusal(1, 4).reason == "objective"
 

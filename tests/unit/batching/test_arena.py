@@ -40,8 +40,7 @@ def own(rows, value):
 def leased(arena, rows):
     lease = arena.lease(rows)
     assert lease is not None
-    arena.grow(lease, lease.begin + rows)
-    arena.end(lease)
+    arena.end(lease, lease.begin + rows)
     return lease
 
 
@@ -69,8 +68,7 @@ def test_rows_in_use_are_never_given_out_and_all_come_back(steps):
             if lease is None:
                 continue
             assert arena.room(lease) - lease.begin >= rows
-            arena.grow(lease, lease.begin + rows)
-            arena.end(lease)
+            arena.end(lease, lease.begin + rows)
             held.append((lease, lease.begin, rows))
         elif held:
             lease, _, its_rows = held.pop(which % len(held))
@@ -88,8 +86,7 @@ def test_a_lease_that_grows_is_not_given_back_before_it_ends():
     first = leased(arena, 8)
     growing = arena.lease(1)
     arena.give_back(first, 8)
-    arena.grow(growing, growing.begin + 4)
-    arena.end(growing)
+    arena.end(growing, growing.begin + 4)
     assert arena.lease(64) is None
 
 

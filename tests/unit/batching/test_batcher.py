@@ -176,14 +176,14 @@ def test_the_queue_is_bounded_in_bytes(make):
 def test_what_is_reserved_counts_as_if_it_waited(make):
     batcher = make(queue_rows_max=4, batch_rows_max=4, queue_bytes_max=100)
     batcher.submit(queued(1, input_bytes=20))
-    batcher.reserve(2, 40)
+    batcher.reserve(queued(2, input_bytes=40))
     assert batcher.room_rows(20) == 1
     assert batcher.room_rows(41) == 0
     with pytest.raises(Overloaded, match="holds 3 of queue_rows_max = 4 rows"):
         batcher.submit(queued(2, input_bytes=1))
     with pytest.raises(Overloaded, match="holds 60 of queue_bytes_max = 100 bytes"):
         batcher.submit(queued(1, input_bytes=41))
-    batcher.reserve(0, 0)
+    batcher.reserve(None)
     batcher.submit(queued(2, input_bytes=41))
 
 

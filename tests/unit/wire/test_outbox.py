@@ -95,7 +95,7 @@ def test_an_answer_is_never_delivered_to_the_next_owner_of_its_slot_and_stream()
     outbox.settle(requests, np.arange(1), answers, out, 0, 1)
     outbox.answer(side.rows[1][0], side.rows[1][1] - 1, prefixed(b"secret"))
     outbox.refuse(side.rows[1][0], side.rows[1][1] - 1, REFUSAL)
-    assert outbox.flush(2**20) == (b"", False)
+    assert outbox.flush(2**20) == (b"", False, False)
     assert state.connections[SLOT, layout.C_STREAM_COUNT] == 1
 
 
