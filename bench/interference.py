@@ -8,8 +8,6 @@ same server, one instance of one thread; and, while that rests, beside an unrela
 import argparse
 import contextlib
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,7 +19,7 @@ import numpy as np
 
 from bench.heavy_model import heavy_request, write_heavy
 from bench.light_models import open_batch
-from bench.load import METHOD, Target, forest_row, framed, h2load_command, penstock, write_forest
+from bench.load import METHOD, Target, burning, forest_row, framed, h2load_command, penstock, running, write_forest
 
 RATE_PER_S = 100
 WARM_UP = 50
@@ -44,7 +42,7 @@ def main() -> None:
             for _ in range(options.rounds):
                 with _heavy_load(target, models):
                     beside_heavy = p99_ms(target, options.seconds)
-                with _burning():
+                with burning():
                     beside_burner = p99_ms(target, options.seconds)
                 ratios.append(beside_heavy / beside_burner)
                 print(f"p99 of the light model: {beside_heavy:7.2f} ms beside the heavy model, "
@@ -83,22 +81,8 @@ def _heavy_load(target: Target, folder: Path) -> Iterator[None]:
     """Keep the heavy model busy: always a few requests in flight."""
     body = folder / "heavy.bin"
     body.write_bytes(framed(heavy_request()))
-    with _running([*h2load_command(target, 10**7, 1, 4, body)]):
+    with running([*h2load_command(target, 10**7, 1, 4, body)]):
         yield
-
-
-def _burning() -> contextlib.AbstractContextManager[None]:
-    return _running([sys.executable, "-c", "while True: pass"])
-
-
-@contextlib.contextmanager
-def _running(command: list[str]) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
 
 
 if __name__ == "__main__":

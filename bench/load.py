@@ -97,6 +97,22 @@ def penstock(models: Path, *arguments: str) -> Iterator[Target]:
 
 
 @contextlib.contextmanager
+def running(command: list[str]) -> Iterator[None]:
+    """Run a process, silently, until the block ends."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def burning() -> contextlib.AbstractContextManager[None]:
+    """Have a process burn a core until the block ends."""
+    return running([sys.executable, "-c", "while True: pass"])
+
+
+@contextlib.contextmanager
 def threaded(models: Path, threads: int) -> Iterator[Target]:
     """Run `bench.threaded_server` on a free port."""
     command = [sys.executable, "-m", "bench.threaded_server", str(models), str(threads)]

@@ -4,6 +4,9 @@
 the load generator has the other core. Rounds are interleaved; medians, and ratios with the smallest and the largest of
 the rounds (for five rounds that is a 94 % interval for the median ratio, by order statistics).
 
+Bare onnxruntime is measured twice: alone on the machine, and beside a process that burns another core, as the load
+generator does beside a server. Cores that share caches, clock and hyperthreads make that a fifth to a third slower.
+
 `--payloads` compares the two transports on other rows per request and tensors from 4 bytes to 4 MiB instead: the time
 per request of one stock grpcio client that waits for each answer.
 """
@@ -19,7 +22,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from bench.load import FEATURES, Load, Target, forest_row, h2load, penstock, write_forest, write_increment
+from bench.load import FEATURES, Load, Target, burning, forest_row, h2load, penstock, write_forest, write_increment
 from serving.transport.client import Client
 from serving.types import Datatype
 
@@ -60,7 +63,7 @@ def compare_loads(models: Path, rounds: int) -> None:
     path = write_forest(models)
     (models / "forest" / "model.toml").write_text("[session]\nintra_op_threads = 1\n")
     bare = Bare(path)
-    print(f"bare onnxruntime, one thread, is fastest with batches of {bare.best}", flush=True)
+    print(f"bare onnxruntime, one thread, is fastest with batches of {bare.best}; busy: the same beside a busy core")
     with penstock(models, "--transport", "native") as native, penstock(models, "--transport", "grpcio") as grpcio:
         for level in LEVELS:
             _compare_level(bare, native, grpcio, level, rounds)
@@ -69,20 +72,25 @@ def compare_loads(models: Path, rounds: int) -> None:
 def _compare_level(bare: "Bare", native: Target, grpcio: Target, level: tuple[int, int], rounds: int) -> None:
     count = REQUESTS_ALONE if level == (1, 1) else REQUESTS
     more = 1 if level == (1, 1) else MORE_ON_NATIVE
-    ours, theirs, alone = [], [], []
+    ours, theirs, alone, beside = [], [], [], []
     for _ in range(rounds):
         ours.append(h2load(native, count * more, *level, forest_row()))
         theirs.append(h2load(grpcio, count, *level, forest_row()))
         alone.append(bare.measure())
+        with burning():
+            beside.append(bare.measure())
     name = f"{level[0]} x {level[1]:<2}"
     for side, loads in (("native", ours), ("grpcio", theirs)):
         _print_load(name, side, loads)
-    rows_per_s, cpu_us = (statistics.median(column) for column in zip(*alone, strict=True))
-    print(f"{name}  bare    {rows_per_s:9,.0f} rows/s      {cpu_us:7.2f} us of CPU per row")
-    pairs = list(zip(ours, theirs, alone, strict=True))
-    print(f"{name}  native / grpcio: {ratio([o.requests_per_s / t.requests_per_s for o, t, _ in pairs])} in requests/s")
-    print(f"{name}  grpcio / native: {ratio([t.server_cpu_us / o.server_cpu_us for o, t, _ in pairs])} in CPU")
-    print(f"{name}  native / bare:   {ratio([o.requests_per_s / a[0] for o, _, a in pairs])} in rows/s", flush=True)
+    for side, measured in (("bare", alone), ("busy", beside)):
+        rows_per_s, cpu_us = (statistics.median(column) for column in zip(*measured, strict=True))
+        print(f"{name}  {side:7} {rows_per_s:9,.0f} rows/s      {cpu_us:7.2f} us of CPU per row")
+    pairs = list(zip(ours, theirs, strict=True))
+    print(f"{name}  native / grpcio: {ratio([o.requests_per_s / t.requests_per_s for o, t in pairs])} in requests/s")
+    print(f"{name}  grpcio / native: {ratio([t.server_cpu_us / o.server_cpu_us for o, t in pairs])} in CPU")
+    for side, measured in (("bare", alone), ("busy", beside)):
+        found = ratio([o.requests_per_s / rows_per_s for o, (rows_per_s, _) in zip(ours, measured, strict=True)])
+        print(f"{name}  native / {side}:   {found} in rows/s", flush=True)
 
 
 def _print_load(name: str, side: str, loads: Sequence[Load]) -> None:

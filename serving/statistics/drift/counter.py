@@ -109,17 +109,23 @@ class Counter:
         if (first := governor.first_row(rows, infer_ns)) < 0 or not self._lock.acquire(blocking=False):
             return
         try:
-            began_ns, step = self._clock.now_ns(), governor.step
-            input_bytes = sum([array.nbytes for array in inputs])
-            if input_bytes > self.KEPT_BYTES_MAX:
+            began_ns, step, kept_bytes = self._clock.now_ns(), governor.step, 0
+            for array in inputs:  # loops, and no functions of their own: those would be cold
+                kept_bytes += array.nbytes
+            if kept_bytes > self.KEPT_BYTES_MAX:
                 self._count([*inputs, *outputs], rows, first=first, step=step)
                 return
-            copies = [np.array(array) for array in inputs]
+            copies = []
+            for array in inputs:
+                copies.append(np.array(array))
+                self.is_due |= array.dtype == np.object_  # of texts
+            for array in outputs:
+                kept_bytes += array.nbytes
+                self.is_due |= array.dtype == np.object_
             self._kept.append(Kept(copies, outputs, rows, first, step))
             self._kept_rows += len(range(first, rows, step))
-            self._kept_bytes += input_bytes + sum([array.nbytes for array in outputs])
+            self._kept_bytes += kept_bytes
             self.is_due |= self._kept_rows >= self.TOGETHER_ROWS or self._kept_bytes > self.KEPT_BYTES_MAX
-            self.is_due |= any(array.dtype == np.object_ for array in (*copies, *outputs))  # of texts
             self._keeping_ns += self._clock.now_ns() - began_ns
         finally:
             self._lock.release()
