@@ -239,10 +239,11 @@ class Intake:
         place, lease, first = door.place, group.origin.lease, group.last
         arena, batcher = place.arena, door.handle.servable.batcher
         row_bound = group.row_end + batcher.room_rows(arena.row_bytes)
+        group.row_bound = min(arena.room(lease), row_bound)
         record, row_end, last, deadline_ns = take_rows(
             read.buffer, read.source, read.records, record, len(read.records), door.plan.numbers, door.slot,
-            arena.octets, group.row_end, min(arena.room(lease), row_bound), place.columns, first, place.ids,
-            self._numbers, group.origin.number,
+            arena.octets, group.row_end, group.row_bound, place.columns, first, place.ids, self._numbers,
+            group.origin.number,
         )  # fmt: skip
         if last > first:
             group.grow(Segment(read.connection, first, last, read.arrival_ns), row_end, deadline_ns)
