@@ -1,11 +1,11 @@
 """What watching costs: the same model with drift counted and not, and with /metrics scraped every second and not.
 
-One server has both sides, so they share everything but what is compared; slices run in turn, see `compare`. Latency is
-compared on a model of about 1 ms, one request at a time, so that each of them bears all that is done for its batch;
-throughput on about the cheapest model there is, under saturation.
+Each comparison has a server, which has both sides, so they share everything but what is compared; slices run in turn,
+see `compare`. Latency is compared on a model of about 1 ms, one request at a time, so that each of them bears all that
+is done for its batch; throughput on about the cheapest model there is, under saturation.
 
 Two equal models in one process differ by a percent or so, by where their memory lies, for as long as the process lives.
-So each side has several copies of its model, and pair after pair another two of them are compared.
+So where a percent counts each side has several copies of its model, and pair after pair another two are compared.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import dataclasses
 import tempfile
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -44,7 +44,7 @@ P50_MAX, THROUGHPUT_MIN, SHARE_MAX = 1.02, 0.9, 0.01
 EXECUTORS = 2
 """Of each model: the I/O thread, and its one instance thread."""
 COPIES = 8
-"""Of each model on each side."""
+"""Of the model of about 1 ms on each side."""
 _SLOW = ("slow_off", "slow_on")
 _REFERENCE_ROWS = 1_000
 _ROWS_SENT = 256
@@ -79,11 +79,15 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """What is compared: the load, the models of the two sides, whether B is scraped, and what is promised of B / A."""
+    """What is compared: the load, the models of the two sides, whether B is scraped, and what is promised of B / A.
+
+    `copies` there are of each model.
+    """
 
     title: str
     load: ClosedLoop
     models: tuple[str, str]
+    copies: int
     is_scraped: bool
     judge: Callable[[dict[str, Ratio], str], list[Line]]
 
@@ -93,26 +97,27 @@ def experiments(slice_s: float) -> tuple[Experiment, ...]:
     alone = ClosedLoop(concurrency=1, duration_s=slice_s)
     full = ClosedLoop(concurrency=IN_FLIGHT, duration_s=slice_s)
     return (
-        Experiment("drift on / off, 1 ms model", alone, _SLOW, False, _of_latency),
-        Experiment("drift on / off, light model", full, ("light_off", "light_on"), False, _of_throughput),
-        Experiment("/metrics scraped / not, light model", full, ("light_on", "light_on"), True, _of_scraping),
+        Experiment("drift on / off, 1 ms model", alone, _SLOW, COPIES, False, _of_latency),
+        Experiment("drift on / off, light model", full, ("light_off", "light_on"), 1, False, _of_throughput),
+        Experiment("/metrics scraped / not, light model", full, ("light_on", "light_on"), 1, True, _of_scraping),
     )
 
 
 def measure_all(
     slice_s: float, pairs: int, interrupt: Interrupt, note: Callable[[str], None]
 ) -> Iterator[tuple[Experiment, Comparison, list[Line]]]:
-    """Run all comparisons on a server of our own; yield each as it ends. Raises ConfigError."""
-    with tempfile.TemporaryDirectory(prefix="penstock-overhead-") as folder:
-        _write_models(Path(folder))
-        with penstock(Path(folder)) as server:
-            for experiment in experiments(slice_s):
-                note(experiment.title)
-                found = _measure(experiment, server, pairs, interrupt, note)
+    """Run all comparisons on servers of our own; yield each as it ends. Raises ConfigError."""
+    for experiment in experiments(slice_s):
+        note(experiment.title)
+        with tempfile.TemporaryDirectory(prefix="penstock-overhead-") as folder:
+            copies = [_copies(model, experiment.copies) for model in experiment.models]
+            _write_models(Path(folder), {name for side in copies for name in side})
+            with penstock(Path(folder)) as server:
+                found = _measure(experiment, copies, server, pairs, interrupt, note)
                 lines = experiment.judge({one.figure: one for one in found.ratios}, experiment.title)
                 if experiment.models == _SLOW:
-                    lines.append(counted([_drift_of(server, copy) for copy in _copies(_SLOW[1])]))
-                yield experiment, found, [] if found.failure else lines
+                    lines.append(counted([_drift_of(server, copy) for copy in copies[1]]))
+        yield experiment, found, [] if found.failure else lines
 
 
 def counted(reports: Sequence[pb.ServableDrift]) -> Line:
@@ -124,34 +129,37 @@ def counted(reports: Sequence[pb.ServableDrift]) -> Line:
     return Line(title, Ratio(SHARE, share, share, share), share <= SHARE_MAX)
 
 
-def _copies(model: str) -> list[str]:
+def _copies(model: str, count: int) -> list[str]:
     """Return the names of a model's copies; sorted, those of both sides alternate, as they are loaded."""
     kind, side = model.split("_")
-    return [f"{kind}_{copy}_{side}" for copy in range(COPIES)]
+    return [f"{kind}_{copy}_{side}" for copy in range(count)]
 
 
-def _write_models(models: Path) -> None:
-    for side, config in (("on", _ON), ("off", _OFF)):
-        for name in _copies(f"slow_{side}"):
+def _write_models(models: Path, names: Iterable[str]) -> None:
+    for name in names:
+        config = _ON if name.endswith("_on") else _OFF
+        if name.startswith("slow"):
             write_deep_network(models, name, FEATURES, LAYERS, config=config)
-        for name in _copies(f"light_{side}"):
+        else:
             write_increment(models, name, FEATURES)
             (models / name / "model.toml").write_text(config)
 
 
 def _measure(
-    experiment: Experiment, server: Target, pairs: int, interrupt: Interrupt, note: Callable[[str], None]
-) -> Comparison:
-    copies = [name for pair in zip(*map(_copies, experiment.models), strict=True) for name in pair]
-    _make_references(server, set(copies))
-    places = [Place("127.0.0.1", server.port)] * len(copies)
-    messages = [_messages(model) for model in copies]
+    experiment: Experiment, copies: Sequence[Sequence[str]], server: Target, pairs: int, interrupt: Interrupt,
+    note: Callable[[str], None],
+) -> Comparison:  # fmt: skip
+    """Compare the copies of both sides, pair after pair other ones."""
+    targets = [name for pair in zip(*copies, strict=True) for name in pair]
+    _make_references(server, set(targets))
+    places = [Place("127.0.0.1", server.port)] * len(targets)
+    messages = [_messages(model) for model in targets]
     done = 0
     with Generator(places, messages, connections=CONNECTIONS) as generator, interrupt.ends(generator.interrupt):
 
         def measure(slice_: Slice) -> Recording:
             is_scraped = experiment.is_scraped and slice_.target == 1
-            slice_ = dataclasses.replace(slice_, target=2 * (done % COPIES) + slice_.target)
+            slice_ = dataclasses.replace(slice_, target=2 * (done % experiment.copies) + slice_.target)
             with _scraped(server) if is_scraped else contextlib.nullcontext():
                 return generator.run(slice_, lambda _: None)
 

@@ -48,6 +48,7 @@ def test_scraping_shows_no_loss(throughput, kept):
 
 def test_only_b_is_scraped_and_both_sides_are_otherwise_the_same():
     latency, throughput, scraping = experiments(2.0)
+    assert [one.copies for one in (latency, throughput, scraping)] == [overhead.COPIES, 1, 1]
     assert [one.is_scraped for one in (latency, throughput, scraping)] == [False, False, True]
     assert scraping.models[0] == scraping.models[1]
     assert latency.models == ("slow_off", "slow_on")
@@ -55,7 +56,7 @@ def test_only_b_is_scraped_and_both_sides_are_otherwise_the_same():
 
 
 def test_copies_of_both_sides_are_loaded_in_turn():
-    names = sorted(overhead._copies("slow_off") + overhead._copies("slow_on"))
+    names = sorted(overhead._copies("slow_off", overhead.COPIES) + overhead._copies("slow_on", overhead.COPIES))
     assert [name.rsplit("_", 1)[1] for name in names] == ["off", "on"] * overhead.COPIES
 
 
