@@ -5,7 +5,8 @@ see `compare`. Latency is compared on a model of about 1 ms, one request at a ti
 is done for its batch; throughput on about the cheapest model there is, under saturation.
 
 Two equal models in one process differ by a percent or so, by where their memory lies, for as long as the process lives.
-So where a percent counts each side has several copies of its model, and pair after pair another two are compared.
+So where a percent counts each side has several copies of its model, and after two pairs, which begin with either side,
+another two are compared.
 """
 
 import contextlib
@@ -159,7 +160,7 @@ def _measure(
 
         def measure(slice_: Slice) -> Recording:
             is_scraped = experiment.is_scraped and slice_.target == 1
-            slice_ = dataclasses.replace(slice_, target=2 * (done % experiment.copies) + slice_.target)
+            slice_ = dataclasses.replace(slice_, target=2 * (done // 2 % experiment.copies) + slice_.target)
             with _scraped(server) if is_scraped else contextlib.nullcontext():
                 return generator.run(slice_, lambda _: None)
 

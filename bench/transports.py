@@ -63,7 +63,8 @@ def compare_loads(models: Path, rounds: int) -> None:
     path = write_forest(models)
     (models / "forest" / "model.toml").write_text("[session]\nintra_op_threads = 1\n")
     bare = Bare(path)
-    print(f"bare onnxruntime, one thread, is fastest with batches of {bare.best}; busy: the same beside a busy core")
+    best = f"bare onnxruntime, one thread, is fastest with batches of {bare.best}"
+    print(f"{best}; busy: the same beside a busy core", flush=True)
     with penstock(models, "--transport", "native") as native, penstock(models, "--transport", "grpcio") as grpcio:
         for level in LEVELS:
             _compare_level(bare, native, grpcio, level, rounds)

@@ -29,7 +29,11 @@ Settle = Callable[[InferAnswer | ServingError], None]
 
 
 class DataPlane:
-    """Answers inference requests."""
+    """Answers inference requests.
+
+    Whoever has `admission` admit requests lets each of them leave once: by `leave_answered`, `leave_many`,
+    `refuse_many` or `leave_undone`.
+    """
 
     def __init__(
         self,

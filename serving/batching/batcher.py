@@ -47,7 +47,7 @@ class Batcher:
         delay_ns = config.queue_delay_us_max * 1_000
         self._window = Window(config.batch_rows_max, delay_ns, config.batch_rows_preferred)
         self._queue = Queue(target_ns)
-        self._has_target = target_ns < NEVER
+        self.has_target = target_ns < NEVER
         self.outlook = Outlook(
             config.batch_rows_max if batchable else 1, config.queue_rows_max, instances=instances, target_ns=target_ns,
             rows_allowed=config.batch_rows_allowed if batchable else (),
@@ -58,10 +58,9 @@ class Batcher:
         self._hurries = False
         self._is_inline = False
         self._reserved: Entry | None = None
-        self.releases = [0] * len(Reason)
-        """Batches by the reason for which they were taken then."""
-        self.waits = 0
-        """How often an idle instance was told to wait for more rows."""
+        self.submissions = 0
+        self.releases = [0] * len(Reason)  # batches, by the reason for which they were taken then
+        self.waits = 0  # how often an idle instance was told to wait for more rows
 
     @property
     def queued_rows(self) -> int:
@@ -112,6 +111,7 @@ class Batcher:
             if entry.requests:
                 self.outlook.note_arrival(entry.rows, now_ns, entry.deadline_ns, may_wait=not self._is_inline)
                 self._queue.add(entry)
+                self.submissions += 1
                 if not self._is_inline:
                     self._ready.notify()
             return over
@@ -131,7 +131,7 @@ class Batcher:
         """Return how many more rows of so many bytes the queue takes."""
         queued_rows, queued_bytes = self._bespoken()
         rows, free_bytes = self._config.queue_rows_max - queued_rows, self._config.queue_bytes_max - queued_bytes
-        if self._has_target and queued_rows:
+        if self.has_target and queued_rows:
             with self._lock:
                 in_time = self.outlook.rows_in_time(self._head_due_ns(), self._clock.now_ns()) - queued_rows
             rows = rows if in_time > rows else int(in_time)
@@ -285,7 +285,7 @@ class Batcher:
 
     def _turn_away(self, entry: Entry, now_ns: int) -> list[Over]:
         """Refuse what of an entry would wait behind so much that it could not be answered in time."""
-        if entry.deadline_ns is None and not self._has_target:
+        if entry.deadline_ns is None and not self.has_target:
             return []
         due = due_ns(entry, self._queue.target_ns)
         rows, queued_rows = entry.rows // max(1, entry.requests), self.queued_rows
@@ -340,7 +340,7 @@ class Batcher:
         Cheap batches are mostly that: what came in one turn, of which nothing has a deadline.
         """
         entry = self._queue.lone
-        if entry is None or entry.rows > rows_max or entry.deadline_ns is not None or self._has_target:
+        if entry is None or entry.rows > rows_max or entry.deadline_ns is not None or self.has_target:
             return False
         if not self._grouping or self._config.mode != "adaptive" or entry.is_stale(batch.taken_ns):
             return False
@@ -416,7 +416,7 @@ class Batcher:
         if head.is_stale(now_ns):
             over += self._sift(head, now_ns)
             head = self._queue.head
-        while head is not None and (head.deadline_ns is not None or self._has_target):
+        while head is not None and (head.deadline_ns is not None or self.has_target):
             before_ns = self.outlook.hopeless_before_ns(now_ns, head.lane)
             gone = self._let_go(before_ns, self._queue.lanes[head.lane])
             if gone is None:

@@ -63,8 +63,8 @@ class Counter:
     """Counts what one executor runs, on its thread; `settle`, `swap`, `follow` and `collect` belong to the watch's.
 
     Counting takes as long for a row as for some dozens, so small batches are kept until they are some rows together.
-    Bounds: `TOGETHER_ROWS` and the rows of a batch, `KEPT_BYTES_MAX` and a batch's outputs; texts are kept for one
-    batch.
+    Bounds: `TOGETHER_ROWS` and the rows of a batch, `KEPT_BYTES_MAX` and a batch's outputs, wherever those lie; texts
+    are counted with their batch. What cannot be counted takes along what was kept with it.
 
     The lock is held while a batch is kept or counted, and while what is kept is taken away: so whoever has an answer
     finds its rows counted. No executor ever waits for it: a batch that comes while a pane ends is not sampled, which

@@ -132,8 +132,9 @@ class RequestGroup:
     """Compiled requests as an `Entry`, in one or several runs whose rows lie side by side.
 
     It grows on the I/O thread until it is submitted; then the batcher owns it. While it grows its rows end before
-    `row_end`, and may reach to `row_bound`. `first` and `last` are the requests of its first run, which for a part that
-    was taken is the only one. None of its requests has a priority of its own: those with parameters are not compiled.
+    `row_end`, and may reach to `row_bound` as long as its batcher has had no more than `seen_submissions`. `first` and
+    `last` are the requests of its first run, which for a part that was taken is the only one. None of its requests has
+    a priority of its own: those with parameters are not compiled.
     """
 
     __slots__ = (
@@ -151,6 +152,7 @@ class RequestGroup:
         "row_bound",
         "row_end",
         "rows",
+        "seen_submissions",
     )
 
     priority = PRIORITY_USUAL
@@ -165,6 +167,7 @@ class RequestGroup:
         self.requests = 0
         self.rows = 0
         self.row_end = self.row_bound = origin.lease.begin
+        self.seen_submissions = 0
         self.input_bytes = 0
         self._runs = runs
         self._is_arranged = False

@@ -157,6 +157,9 @@ class Intake:
             requests = note_requests(events, count, connection.slot, records, 0)
             accepted, slot = scan_requests(buffer, SOURCE_BUFFER, records, 0, requests, plan.numbers, plan.text)
             return requests, self._take_scanned(slot, connection, records[:requests], accepted, now_ns)
+        batcher = door.handle.servable.batcher
+        if batcher.has_target or batcher.submissions != group.seen_submissions:
+            self._find_bound(door, group)
         place, origin, first = door.place, group.origin, group.last
         requests, accepted, slot, taken, row_end, last, deadline_ns = take_read(
             events, count, connection.slot, records, buffer, plan.numbers, plan.text, door.slot, place.arena.octets,
@@ -236,10 +239,9 @@ class Intake:
 
         A request for which the queue has no room is refused.
         """
-        place, lease, first = door.place, group.origin.lease, group.last
+        place, first = door.place, group.last
         arena, batcher = place.arena, door.handle.servable.batcher
-        row_bound = group.row_end + batcher.room_rows(arena.row_bytes)
-        group.row_bound = min(arena.room(lease), row_bound)
+        row_bound = self._find_bound(door, group)
         record, row_end, last, deadline_ns = take_rows(
             read.buffer, read.source, read.records, record, len(read.records), door.plan.numbers, door.slot,
             arena.octets, group.row_end, group.row_bound, place.columns, first, place.ids, self._numbers,
@@ -259,6 +261,18 @@ class Intake:
         self._submit(door)  # the ring goes round, and the next group begins elsewhere
         return record, rows
 
+    def _find_bound(self, door: Door, group: RequestGroup) -> int:
+        """Note how far a group may reach until something else is queued; return how far the queue alone would let it.
+
+        Room that others make meanwhile is found when it is needed. Where rows are let in as far as they can be answered
+        in time, those of the group itself count too, and this is asked before each read.
+        """
+        arena, batcher = door.place.arena, door.handle.servable.batcher
+        row_bound = group.row_end + batcher.room_rows(arena.row_bytes)
+        group.row_bound = min(arena.room(group.origin.lease), row_bound)
+        group.seen_submissions = batcher.submissions
+        return row_bound
+
     def _open_group(self, door: Door, rows: int) -> RequestGroup | None:
         """Begin a group that has a place for so many rows, at least; None without a place or a servable."""
         if not door.handle.acquire():
@@ -270,7 +284,7 @@ class Intake:
             return None
         origin = Origin(self._answers, self._answers.next_number(), door, lease)
         group = door.group = RequestGroup(origin, arena, door.place.lane, [(lease.begin, lease.begin)])
-        group.row_bound = min(arena.room(lease), lease.begin + batcher.room_rows(arena.row_bytes))
+        self._find_bound(door, group)
         batcher.reserve(group)
         self._answers.groups[origin.number] = group
         self._open.append(door)
