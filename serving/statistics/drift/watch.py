@@ -276,8 +276,9 @@ def _self_reference(collector: Collector, signature: Signature) -> ReferenceProf
     columns: dict[tuple[Role, str], list[int]] = {}
     names: dict[str, list[str]] = {}
     watched = [item for item in tensors(signature) if item[2]]
+    samples = list(collector.samples)  # another executor may still add one
     for index, (role, spec, elements) in enumerate(watched):
-        tensors_of[role][spec.name] = np.concatenate([sample[index] for sample in collector.samples])
+        tensors_of[role][spec.name] = np.concatenate([sample[index] for sample in samples])
         own = columns[role, spec.name] = columns_watched(elements).tolist()
         is_plain = len(spec.shape) == (1 if signature.batchable else 0)
         names[spec.name] = [spec.name] if is_plain else [f"{spec.name}[{column}]" for column in own]
