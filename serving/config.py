@@ -286,7 +286,7 @@ class DriftConfig:
 
     enabled: bool = option(True, "Whether rows are counted at all.")
     overhead_max: float = option(
-        0.01, "Counting takes at most this share of the time of inference, by sampling rows; 1.0 samples nearly all.",
+        0.01, "Counting takes at most this share of the time of inference, by sampling rows; 1.0 counts all.",
         minimum=0.0001, maximum=1.0,
     )  # fmt: skip
     reference_rows: int = option(

@@ -18,7 +18,10 @@ _DEBT_NS = 10_000_000
 
 
 class Governor:
-    """Chooses the step of one executor from what sampled rows have cost and what inference takes. One thread."""
+    """Chooses the step of one executor from what sampled rows have cost and what inference takes. One thread.
+
+    A share of 1 bounds nothing: every row is looked at.
+    """
 
     __slots__ = ("_cost_per_row_ns", "_random", "_share", "infer_ns", "rows", "spent_ns", "step")
 
@@ -60,7 +63,7 @@ class Governor:
 
     def _affordable_step(self) -> int:
         credit_ns = self.credit_ns
-        if credit_ns > 0:
+        if credit_ns > 0 or self._share >= 1.0:
             return 1
         earned_per_row_ns = self._share * self.infer_ns / max(1, self.rows)
         debt = 1.0 + min(_SURPRISE_MAX, -credit_ns / _DEBT_NS)

@@ -35,6 +35,12 @@ def test_the_first_rows_are_all_counted_whatever_the_model_costs():
     assert run(Governor(0.01), 1_000, rows=16, infer_ns=10_000, row_ns=200) == 16_000
 
 
+def test_a_share_of_one_bounds_nothing():
+    governor = Governor(1.0)
+    assert run(governor, 1_000, rows=16, infer_ns=10_000, row_ns=20_000) == 16_000
+    assert governor.spent_ns > 2 * FREE_NS
+
+
 def test_a_cheap_model_is_sampled_at_about_its_share_in_the_long_run():
     governor = Governor(0.01)
     run(governor, 400_000, rows=8, infer_ns=50_000, row_ns=200)
