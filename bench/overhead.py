@@ -150,7 +150,7 @@ def _measure(
     experiment: Experiment, copies: Sequence[Sequence[str]], server: Target, pairs: int, interrupt: Interrupt,
     note: Callable[[str], None],
 ) -> Comparison:  # fmt: skip
-    """Compare the copies of both sides, pair after pair other ones."""
+    """Compare the copies of both sides, other ones after every two pairs."""
     targets = [name for pair in zip(*copies, strict=True) for name in pair]
     _make_references(server, set(targets))
     places = [Place("127.0.0.1", server.port)] * len(targets)

@@ -154,7 +154,10 @@ class Counter:
             if not alike or not all(map(_are_alike, alike[-1][0], sampled)):
                 alike.append([])
             alike[-1].append(sampled)
-        together = [[np.concatenate(parts) for parts in zip(*batches, strict=True)] for batches in alike]
+        together = [
+            batches[0] if len(batches) == 1 else [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+            for batches in alike
+        ]
         self._keeping_ns += self._clock.now_ns() - began_ns
         for arrays in together:
             self._count(arrays, len(arrays[0]), first=0, step=1)

@@ -106,6 +106,18 @@ def test_of_a_batch_only_sampled_rows_are_kept(counter):
         assert (block.rows, *(part.sum() for part in block.counts[:2])) == (2, 2, 2), batch
 
 
+def test_the_outputs_of_a_lone_batch_are_counted_where_they_are(counter, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "serving.statistics.drift.counter.count_batch", lambda block, layout, arrays, **_: seen.append(arrays)
+    )
+    outputs = np.zeros((100, 3), np.float32)
+    counter.keep([ROWS], [outputs], rows=100, infer_ns=1_000_000)
+    counter.count_kept()
+    ((_, counted),) = seen
+    assert np.shares_memory(counted, outputs)
+
+
 def test_texts_are_kept_for_one_batch(counter, counted):
     for _ in range(2):
         with contextlib.suppress(TypeError, ValueError):
