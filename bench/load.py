@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,10 +92,13 @@ def penstock(models: Path, *arguments: str) -> Iterator[Target]:
                 port, http_port = int(match[1]), int(match[2])
             if "serving" in line and "versions" in line:
                 break
+        rest = threading.Thread(target=deque, args=(process.stderr, 0))  # a server would wait for room in a full pipe
+        rest.start()
         try:
             yield Target(psutil.Process(process.pid), port, http_port)
         finally:
             process.terminate()
+            rest.join()
 
 
 @contextlib.contextmanager

@@ -1,12 +1,9 @@
-"""What watching costs: the same model with drift counted and not, and with /metrics scraped every second and not.
+"""What watching costs: a model whose rows are counted for drift or not, and with /metrics scraped every second or not.
 
-Each comparison has a server, which has both sides, so they share everything but what is compared; slices run in turn,
-see `compare`. Latency is compared on a model of about 1 ms, one request at a time, so that each of them bears all that
-is done for its batch; throughput on about the cheapest model there is, under saturation.
-
-Two equal models in one process differ by a percent or so, by where their memory lies, for as long as the process lives.
-So where a percent counts each side has several copies of its model, and after two pairs, which begin with either side,
-another two are compared.
+Both sides are one model in one session, whose counting is paused for the slices of one of them: two equal models of one
+process differ by some percent, by where their memory lies, for as long as it lives. Latency is compared on a model of
+about 1 ms, one request at a time, so that each of them bears all that is done for its batch; throughput on about the
+cheapest model there is, under saturation.
 """
 
 import contextlib
@@ -14,7 +11,7 @@ import dataclasses
 import tempfile
 import threading
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -33,26 +30,23 @@ from serving.errors import ConfigError
 from serving.pb import penstock_pb2 as pb
 from serving.statistics.drift.governor import FREE_NS
 from serving.transport.client import Client, infer_message
-from serving.transport.monitor import MONITOR_SERVICE
+from serving.transport.monitor import MONITOR_SERVICE, PAUSE_S_MAX
 from serving.types import Datatype
 
 LAYERS = 180
 """Of the model of about 1 ms."""
 IN_FLIGHT = 256
 CONNECTIONS = 4
-WARM_UP_S = 0.25
+WARM_UP_S = 0.1
 P50_MAX, THROUGHPUT_MIN, SHARE_MAX = 1.02, 0.9, 0.01
 EXECUTORS = 2
 """Of each model: the I/O thread, and its one instance thread."""
-COPIES = 8
-"""Of the model of about 1 ms on each side."""
-_SLOW = ("slow_off", "slow_on")
+_SLOW, _LIGHT = "slow", "light"
 _REFERENCE_ROWS = 1_000
 _ROWS_SENT = 256
 SHARE = "share"
 """What is counted and no ratio of two sides."""
-_ON = f"[session]\nintra_op_threads = 1\n[drift]\nreference_rows = {_REFERENCE_ROWS}\n"
-_OFF = "[session]\nintra_op_threads = 1\n[drift]\nenabled = false\n"
+_CONFIG = f"[session]\nintra_op_threads = 1\n[drift]\nreference_rows = {_REFERENCE_ROWS}\n"
 _SCRAPE_S = 1.0
 
 
@@ -80,15 +74,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """What is compared: the load, the models of the two sides, whether B is scraped, and what is promised of B / A.
+    """What is compared: the load, the model, what B has that A has not, and what is promised of B / A.
 
-    `copies` there are of each model.
+    B is scraped, and A is not (`is_scraped`), or B is counted for drift, and A is not.
     """
 
     title: str
     load: ClosedLoop
-    models: tuple[str, str]
-    copies: int
+    model: str
     is_scraped: bool
     judge: Callable[[dict[str, Ratio], str], list[Line]]
 
@@ -98,9 +91,9 @@ def experiments(slice_s: float) -> tuple[Experiment, ...]:
     alone = ClosedLoop(concurrency=1, duration_s=slice_s)
     full = ClosedLoop(concurrency=IN_FLIGHT, duration_s=slice_s)
     return (
-        Experiment("drift on / off, 1 ms model", alone, _SLOW, COPIES, False, _of_latency),
-        Experiment("drift on / off, light model", full, ("light_off", "light_on"), 1, False, _of_throughput),
-        Experiment("/metrics scraped / not, light model", full, ("light_on", "light_on"), 1, True, _of_scraping),
+        Experiment("drift on / off, 1 ms model", alone, _SLOW, False, _of_latency),
+        Experiment("drift on / off, light model", full, _LIGHT, False, _of_throughput),
+        Experiment("/metrics scraped / not, light model", full, _LIGHT, True, _of_scraping),
     )
 
 
@@ -111,58 +104,49 @@ def measure_all(
     for experiment in experiments(slice_s):
         note(experiment.title)
         with tempfile.TemporaryDirectory(prefix="penstock-overhead-") as folder:
-            copies = [_copies(model, experiment.copies) for model in experiment.models]
-            _write_models(Path(folder), {name for side in copies for name in side})
-            with penstock(Path(folder)) as server:
-                found = _measure(experiment, copies, server, pairs, interrupt, note)
+            _write_model(Path(folder), experiment.model)
+            with penstock(Path(folder)) as server, Client(f"127.0.0.1:{server.port}") as client:
+                found = _measure(experiment, server, client, pairs, interrupt, note)
                 lines = experiment.judge({one.figure: one for one in found.ratios}, experiment.title)
-                if experiment.models == _SLOW:
-                    lines.append(counted([_drift_of(server, copy) for copy in copies[1]]))
+                if experiment.model == _SLOW:
+                    lines.append(counted(_drift_of(client, experiment.model)))
         yield experiment, found, [] if found.failure else lines
 
 
-def counted(reports: Sequence[pb.ServableDrift]) -> Line:
+def counted(report: pb.ServableDrift) -> Line:
     """Hold the time that counting has taken, as it counts it itself, to a share of that of inference."""
-    spent_ns = sum(max(0.0, report.spent_ns - EXECUTORS * FREE_NS) for report in reports)
-    infer_ns = sum(report.infer_ns for report in reports)
-    share = spent_ns / infer_ns if infer_ns else 0.0
+    spent_ns = max(0.0, report.spent_ns - EXECUTORS * FREE_NS)
+    share = spent_ns / report.infer_ns if report.infer_ns else 0.0
     title = f"counting takes at most {SHARE_MAX:.0%} of the time of inference, beyond {FREE_NS / 1e6:g} ms per executor"
     return Line(title, Ratio(SHARE, share, share, share), share <= SHARE_MAX)
 
 
-def _copies(model: str, count: int) -> list[str]:
-    """Return the names of a model's copies; sorted, those of both sides alternate, as they are loaded."""
-    kind, side = model.split("_")
-    return [f"{kind}_{copy}_{side}" for copy in range(count)]
-
-
-def _write_models(models: Path, names: Iterable[str]) -> None:
-    for name in names:
-        config = _ON if name.endswith("_on") else _OFF
-        if name.startswith("slow"):
-            write_deep_network(models, name, FEATURES, LAYERS, config=config)
-        else:
-            write_increment(models, name, FEATURES)
-            (models / name / "model.toml").write_text(config)
+def _write_model(models: Path, name: str) -> None:
+    if name == _SLOW:
+        write_deep_network(models, name, FEATURES, LAYERS, config=_CONFIG)
+    else:
+        write_increment(models, name, FEATURES)
+        (models / name / "model.toml").write_text(_CONFIG)
 
 
 def _measure(
-    experiment: Experiment, copies: Sequence[Sequence[str]], server: Target, pairs: int, interrupt: Interrupt,
+    experiment: Experiment, server: Target, client: Client, pairs: int, interrupt: Interrupt,
     note: Callable[[str], None],
 ) -> Comparison:  # fmt: skip
-    """Compare the copies of both sides, other ones after every two pairs."""
-    targets = [name for pair in zip(*copies, strict=True) for name in pair]
-    _make_references(server, set(targets))
-    places = [Place("127.0.0.1", server.port)] * len(targets)
-    messages = [_messages(model) for model in targets]
+    model = experiment.model
+    _make_reference(client, model)
+    place = Place("127.0.0.1", server.port)
     done = 0
-    with Generator(places, messages, connections=CONNECTIONS) as generator, interrupt.ends(generator.interrupt):
+    with (
+        Generator([place], [_messages(model)], connections=CONNECTIONS) as generator,
+        interrupt.ends(generator.interrupt),
+    ):
 
         def measure(slice_: Slice) -> Recording:
-            is_scraped = experiment.is_scraped and slice_.target == 1
-            slice_ = dataclasses.replace(slice_, target=2 * (done // 2 % experiment.copies) + slice_.target)
-            with _scraped(server) if is_scraped else contextlib.nullcontext():
-                return generator.run(slice_, lambda _: None)
+            is_b = slice_.target == 1
+            _pause(client, model, 0.0 if is_b or experiment.is_scraped else PAUSE_S_MAX)
+            with _scraped(server) if is_b and experiment.is_scraped else contextlib.nullcontext():
+                return generator.run(dataclasses.replace(slice_, target=0), lambda _: None)
 
         def count(_: Pair) -> None:
             nonlocal done
@@ -178,28 +162,24 @@ def _messages(model: str) -> list[bytes]:
     return [infer_message(model, {"x": (Datatype.FP32, row)}).SerializeToString() for row in rows]
 
 
-def _make_references(server: Target, models: set[str]) -> None:
-    """Send rows until drift has its reference, so that rows are counted from the first slice on.
-
-    Every model is sent the same: what batches of many rows leave in onnxruntime's memory slows later ones down.
-    """
+def _make_reference(client: Client, model: str) -> None:
+    """Send rows until drift has its reference, so that rows are counted from the first slice on."""
     rng = np.random.default_rng(1)
-    watched = {model for model in models if model.endswith("_on")}
-    with Client(f"127.0.0.1:{server.port}") as client:
-        for _ in range(100):
-            rows = rng.normal(size=(200, FEATURES)).astype(np.float32)
-            for model in sorted(models):
-                client.infer(model, {"x": (Datatype.FP32, rows)})
-            if all(_drift_of(server, model).phase == "watching" for model in watched):
-                return
-    raise ConfigError(f"{', '.join(sorted(watched))}: no reference came of 20,000 rows")
+    for _ in range(100):
+        client.infer(model, {"x": (Datatype.FP32, rng.normal(size=(200, FEATURES)).astype(np.float32))})
+        if _drift_of(client, model).phase == "watching":
+            return
+    raise ConfigError(f"{model}: no reference came of 20,000 rows")
 
 
-def _drift_of(server: Target, model: str) -> pb.ServableDrift:
-    with Client(f"127.0.0.1:{server.port}") as client:
-        request = pb.DriftReportRequest(name=model)
-        answer = client.call("DriftReport", request, pb.DriftReportResponse, service=MONITOR_SERVICE)
-    return answer.servables[0]
+def _drift_of(client: Client, model: str) -> pb.ServableDrift:
+    request = pb.DriftReportRequest(name=model)
+    return client.call("DriftReport", request, pb.DriftReportResponse, service=MONITOR_SERVICE).servables[0]
+
+
+def _pause(client: Client, model: str, seconds: float) -> None:
+    request = pb.DriftPauseRequest(name=model, seconds=seconds)
+    client.call("DriftPause", request, pb.DriftPauseResponse, service=MONITOR_SERVICE)
 
 
 @contextlib.contextmanager

@@ -373,7 +373,7 @@ class Servable:
         batch.input_ns += gathered_ns - started_ns
         batch.infer_ns += ran_ns - gathered_ns
         batch.output_ns += self._clock.now_ns() - ran_ns
-        if self.config.drift.enabled:
+        if self.config.drift.enabled and ran_ns >= self.drift.paused_until_ns:
             note = workplace.counter.keep if workplace.answers_first else workplace.counter.observe
             self._count(entries, note, inputs, outputs, rows=rows, infer_ns=ran_ns - gathered_ns)
 

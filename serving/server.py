@@ -101,16 +101,17 @@ class Server:
         self._health = HealthService(lambda: not self.why_not_ready())
         timers = LoopTimers(loop, clock)
         data_plane = DataPlane(self._repository, self._admission, counters, clock=clock, timers=timers, tracer=tracer)
+        control_plane = ControlPlane(self._repository, config.control_plane, config.control_plane_clients)
         inference = InferenceService(
             self._repository,
             data_plane,
-            ControlPlane(self._repository, config.control_plane, config.control_plane_clients),
+            control_plane,
             large=LargeMessages(self._codecs, self._post),
             worker=self._workers,
             post=self._post,
             why_not_ready=self.why_not_ready,
         )
-        monitor = MonitorService(self._repository, counters, self._drift.run_aside, self._post)
+        monitor = MonitorService(self._repository, control_plane, counters, self._drift.run_aside, self._post)
         reflection = ReflectionService([SERVICE, MONITOR_SERVICE, HEALTH_SERVICE])
         methods = Methods(
             {**inference.unary(), **monitor.unary(), **self._health.unary()},

@@ -23,9 +23,9 @@ def _note(text: str) -> None:
               help="How long a slice lasts.")  # fmt: skip
 @json_option
 def command(pairs: int, slice_s: float, json_file: Path | None) -> None:
-    """Serve two models with drift counted and not, and compare in interleaved slices; also with /metrics scraped.
+    """Serve two models, each counted for drift in every other slice, and compare; also with /metrics scraped or not.
 
-    Takes about 5 minutes and starts its own server. Ends with 1 when a promise is broken, or could not be judged. On a
+    Takes about 5 minutes and starts its own servers. Ends with 1 when a promise is broken, or could not be judged. On a
     busy machine intervals are wide, and say little.
     """
     lines, facts, failures = [], [], []

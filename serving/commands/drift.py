@@ -20,7 +20,7 @@ from serving.pb import penstock_pb2 as pb
 from serving.statistics.drift.accuracy import ExpectedAccuracy
 from serving.statistics.drift.report import DriftReport, FeatureDrift, as_json, expected_of, merged, ranked
 from serving.transport.drift import decode
-from serving.transport.monitor import LABELS_MAX, MONITOR_SERVICE
+from serving.transport.monitor import LABELS_MAX, MONITOR_SERVICE, PAUSE_S_MAX
 
 _FEATURES_SHOWN = 15
 _RAW_BYTES_MAX = 256 << 20
@@ -39,6 +39,10 @@ def _page_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _version_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--version", default="", metavar="N", help="The version; the newest without one.")(command)
+
+
+def _every_version_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--version", default="", metavar="N", help="The version; all of them without one.")(command)
 
 
 @group.command("report")
@@ -111,6 +115,43 @@ def feedback(model: str, version: str, source: str, connect: Connect, json_file:
     facts = {"matched": matched, "unmatched": unmatched, "doubled": doubled, "mean_error": mean_error}
     text = f"{matched} labels matched, {unmatched} knew no request, {doubled} came again; mean error {mean_error:.4g}"
     show(text, facts, json_file)
+
+
+@group.command("pause")
+@model_option(required=True)
+@_every_version_option
+@click.option(
+    "--for-s", "seconds", default=3600.0, show_default=True, metavar="SECONDS",
+    type=click.FloatRange(0, PAUSE_S_MAX, min_open=True), help="Then rows are counted again, see also `drift resume`.",
+)  # fmt: skip
+@client_options
+@json_option
+def pause(model: str, version: str, seconds: float, connect: Connect, json_file: Path | None) -> None:
+    """Count no rows for a while: those of a load test or a replay, which say nothing about what clients send.
+
+    They are answered as ever. Evidence and alarms stay as they are, and /metrics shows penstock_drift_paused.
+    """
+    _pause(connect, model, version, seconds, json_file)
+
+
+@group.command("resume")
+@model_option(required=True)
+@_every_version_option
+@client_options
+@json_option
+def resume(model: str, version: str, connect: Connect, json_file: Path | None) -> None:
+    """Count rows again after `drift pause`."""
+    _pause(connect, model, version, 0.0, json_file)
+
+
+def _pause(connect: Connect, model: str, version: str, seconds: float, json_file: Path | None) -> None:
+    request = pb.DriftPauseRequest(name=model, version=version, seconds=seconds)
+    with connect() as client:
+        answer = client.call("DriftPause", request, pb.DriftPauseResponse, service=MONITOR_SERVICE)
+    versions = list(answer.versions)
+    until = f"not counted for the next {seconds:g} s" if seconds else "counted again"
+    facts = {"model": model, "versions": versions, "paused_s": seconds}
+    show("\n".join(f"{model}/{each}: rows are {until}" for each in versions), facts, json_file)
 
 
 group.add_command(calibrate)
@@ -225,6 +266,11 @@ def _expected(expected: ExpectedAccuracy) -> str:
 
 
 def _state(found: DriftReport) -> str:
+    state = _verdict(found)
+    return f"{state}; paused: no rows are counted for {found.paused_s:.0f} s more" if found.paused_s else state
+
+
+def _verdict(found: DriftReport) -> str:
     if found.phase == "off":
         return "not watched; its [drift] table says so, or no tensor of it has a fixed number of elements per row"
     if found.phase == "collecting":

@@ -200,8 +200,24 @@ class DriftReportResponse(_message.Message):
     servables: _containers.RepeatedCompositeFieldContainer[ServableDrift]
     def __init__(self, servables: _Optional[_Iterable[_Union[ServableDrift, _Mapping]]] = ...) -> None: ...
 
+class DriftPauseRequest(_message.Message):
+    __slots__ = ("name", "version", "seconds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    seconds: float
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class DriftPauseResponse(_message.Message):
+    __slots__ = ("versions",)
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    versions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, versions: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class ServableDrift(_message.Message):
-    __slots__ = ("name", "version", "phase", "data_digest", "self_reference", "calibrated", "pane_s", "pane_rows_min", "tolerance", "alarm_panes", "rows", "rows_seen", "panes_closed", "alarms", "alarm", "spent_ns", "infer_ns", "replicas", "features", "history", "panes", "open", "realised_error", "labels")
+    __slots__ = ("name", "version", "phase", "data_digest", "self_reference", "calibrated", "pane_s", "pane_rows_min", "tolerance", "alarm_panes", "rows", "rows_seen", "panes_closed", "alarms", "alarm", "spent_ns", "infer_ns", "replicas", "features", "history", "panes", "open", "realised_error", "labels", "paused_s")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
@@ -226,6 +242,7 @@ class ServableDrift(_message.Message):
     OPEN_FIELD_NUMBER: _ClassVar[int]
     REALISED_ERROR_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_S_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     phase: str
@@ -250,7 +267,8 @@ class ServableDrift(_message.Message):
     open: DriftPane
     realised_error: ServableDrift
     labels: LabelCounts
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., phase: _Optional[str] = ..., data_digest: _Optional[str] = ..., self_reference: bool = ..., calibrated: bool = ..., pane_s: _Optional[float] = ..., pane_rows_min: _Optional[int] = ..., tolerance: _Optional[float] = ..., alarm_panes: _Optional[int] = ..., rows: _Optional[int] = ..., rows_seen: _Optional[int] = ..., panes_closed: _Optional[int] = ..., alarms: _Optional[int] = ..., alarm: bool = ..., spent_ns: _Optional[int] = ..., infer_ns: _Optional[int] = ..., replicas: _Optional[int] = ..., features: _Optional[_Iterable[_Union[DriftFeature, _Mapping]]] = ..., history: _Optional[_Iterable[_Union[DriftEvidence, _Mapping]]] = ..., panes: _Optional[_Iterable[_Union[DriftPane, _Mapping]]] = ..., open: _Optional[_Union[DriftPane, _Mapping]] = ..., realised_error: _Optional[_Union[ServableDrift, _Mapping]] = ..., labels: _Optional[_Union[LabelCounts, _Mapping]] = ...) -> None: ...
+    paused_s: float
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., phase: _Optional[str] = ..., data_digest: _Optional[str] = ..., self_reference: bool = ..., calibrated: bool = ..., pane_s: _Optional[float] = ..., pane_rows_min: _Optional[int] = ..., tolerance: _Optional[float] = ..., alarm_panes: _Optional[int] = ..., rows: _Optional[int] = ..., rows_seen: _Optional[int] = ..., panes_closed: _Optional[int] = ..., alarms: _Optional[int] = ..., alarm: bool = ..., spent_ns: _Optional[int] = ..., infer_ns: _Optional[int] = ..., replicas: _Optional[int] = ..., features: _Optional[_Iterable[_Union[DriftFeature, _Mapping]]] = ..., history: _Optional[_Iterable[_Union[DriftEvidence, _Mapping]]] = ..., panes: _Optional[_Iterable[_Union[DriftPane, _Mapping]]] = ..., open: _Optional[_Union[DriftPane, _Mapping]] = ..., realised_error: _Optional[_Union[ServableDrift, _Mapping]] = ..., labels: _Optional[_Union[LabelCounts, _Mapping]] = ..., paused_s: _Optional[float] = ...) -> None: ...
 
 class LabelCounts(_message.Message):
     __slots__ = ("matched", "unmatched", "doubled", "mean_error")

@@ -49,6 +49,11 @@ class MonitorStub(object):
                 request_serializer=serving_dot_pb_dot_penstock__pb2.DriftReportRequest.SerializeToString,
                 response_deserializer=serving_dot_pb_dot_penstock__pb2.DriftReportResponse.FromString,
                 _registered_method=True)
+        self.DriftPause = channel.unary_unary(
+                '/penstock.v1.Monitor/DriftPause',
+                request_serializer=serving_dot_pb_dot_penstock__pb2.DriftPauseRequest.SerializeToString,
+                response_deserializer=serving_dot_pb_dot_penstock__pb2.DriftPauseResponse.FromString,
+                _registered_method=True)
         self.Feedback = channel.unary_unary(
                 '/penstock.v1.Monitor/Feedback',
                 request_serializer=serving_dot_pb_dot_penstock__pb2.FeedbackRequest.SerializeToString,
@@ -80,6 +85,13 @@ class MonitorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DriftPause(self, request, context):
+        """Count no rows for drift for a while, as of a load test or a replay. Open to whoever may load and unload models.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Feedback(self, request, context):
         """What would have been right, for requests that were sent with an id.
         """
@@ -104,6 +116,11 @@ def add_MonitorServicer_to_server(servicer, server):
                     servicer.DriftReport,
                     request_deserializer=serving_dot_pb_dot_penstock__pb2.DriftReportRequest.FromString,
                     response_serializer=serving_dot_pb_dot_penstock__pb2.DriftReportResponse.SerializeToString,
+            ),
+            'DriftPause': grpc.unary_unary_rpc_method_handler(
+                    servicer.DriftPause,
+                    request_deserializer=serving_dot_pb_dot_penstock__pb2.DriftPauseRequest.FromString,
+                    response_serializer=serving_dot_pb_dot_penstock__pb2.DriftPauseResponse.SerializeToString,
             ),
             'Feedback': grpc.unary_unary_rpc_method_handler(
                     servicer.Feedback,
@@ -192,6 +209,33 @@ class Monitor(object):
             '/penstock.v1.Monitor/DriftReport',
             serving_dot_pb_dot_penstock__pb2.DriftReportRequest.SerializeToString,
             serving_dot_pb_dot_penstock__pb2.DriftReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DriftPause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.v1.Monitor/DriftPause',
+            serving_dot_pb_dot_penstock__pb2.DriftPauseRequest.SerializeToString,
+            serving_dot_pb_dot_penstock__pb2.DriftPauseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -112,7 +112,8 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
         "Drift",
         (
             Panel("Alarm", "1 while the rows have drifted from the reference.", "none",
-                  [Query(_gauge("penstock_drift_alarm"))]),
+                  [Query(_gauge("penstock_drift_alarm")),
+                   Query(_gauge("penstock_drift_paused"), "paused {{model}}/{{version}}")]),
             Panel("Evidence", "As a power of ten; it alarms at alarm_panes, 3 unless it was set.", "none",
                   [Query(_gauge("penstock_drift_evidence"))]),
             Panel("Time spent counting", "Of the time that batches take.", "percentunit",

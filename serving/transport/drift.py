@@ -37,6 +37,7 @@ def encode(report: DriftReport) -> pb.ServableDrift:
         spent_ns=report.spent_ns,
         infer_ns=report.infer_ns,
         replicas=report.replicas,
+        paused_s=report.paused_s,
         features=[_encode_feature(report, row) for row in range(len(report.features))],
         history=[pb.DriftEvidence(boundary=boundary, log_evidence=log) for boundary, log in report.evidence],
         panes=[_encode_block(pane.block, slots, pane.boundary) for pane in report.panes],
@@ -61,7 +62,7 @@ def decode(message: pb.ServableDrift) -> DriftReport:
             evidence=tuple((item.boundary, item.log_evidence) for item in message.history),
             panes=tuple(Pane(item.boundary, _decode_block(item, slots)) for item in message.panes),
             open=_decode_block(message.open, slots), spent_ns=message.spent_ns, infer_ns=message.infer_ns,
-            replicas=message.replicas,
+            replicas=message.replicas, paused_s=message.paused_s,
         )  # fmt: skip
     except (ValueError, IndexError) as error:
         raise RemoteError("INTERNAL", f"the drift report contradicts itself: {error}") from None

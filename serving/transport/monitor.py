@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from google.protobuf.message import Message
 
+from serving.controlplane import ControlPlane
 from serving.errors import InternalError, InvalidRequest, Overloaded, ServingError
 from serving.model import Post, Servable
 from serving.pb import penstock_pb2 as pb
@@ -21,6 +22,8 @@ from serving.transport.drift import encode
 MONITOR_SERVICE = "penstock.v1.Monitor"
 LABELS_MAX = 10_000
 """Labels in one call."""
+PAUSE_S_MAX = 86_400.0
+"""Nobody can stop the counting for drift for ever, who may have forgotten it."""
 REPORTS_WAITING_MAX = 64
 """Drift reports that wait to be made; further ones are refused."""
 
@@ -28,13 +31,18 @@ _log = logging.getLogger(__name__)
 
 
 class MonitorService:
-    """The methods of `penstock.v1.Monitor`. They change nothing that is served, so whoever may infer may ask."""
+    """The methods of `penstock.v1.Monitor`.
+
+    They change nothing that is served, so whoever may infer may ask; but for DriftPause, which could hide what others
+    send: that is for those who may load and unload models.
+    """
 
     def __init__(
-        self, repository: ModelRepository, counters: RequestCounters, aside: Callable[[Callable[[], None]], object],
-        post: Post,
+        self, repository: ModelRepository, control_plane: ControlPlane, counters: RequestCounters,
+        aside: Callable[[Callable[[], None]], object], post: Post,
     ) -> None:  # fmt: skip
         self._repository = repository
+        self._control_plane = control_plane
         self._counters = counters
         self._aside = aside
         self._post = post
@@ -44,6 +52,7 @@ class MonitorService:
         """Return the unary methods by path."""
         methods = {"BatchingReport": immediate(self._batching_report), "DriftReport": self._drift_report}
         methods["LatencyReport"] = immediate(self._latency_report)
+        methods["DriftPause"] = self._drift_pause
         methods["Feedback"] = immediate(self._feedback)
         return {f"/{MONITOR_SERVICE}/{name}": method for name, method in methods.items()}
 
@@ -88,6 +97,25 @@ class MonitorService:
 
         self._reports_waiting += 1
         self._aside(work)
+
+    def _drift_pause(self, data: bytes, call: Call) -> None:
+        def answer(data: bytes) -> Message:
+            self._control_plane.check_access(call.peer_host, call.peer_names)
+            request = parse(pb.DriftPauseRequest, data)
+            if not request.name:
+                raise InvalidRequest("name is empty, expected a model's")
+            if not 0.0 <= request.seconds <= PAUSE_S_MAX:  # nor NaN
+                raise InvalidRequest(
+                    f"seconds is {request.seconds:g}, expected at most {PAUSE_S_MAX:.0f}, or 0 to go on"
+                )
+            watched = [one for one in self._servables(request.name, request.version) if one.config.drift.enabled]
+            if not watched:
+                raise InvalidRequest(f"model '{request.name}' has no ready version of which rows are counted for drift")
+            for servable in watched:
+                servable.drift.pause(request.seconds)
+            return pb.DriftPauseResponse(versions=[str(servable.version) for servable in watched])
+
+        immediate(answer)(data, call)
 
     def _feedback(self, data: bytes) -> Message:
         request = parse(pb.FeedbackRequest, data)

@@ -49,7 +49,7 @@ class DriftReport:
     `phase` is "collecting" (no reference yet), "calibrating" or "watching". `rows` were sampled of the `rows_seen` that
     were served; `panes` are the last closed ones, `open` what was counted since. `logs` [features] are the natural logs
     of the evidence, with the open pane, and `evidence` that of the mean over features after each closed pane, by its
-    boundary. `effects` [features] are design effects.
+    boundary. `effects` [features] are design effects. For `paused_s` more no row is counted.
     """
 
     model: str
@@ -73,6 +73,7 @@ class DriftReport:
     spent_ns: int = 0
     infer_ns: int = 0
     replicas: int = 1
+    paused_s: float = 0.0
 
     @property
     def recent(self) -> Block:
@@ -140,6 +141,7 @@ def as_json(report: DriftReport) -> dict[str, Any]:
         "model": report.model,
         "version": report.version,
         "phase": report.phase,
+        "paused_s": report.paused_s,
         "reference": "self" if report.is_self_reference else "profile",
         "data_digest": report.data_digest,
         "rows": report.rows,
@@ -229,6 +231,7 @@ def merged(reports: Sequence[DriftReport]) -> DriftReport:
             spent_ns=sum(report.spent_ns for report in reports),
             infer_ns=sum(report.infer_ns for report in reports),
             replicas=sum(report.replicas for report in reports),
+            paused_s=max(report.paused_s for report in reports),
         )
     )
 

@@ -39,7 +39,8 @@ class DriftWatch:
     """The drift of one servable. `counter` is called when an executor is made, `begin` once, `tick` and `report` aside.
 
     Without a profile, or with one that is not for this model, the first `reference_rows` rows become the reference.
-    `subject` is what is watched, for the log.
+    `subject` is what is watched, for the log. Batches that end before `paused_until_ns`, in monotonic ns, are not to be
+    counted.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class DriftWatch:
         self.name = name
         self.version = version
         self.config = config
+        self.paused_until_ns = 0
         self._signature = signature
         self._clock = clock
         self._kernels = kernels
@@ -83,6 +85,17 @@ class DriftWatch:
             if self._state is not None and (panes := self._ready_panes()) is not None:
                 self._gather(panes)
                 self._save(panes)
+
+    def pause(self, seconds: float) -> None:
+        """Count no rows from now on for so long, in place of what was asked before; 0 goes on. Waits for nobody."""
+        self.paused_until_ns = self._clock.now_ns() + round(seconds * 1e9) if seconds else 0
+        until = f"not counted for the next {seconds:g} s" if seconds else "counted again"
+        _log.info("%s/%d: %s are %s, as somebody has asked", self.name, self.version, self.subject, until)
+
+    @property
+    def paused_s(self) -> float:
+        """For how long no rows are counted, since somebody has asked for that."""
+        return max(0, self.paused_until_ns - self._clock.now_ns()) / 1e9
 
     @property
     def boundary(self) -> int:
@@ -128,8 +141,12 @@ class DriftWatch:
         It is made anew when a pane has closed, and when rows have come and the last one has rested: making one takes
         some hundredths of a second, which nobody may ask for again and again.
         """
-        if not self.config.enabled:
-            return None
+        found, is_paused = self._latest_view() if self.config.enabled else None, self.paused_s > 0.0
+        if found is not None and found.is_paused != is_paused:
+            found = self._view = replace(found, is_paused=is_paused)
+        return found
+
+    def _latest_view(self) -> DriftView | None:
         began_ns, shown, panes = self._clock.now_ns(), self._view, self._panes
         if shown is not None and panes is not None and panes.panes == shown.panes and began_ns < self._view_rests_ns:
             return shown
@@ -250,6 +267,7 @@ class DriftWatch:
             self.name, str(self.version), phase, "", is_self_reference=True, is_calibrated=False, terms=self._terms(),
             features=(), rows=0, rows_seen=rows_seen, panes_closed=0, alarms=0, is_alarm=False, effects=np.ones(0),
             logs=np.empty(0), evidence=(), panes=(), open=Block(0), spent_ns=spent_ns, infer_ns=infer_ns,
+            paused_s=self.paused_s,
         )  # fmt: skip
 
     def _full_report(self, panes: Panes, layout: Layout) -> DriftReport:
@@ -266,7 +284,7 @@ class DriftWatch:
             features=layout.features, rows=panes.rows, rows_seen=rows_seen, panes_closed=panes.panes,
             alarms=panes.alarms, is_alarm=is_alarm, effects=panes.effects.copy(), logs=logs,
             evidence=tuple(panes.evidence), panes=tuple(panes.closed), open=panes.open.copy(),
-            spent_ns=spent_ns, infer_ns=infer_ns,
+            spent_ns=spent_ns, infer_ns=infer_ns, paused_s=self.paused_s,
         )  # fmt: skip
 
 

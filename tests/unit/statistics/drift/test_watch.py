@@ -297,6 +297,34 @@ def test_what_scrapes_see_rests_unless_a_pane_closes():
     assert (served.watch.view().rows, served.watch.view().panes) == (600, 1)
 
 
+def test_a_pause_ends_by_itself_or_when_somebody_says_so_and_every_view_tells_it():
+    served = Served()
+    served.serve(200)
+    watch, clock = served.watch, served.clock
+    assert (watch.paused_s, watch.report().paused_s, watch.view().is_paused) == (0, 0, False)
+    watch.pause(90)
+    assert (watch.paused_s, watch.report().paused_s, watch.view().is_paused) == (90, 90, True)
+    clock.advance(60_000_000_000)
+    assert clock.now_ns() < watch.paused_until_ns
+    assert watch.paused_s == 30
+    watch.pause(120)
+    assert watch.paused_s == 120, "in place of what was asked before"
+    clock.advance(120_000_000_000)
+    assert clock.now_ns() >= watch.paused_until_ns
+    assert (watch.paused_s, watch.view().is_paused) == (0, False)
+    watch.pause(90)
+    watch.pause(0)
+    assert (watch.paused_s, watch.view().is_paused) == (0, False)
+    assert as_json(merged([watch.report(), dataclasses.replace(watch.report(), paused_s=7.0)]))["paused_s"] == 7
+
+
+def test_a_pause_waits_for_no_pane_that_is_being_closed():
+    served = Served()
+    with served.watch._busy:
+        served.watch.pause(60)
+    assert served.watch.paused_s == 60
+
+
 def test_while_rows_are_sampled_one_in_eight_of_them_is_looked_at_as_a_whole():
     served = Served()
     for _ in range(100):
