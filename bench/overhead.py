@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.compare import Comparison, Pair, Ratio, compare
+from bench.compare import PAIRS_MIN, Comparison, Pair, Ratio, compare
 from bench.generator.handle import Generator
 from bench.interrupt import Interrupt
 from bench.load import FEATURES, Target, penstock, write_increment
@@ -47,7 +47,8 @@ _ROWS_SENT = 256
 SHARE = "share"
 """What is counted and no ratio of two sides."""
 _CONFIG = f"[session]\nintra_op_threads = 1\n[drift]\nreference_rows = {_REFERENCE_ROWS}\n"
-_SCRAPE_S = 1.0
+_SCRAPE_S, _SCRAPED_S_MIN = 1.0, 2.0
+"""The first page is asked for while a slice warms up, so a slice has one for each of its seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +82,23 @@ class Experiment:
 
     title: str
     load: ClosedLoop
+    pairs: int
     model: str
     is_scraped: bool
     judge: Callable[[dict[str, Ratio], str], list[Line]]
 
 
-def experiments(slice_s: float) -> tuple[Experiment, ...]:
-    """Return the comparisons."""
+def experiments(slice_s: float, pairs: int) -> tuple[Experiment, ...]:
+    """Return the comparisons. What is scraped every second needs slices of some seconds, so fewer of them."""
+    scraped_s = max(_SCRAPED_S_MIN, float(round(slice_s)))
+    scraped_pairs = max(PAIRS_MIN, round(pairs * (slice_s + WARM_UP_S) / (scraped_s + WARM_UP_S)))
     alone = ClosedLoop(concurrency=1, duration_s=slice_s)
     full = ClosedLoop(concurrency=IN_FLIGHT, duration_s=slice_s)
+    longer = ClosedLoop(concurrency=IN_FLIGHT, duration_s=scraped_s)
     return (
-        Experiment("drift on / off, 1 ms model", alone, _SLOW, False, _of_latency),
-        Experiment("drift on / off, light model", full, _LIGHT, False, _of_throughput),
-        Experiment("/metrics scraped / not, light model", full, _LIGHT, True, _of_scraping),
+        Experiment("drift on / off, 1 ms model", alone, pairs, _SLOW, False, _of_latency),
+        Experiment("drift on / off, light model", full, pairs, _LIGHT, False, _of_throughput),
+        Experiment("/metrics scraped / not, light model", longer, scraped_pairs, _LIGHT, True, _of_scraping),
     )
 
 
@@ -101,12 +106,12 @@ def measure_all(
     slice_s: float, pairs: int, interrupt: Interrupt, note: Callable[[str], None]
 ) -> Iterator[tuple[Experiment, Comparison, list[Line]]]:
     """Run all comparisons on servers of our own; yield each as it ends. Raises ConfigError."""
-    for experiment in experiments(slice_s):
+    for experiment in experiments(slice_s, pairs):
         note(experiment.title)
         with tempfile.TemporaryDirectory(prefix="penstock-overhead-") as folder:
             _write_model(Path(folder), experiment.model)
             with penstock(Path(folder)) as server, Client(f"127.0.0.1:{server.port}") as client:
-                found = _measure(experiment, server, client, pairs, interrupt, note)
+                found = _measure(experiment, server, client, interrupt, note)
                 lines = experiment.judge({one.figure: one for one in found.ratios}, experiment.title)
                 if experiment.model == _SLOW:
                     lines.append(counted(_drift_of(client, experiment.model)))
@@ -130,9 +135,8 @@ def _write_model(models: Path, name: str) -> None:
 
 
 def _measure(
-    experiment: Experiment, server: Target, client: Client, pairs: int, interrupt: Interrupt,
-    note: Callable[[str], None],
-) -> Comparison:  # fmt: skip
+    experiment: Experiment, server: Target, client: Client, interrupt: Interrupt, note: Callable[[str], None]
+) -> Comparison:
     model = experiment.model
     _make_reference(client, model)
     place = Place("127.0.0.1", server.port)
@@ -151,10 +155,10 @@ def _measure(
         def count(_: Pair) -> None:
             nonlocal done
             done += 1
-            note(f"{experiment.title}: {done} of {pairs} pairs")
+            note(f"{experiment.title}: {done} of {experiment.pairs} pairs")
 
         a, b = (Slice(load=experiment.load, target=side, warm_up_s=WARM_UP_S) for side in (0, 1))
-        return compare(measure, a, b=b, pairs=pairs, on_pair=count)
+        return compare(measure, a, b=b, pairs=experiment.pairs, on_pair=count)
 
 
 def _messages(model: str) -> list[bytes]:

@@ -55,8 +55,7 @@ class Kept(NamedTuple):
     inputs: list[Array]
     outputs: Sequence[Array]
     rows: int
-    first: int
-    step: int
+    sampled: range
 
 
 class Counter:
@@ -92,10 +91,10 @@ class Counter:
 
     def observe(self, inputs: Sequence[Array], outputs: Sequence[Array], *, rows: int, infer_ns: int) -> None:
         """Count the sampled rows of a batch that has run."""
-        first = self.governor.first_row(rows, infer_ns)
-        if first >= 0 and self._lock.acquire(blocking=False):
+        sampled = self.governor.sample(rows, infer_ns)
+        if sampled and self._lock.acquire(blocking=False):
             try:
-                self._count([*inputs, *outputs], rows, first=first, step=self.governor.step)
+                self._count([*inputs, *outputs], rows, sampled)
             finally:
                 self._lock.release()
 
@@ -105,15 +104,15 @@ class Counter:
         They are copied from a GPU to the host; large ones are counted at once. The batch's answers wait for this, so
         nothing else is done here.
         """
-        governor = self.governor
-        if (first := governor.first_row(rows, infer_ns)) < 0 or not self._lock.acquire(blocking=False):
+        sampled = self.governor.sample(rows, infer_ns)
+        if not sampled or not self._lock.acquire(blocking=False):
             return
         try:
-            began_ns, step, kept_bytes = self._clock.now_ns(), governor.step, 0
+            began_ns, kept_bytes = self._clock.now_ns(), 0
             for array in inputs:  # loops, and no functions of their own: those would be cold
                 kept_bytes += array.nbytes
             if kept_bytes > self.KEPT_BYTES_MAX:
-                self._count([*inputs, *outputs], rows, first=first, step=step)
+                self._count([*inputs, *outputs], rows, sampled)
                 return
             copies = []
             for array in inputs:
@@ -122,8 +121,8 @@ class Counter:
             for array in outputs:
                 kept_bytes += array.nbytes
                 self.is_due |= array.dtype == np.object_
-            self._kept.append(Kept(copies, outputs, rows, first, step))
-            self._kept_rows += len(range(first, rows, step))
+            self._kept.append(Kept(copies, outputs, rows, sampled))
+            self._kept_rows += len(sampled)
             self._kept_bytes += kept_bytes
             self.is_due |= self._kept_rows >= self.TOGETHER_ROWS or self._kept_bytes > self.KEPT_BYTES_MAX
             self._keeping_ns += self._clock.now_ns() - began_ns
@@ -160,20 +159,21 @@ class Counter:
         ]
         self._keeping_ns += self._clock.now_ns() - began_ns
         for arrays in together:
-            self._count(arrays, len(arrays[0]), first=0, step=1)
+            rows = len(arrays[0])
+            self._count(arrays, rows, range(rows))
 
-    def _count(self, arrays: Sequence[Array], rows: int, *, first: int, step: int) -> None:
+    def _count(self, arrays: Sequence[Array], rows: int, sampled: range) -> None:
         began_ns = self._clock.now_ns()
         here = [np.asarray(array) for array in arrays]  # what lies on a GPU is copied
         if self._layout is not None:
             count_batch(
-                self._block, self._layout, here, rows=rows, start=first, step=step,
+                self._block, self._layout, here, rows=rows, start=sampled.start, step=sampled.step,
                 kernels=self._kernels, deriving=self._deriving(),
             )  # fmt: skip
         elif self._collector is not None:
-            self._collector.take(here, rows=rows, start=first, step=step)
+            self._collector.take(here, rows=rows, start=sampled.start, step=sampled.step)
         spent_ns, self._keeping_ns = self._clock.now_ns() - began_ns + self._keeping_ns, 0
-        self.governor.spent(spent_ns, len(range(first, rows, step)))
+        self.governor.spent(spent_ns, len(sampled))
 
     def _deriving(self) -> tuple[int, int]:
         """Return which of the sampled rows to look at as a whole: all while all are sampled, else a few."""
@@ -205,8 +205,8 @@ def _sampled(array: Array, batch: Kept) -> Array:
     """Return the sampled rows of a tensor as [rows, elements]; no elements when it does not follow the rows."""
     here = np.asarray(array)  # from a GPU
     if here.size % batch.rows:
-        return np.empty((len(range(batch.first, batch.rows, batch.step)), 0), here.dtype)
-    return here.reshape(batch.rows, -1)[batch.first :: batch.step]
+        return np.empty((len(batch.sampled), 0), here.dtype)
+    return here.reshape(batch.rows, -1)[batch.sampled.start :: batch.sampled.step]
 
 
 def _are_alike(one: Array, other: Array) -> bool:

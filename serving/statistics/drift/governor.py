@@ -43,14 +43,12 @@ class Governor:
         """Return a random number below another one."""
         return int(self._random() * numbers)
 
-    def first_row(self, rows: int, infer_ns: int) -> int:
-        """Note a batch; return its first sampled row, -1 when none is."""
+    def sample(self, rows: int, infer_ns: int) -> range:
+        """Note a batch; return which of its rows are sampled."""
         self.rows += rows
         self.infer_ns += infer_ns
-        if self.step == 1:
-            return 0 if rows else -1
-        first = int(self._random() * self.step)
-        return first if first < rows else -1
+        step = self.step  # another thread, which takes counts away, may choose another one
+        return range(rows) if step == 1 else range(int(self._random() * step), rows, step)
 
     def spent(self, cost_ns: int, sampled_rows: int) -> None:
         """Note how long looking at rows took, and choose the step anew."""

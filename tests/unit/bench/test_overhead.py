@@ -18,7 +18,7 @@ from serving.types import Datatype
 
 
 def judged(title, **intervals):
-    (experiment,) = [one for one in experiments(2.0) if title in one.title]
+    (experiment,) = [one for one in experiments(0.2, 400) if title in one.title]
     ratios = {
         name.replace("_", " "): Ratio(name.replace("_", " "), (low + high) / 2, low, high)
         for name, (low, high) in intervals.items()
@@ -50,9 +50,18 @@ def test_scraping_shows_no_loss(throughput, kept):
 
 
 def test_only_b_is_scraped_or_counted_and_everything_else_is_the_same():
-    latency, throughput, scraping = experiments(2.0)
+    latency, throughput, scraping = experiments(0.2, 400)
     assert [one.is_scraped for one in (latency, throughput, scraping)] == [False, False, True]
     assert [one.model for one in (latency, throughput, scraping)] == ["slow", "light", "light"]
+    assert [one.pairs for one in (latency, throughput)] == [400, 400]
+
+
+@pytest.mark.parametrize(
+    ("slice_s", "pairs", "scraped_s", "scraped_pairs"), [(0.2, 400, 2, 57), (0.2, 20, 2, 20), (3.3, 40, 3, 44)]
+)
+def test_a_scraped_slice_has_a_page_for_each_of_its_seconds(slice_s, pairs, scraped_s, scraped_pairs):
+    scraping = experiments(slice_s, pairs)[-1]
+    assert (scraping.load.duration_s, scraping.pairs) == (scraped_s, scraped_pairs)
 
 
 def test_a_side_that_is_not_counted_is_paused_on_the_server_and_the_other_is_not(tmp_path):

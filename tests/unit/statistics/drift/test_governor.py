@@ -11,9 +11,7 @@ def run(governor, batches, *, rows, infer_ns, row_ns, call_ns=3_000):
     """Run batches through a governor; return how many rows were sampled."""
     sampled = 0
     for _ in range(batches):
-        first = governor.first_row(rows, infer_ns)
-        if first >= 0:
-            count = len(range(first, rows, governor.step))
+        if count := len(governor.sample(rows, infer_ns)):
             sampled += count
             governor.spent(call_ns + count * row_ns, count)
     return sampled
@@ -53,7 +51,7 @@ def test_rows_that_come_in_turns_are_sampled_alike(period):
     governor, sampled = Governor(0.01), [0] * period
     governor.step = period
     for row in range(20_000):
-        sampled[row % period] += governor.first_row(1, 0) >= 0
+        sampled[row % period] += len(governor.sample(1, 0))
     expected = 20_000 / period / period
     assert max(abs(count - expected) for count in sampled) < 5 * expected**0.5
 
@@ -67,4 +65,14 @@ def test_an_interruption_is_not_taken_for_work():
 
 
 def test_a_batch_without_rows_is_not_sampled():
-    assert Governor(0.01).first_row(0, 1_000) == -1
+    governor = Governor(0.01)
+    for governor.step in (1, 2):
+        assert not governor.sample(0, 1_000)
+
+
+def test_of_a_batch_every_step_th_row_is_sampled_from_one_of_the_first_on():
+    governor = Governor(0.01)
+    assert governor.sample(5, 0) == range(5)
+    governor.step = 3
+    assert {tuple(governor.sample(7, 0)) for _ in range(100)} == {(0, 3, 6), (1, 4), (2, 5)}
+    assert (governor.rows, governor.step) == (705, 3)
