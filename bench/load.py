@@ -84,7 +84,9 @@ def write_increment(models: Path, name: str, width: int) -> None:
 def penstock(models: Path, *arguments: str) -> Iterator[Target]:
     """Run `penstock serve` on a free port."""
     command = [sys.executable, "-m", "serving", "serve", "--models", str(models), "--grpc-port", "0"]
-    with subprocess.Popen([*command, "--http-port", "0", *arguments], stderr=subprocess.PIPE, text=True) as process:
+    command += ["--http-port", "0", *arguments]
+    # In a session of its own: Ctrl-C is for who measures, who ends it.
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stderr is not None, "bug: the log is not piped"
         port = http_port = 0
         for line in process.stderr:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import tempfile
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.compare import PAIRS_MIN, Comparison, Pair, Ratio, compare
+from bench.compare import PAIRS_MAX, PAIRS_MIN, Comparison, Pair, Ratio, compare
 from bench.generator.handle import Generator
 from bench.interrupt import Interrupt
 from bench.load import FEATURES, Target, penstock, write_increment
@@ -48,7 +49,7 @@ SHARE = "share"
 """What is counted and no ratio of two sides."""
 _CONFIG = f"[session]\nintra_op_threads = 1\n[drift]\nreference_rows = {_REFERENCE_ROWS}\n"
 _SCRAPE_S, _SCRAPED_S_MIN = 1.0, 2.0
-"""The first page is asked for while a slice warms up, so a slice has one for each of its seconds."""
+"""In the middle of each of a slice's seconds a page is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +90,10 @@ class Experiment:
 
 
 def experiments(slice_s: float, pairs: int) -> tuple[Experiment, ...]:
-    """Return the comparisons. What is scraped every second needs slices of some seconds, so fewer of them."""
+    """Return the comparisons. What is scraped every second needs slices of seconds, and gets about as much time."""
     scraped_s = max(_SCRAPED_S_MIN, float(round(slice_s)))
-    scraped_pairs = max(PAIRS_MIN, round(pairs * (slice_s + WARM_UP_S) / (scraped_s + WARM_UP_S)))
+    as_long = round(pairs * (slice_s + WARM_UP_S) / (scraped_s + WARM_UP_S))
+    scraped_pairs = min(max(PAIRS_MIN, as_long), PAIRS_MAX)
     alone = ClosedLoop(concurrency=1, duration_s=slice_s)
     full = ClosedLoop(concurrency=IN_FLIGHT, duration_s=slice_s)
     longer = ClosedLoop(concurrency=IN_FLIGHT, duration_s=scraped_s)
@@ -105,17 +107,20 @@ def experiments(slice_s: float, pairs: int) -> tuple[Experiment, ...]:
 def measure_all(
     slice_s: float, pairs: int, interrupt: Interrupt, note: Callable[[str], None]
 ) -> Iterator[tuple[Experiment, Comparison, list[Line]]]:
-    """Run all comparisons on servers of our own; yield each as it ends. Raises ConfigError."""
+    """Run all comparisons on servers of our own, until Ctrl-C; yield each. Raises ConfigError and RemoteError."""
     for experiment in experiments(slice_s, pairs):
         note(experiment.title)
         with tempfile.TemporaryDirectory(prefix="penstock-overhead-") as folder:
             _write_model(Path(folder), experiment.model)
             with penstock(Path(folder)) as server, Client(f"127.0.0.1:{server.port}") as client:
-                found = _measure(experiment, server, client, interrupt, note)
-                lines = experiment.judge({one.figure: one for one in found.ratios}, experiment.title)
-                if experiment.model == _SLOW:
-                    lines.append(counted(_drift_of(client, experiment.model)))
-        yield experiment, found, [] if found.failure else lines
+                found, lines = _measure(experiment, server, client, interrupt, note), []
+                if not found.failure:
+                    lines = experiment.judge({one.figure: one for one in found.ratios}, experiment.title)
+                    if experiment.model == _SLOW:
+                        lines.append(counted(_drift_of(client, experiment.model)))
+        yield experiment, found, lines
+        if interrupt.is_set:
+            return
 
 
 def counted(report: pb.ServableDrift) -> Line:
@@ -148,7 +153,7 @@ def _measure(
 
         def measure(slice_: Slice) -> Recording:
             is_b = slice_.target == 1
-            _pause(client, model, 0.0 if is_b or experiment.is_scraped else PAUSE_S_MAX)
+            _pause(client, model, _pause_s(experiment, slice_.target))
             with _scraped(server) if is_b and experiment.is_scraped else contextlib.nullcontext():
                 return generator.run(dataclasses.replace(slice_, target=0), lambda _: None)
 
@@ -181,26 +186,32 @@ def _drift_of(client: Client, model: str) -> pb.ServableDrift:
     return client.call("DriftReport", request, pb.DriftReportResponse, service=MONITOR_SERVICE).servables[0]
 
 
-def _pause(client: Client, model: str, seconds: float) -> None:
-    request = pb.DriftPauseRequest(name=model, seconds=seconds)
+def _pause_s(experiment: Experiment, side: int) -> float:
+    """Return for how long counting is paused for a slice: where nothing is scraped, all of A and nothing of B."""
+    return 0.0 if experiment.is_scraped or side == 1 else PAUSE_S_MAX
+
+
+def _pause(client: Client, model: str, pause_s: float) -> None:
+    request = pb.DriftPauseRequest(name=model, pause_s=pause_s)
     client.call("DriftPause", request, pb.DriftPauseResponse, service=MONITOR_SERVICE)
 
 
 @contextlib.contextmanager
 def _scraped(server: Target) -> Iterator[None]:
-    """Ask for /metrics at once and every second, on a thread of this process. Raises ConfigError when none comes."""
+    """Ask for /metrics in the middle of each second behind the warm-up. Raises ConfigError without an answer."""
     over = threading.Event()
     failures: list[Exception] = []
+    due_s = time.monotonic() + WARM_UP_S + _SCRAPE_S / 2
 
     def scrape() -> None:
-        while not failures:
+        nonlocal due_s
+        while not failures and not over.wait(due_s - time.monotonic()):
+            due_s += _SCRAPE_S
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics", timeout=10) as page:
                     page.read()
             except (OSError, HTTPException) as error:
                 failures.append(error)
-            if over.wait(_SCRAPE_S):
-                return
 
     thread = threading.Thread(target=scrape, name="scraper")
     thread.start()

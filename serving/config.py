@@ -64,11 +64,11 @@ class ServerConfig:
         8002, "The port of /metrics, /livez and /readyz; 0 picks a free one.", minimum=0, maximum=65535
     )
     control_plane: str = option(
-        "loopback", "Who may load and unload models: peers on this machine, anyone, or nobody.",
+        "loopback", "Who may load and unload models, and pause drift: peers on this machine, anyone, or nobody.",
         choices=("loopback", "on", "off"),
     )  # fmt: skip
     control_plane_clients: tuple[str, ...] = option(
-        (), "Names in client certificates that may load and unload models from anywhere, unless control_plane is off.",
+        (), "Names in client certificates that may do so from anywhere, unless control_plane is off.",
     )  # fmt: skip
     tls_cert: str = option(
         "", "PEM file of the server's certificate and the chain above it. The gRPC port speaks TLS when it is given.",

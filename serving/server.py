@@ -5,6 +5,7 @@ loader threads reads the model repository and answers the control plane.
 """
 
 import asyncio
+import dataclasses
 import gc
 import logging
 import os
@@ -348,7 +349,7 @@ def _state(config: ServerConfig) -> Path | None:
 
 def _view(servable: Servable) -> ServableView:
     batcher = servable.batcher
-    return ServableView.copy_of(
+    view = ServableView.copy_of(
         servable.name,
         str(servable.version),
         servable.statistics,
@@ -358,6 +359,7 @@ def _view(servable: Servable) -> ServableView:
         batching=servable.batching(),
         gpu=servable.config.instances.gpu,
     )
+    return dataclasses.replace(view, is_drift_paused=servable.drift.paused_s > 0.0)
 
 
 def _rollout_view(model: str, reading: Reading) -> RolloutView:

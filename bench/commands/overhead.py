@@ -21,7 +21,7 @@ def _note(text: str) -> None:
 @click.option("--pairs", type=click.IntRange(PAIRS_MIN, PAIRS_MAX), default=_PAIRS, show_default=True, metavar="N",
               help="Pairs of slices per comparison.")  # fmt: skip
 @click.option("--slice-s", type=click.FloatRange(0.2, 60), default=_SLICE_S, show_default=True, metavar="SECONDS",
-              help="How long a slice lasts; 2 s at least where /metrics is scraped, in fewer pairs.")  # fmt: skip
+              help="How long a slice lasts; 2 s at least where /metrics is scraped, in as much time.")  # fmt: skip
 @json_option
 def command(pairs: int, slice_s: float, json_file: Path | None) -> None:
     """Serve two models, each counted for drift in every other slice, and compare; also with /metrics scraped or not.

@@ -121,17 +121,18 @@ def feedback(model: str, version: str, source: str, connect: Connect, json_file:
 @model_option(required=True)
 @_every_version_option
 @click.option(
-    "--for-s", "seconds", default=3600.0, show_default=True, metavar="SECONDS",
+    "--for-s", "pause_s", default=3600.0, show_default=True, metavar="SECONDS",
     type=click.FloatRange(0, PAUSE_S_MAX, min_open=True), help="Then rows are counted again, see also `drift resume`.",
 )  # fmt: skip
 @client_options
 @json_option
-def pause(model: str, version: str, seconds: float, connect: Connect, json_file: Path | None) -> None:
+def pause(model: str, version: str, pause_s: float, connect: Connect, json_file: Path | None) -> None:
     """Count no rows for a while: those of a load test or a replay, which say nothing about what clients send.
 
-    They are answered as ever. Evidence and alarms stay as they are, and /metrics shows penstock_drift_paused.
+    They are answered as ever, and labels that come for them count. What was counted before still counts. /metrics shows
+    penstock_drift_paused.
     """
-    _pause(connect, model, version, seconds, json_file)
+    _pause(connect, model, version, pause_s, json_file)
 
 
 @group.command("resume")
@@ -144,13 +145,13 @@ def resume(model: str, version: str, connect: Connect, json_file: Path | None) -
     _pause(connect, model, version, 0.0, json_file)
 
 
-def _pause(connect: Connect, model: str, version: str, seconds: float, json_file: Path | None) -> None:
-    request = pb.DriftPauseRequest(name=model, version=version, seconds=seconds)
+def _pause(connect: Connect, model: str, version: str, pause_s: float, json_file: Path | None) -> None:
+    request = pb.DriftPauseRequest(name=model, version=version, pause_s=pause_s)
     with connect() as client:
         answer = client.call("DriftPause", request, pb.DriftPauseResponse, service=MONITOR_SERVICE)
     versions = list(answer.versions)
-    until = f"not counted for the next {seconds:g} s" if seconds else "counted again"
-    facts = {"model": model, "versions": versions, "paused_s": seconds}
+    until = f"not counted for the next {pause_s:g} s" if pause_s else "counted again"
+    facts = {"model": model, "versions": versions, "paused_s": pause_s}
     show("\n".join(f"{model}/{each}: rows are {until}" for each in versions), facts, json_file)
 
 
@@ -267,7 +268,10 @@ def _expected(expected: ExpectedAccuracy) -> str:
 
 def _state(found: DriftReport) -> str:
     state = _verdict(found)
-    return f"{state}; paused: no rows are counted for {found.paused_s:.0f} s more" if found.paused_s else state
+    if not found.paused_s:
+        return state
+    some = " on some replicas" if found.replicas > 1 else ""
+    return f"{state}; paused: no rows are counted for {found.paused_s:.0f} s more{some}"
 
 
 def _verdict(found: DriftReport) -> str:

@@ -56,7 +56,8 @@ def _head(title: str, report: DriftReport) -> str:
         f"False alarms: {report.guarantee}.",
     ]
     if report.paused_s:
-        lines.append(f"Paused: no rows are counted for {report.paused_s:.0f} s more.")
+        some = " on some of them" if report.replicas > 1 else ""
+        lines.append(f"Paused: no rows are counted for {report.paused_s:.0f} s more{some}.")
     if (expected := expected_of(report)) is not None:
         lines.append(
             f"Expected to be right on {expected.value:.1%} of rows ({expected.low:.1%} to {expected.high:.1%}); "

@@ -201,14 +201,14 @@ class DriftReportResponse(_message.Message):
     def __init__(self, servables: _Optional[_Iterable[_Union[ServableDrift, _Mapping]]] = ...) -> None: ...
 
 class DriftPauseRequest(_message.Message):
-    __slots__ = ("name", "version", "seconds")
+    __slots__ = ("name", "version", "pause_s")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
-    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_S_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
-    seconds: float
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
+    pause_s: float
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., pause_s: _Optional[float] = ...) -> None: ...
 
 class DriftPauseResponse(_message.Message):
     __slots__ = ("versions",)

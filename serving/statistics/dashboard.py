@@ -111,7 +111,7 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
     (
         "Drift",
         (
-            Panel("Alarm", "1 while the rows have drifted from the reference.", "none",
+            Panel("Alarm", "1 while the rows have drifted from the reference, or their counting is paused.", "none",
                   [Query(_gauge("penstock_drift_alarm")),
                    Query(_gauge("penstock_drift_paused"), "paused {{model}}/{{version}}")]),
             Panel("Evidence", "As a power of ten; it alarms at alarm_panes, 3 unless it was set.", "none",

@@ -117,6 +117,8 @@ class _Families(Collector):
         yield _gauge("penstock_queue_bytes", "Bytes of input that wait.", views, lambda view: view.queue.input_bytes)
         yield from _footprints(views)
         yield from gpus.families(self._readings)
+        text = "Whether rows are not counted for drift, since somebody has asked for that."
+        yield _gauge("penstock_drift_paused", text, views, lambda view: view.is_drift_paused)
         yield from families(self._snapshot.drift)
         if self._snapshot.traces is not None:
             traced, dropped = self._snapshot.traces

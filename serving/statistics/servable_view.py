@@ -50,6 +50,7 @@ class ServableView:
     batches_by_rows: Mapping[int, int]
     batching: BatchingView | None = None
     gpu: int | None = None
+    is_drift_paused: bool = False
 
     @classmethod
     def copy_of(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from google.protobuf.message import Message
 
 from serving.controlplane import ControlPlane
-from serving.errors import InternalError, InvalidRequest, Overloaded, ServingError
+from serving.errors import InternalError, InvalidRequest, NotReady, Overloaded, ServingError
 from serving.model import Post, Servable
 from serving.pb import penstock_pb2 as pb
 from serving.repository.manager import ModelRepository
@@ -23,7 +23,7 @@ MONITOR_SERVICE = "penstock.v1.Monitor"
 LABELS_MAX = 10_000
 """Labels in one call."""
 PAUSE_S_MAX = 86_400.0
-"""Nobody can stop the counting for drift for ever, who may have forgotten it."""
+"""In s: a pause that somebody has forgotten is over by then."""
 REPORTS_WAITING_MAX = 64
 """Drift reports that wait to be made; further ones are refused."""
 
@@ -102,20 +102,27 @@ class MonitorService:
         def answer(data: bytes) -> Message:
             self._control_plane.check_access(call.peer_host, call.peer_names)
             request = parse(pb.DriftPauseRequest, data)
-            if not request.name:
-                raise InvalidRequest("name is empty, expected a model's")
-            if not 0.0 <= request.seconds <= PAUSE_S_MAX:  # nor NaN
-                raise InvalidRequest(
-                    f"seconds is {request.seconds:g}, expected at most {PAUSE_S_MAX:.0f}, or 0 to go on"
-                )
-            watched = [one for one in self._servables(request.name, request.version) if one.config.drift.enabled]
-            if not watched:
-                raise InvalidRequest(f"model '{request.name}' has no ready version of which rows are counted for drift")
-            for servable in watched:
-                servable.drift.pause(request.seconds)
-            return pb.DriftPauseResponse(versions=[str(servable.version) for servable in watched])
+            paused = self._to_pause(request)
+            until = f"not counted for the next {request.pause_s:g} s" if request.pause_s else "counted again"
+            who = " ".join([call.peer_host or "an unknown peer", *call.peer_names])
+            for servable in paused:
+                servable.drift.pause(request.pause_s)
+                _log.info("%s/%d: rows are %s for drift, as %r has asked", servable.name, servable.version, until, who)
+            return pb.DriftPauseResponse(versions=[str(servable.version) for servable in paused])
 
         immediate(answer)(data, call)
+
+    def _to_pause(self, request: pb.DriftPauseRequest) -> list[Servable]:
+        if not request.name:
+            raise InvalidRequest("name is empty, expected a model's")
+        if not 0.0 <= request.pause_s <= PAUSE_S_MAX:  # nor NaN
+            raise InvalidRequest(f"pause_s is {request.pause_s}, expected 0 to {PAUSE_S_MAX:.0f}; 0 goes on counting")
+        ready = self._servables(request.name, request.version)
+        if not ready:
+            raise NotReady(f"model '{request.name}' has no ready version")
+        if watched := [servable for servable in ready if servable.config.drift.enabled]:
+            return watched
+        raise InvalidRequest(f"model '{request.name}' is not watched for drift; its [drift] table has enabled = false")
 
     def _feedback(self, data: bytes) -> Message:
         request = parse(pb.FeedbackRequest, data)

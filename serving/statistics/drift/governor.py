@@ -18,8 +18,9 @@ _DEBT_NS = 10_000_000
 
 
 class Governor:
-    """Chooses the step of one executor from what sampled rows have cost and what inference takes. One thread.
+    """Chooses the step of one executor from what sampled rows have cost and what inference takes.
 
+    `sample` belongs to the executor's thread; `spent` and `any_of` to whoever counts, one at a time.
     A share of 1 bounds nothing: every row is looked at.
     """
 
@@ -47,7 +48,7 @@ class Governor:
         """Note a batch; return which of its rows are sampled."""
         self.rows += rows
         self.infer_ns += infer_ns
-        step = self.step  # another thread, which takes counts away, may choose another one
+        step = self.step  # `spent` may choose another one meanwhile
         return range(rows) if step == 1 else range(int(self._random() * step), rows, step)
 
     def spent(self, cost_ns: int, sampled_rows: int) -> None:

@@ -47,9 +47,10 @@ class DriftReport:
     """The drift of one model version.
 
     `phase` is "collecting" (no reference yet), "calibrating" or "watching". `rows` were sampled of the `rows_seen` that
-    were served; `panes` are the last closed ones, `open` what was counted since. `logs` [features] are the natural logs
-    of the evidence, with the open pane, and `evidence` that of the mean over features after each closed pane, by its
-    boundary. `effects` [features] are design effects. For `paused_s` more no row is counted.
+    were served while it was not paused; `panes` are the last closed ones, `open` what was counted since. `logs`
+    [features] are the natural logs of the evidence, with the open pane, and `evidence` that of the mean over features
+    after each closed pane, by its boundary. `effects` [features] are design effects. For `paused_s` more no row is
+    counted, on some replicas where there are several.
     """
 
     model: str

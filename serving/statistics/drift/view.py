@@ -47,7 +47,6 @@ class DriftView:
     spent_s: float
     features: tuple[FeatureView, ...]
     expected_accuracy: float | None = None
-    is_paused: bool = False
 
     @classmethod
     def of(cls, report: DriftReport) -> Self:
@@ -78,7 +77,6 @@ def families(views: Sequence[DriftView]) -> Iterator[Metric]:
     if not views:
         return
     yield _gauge("penstock_drift_alarm", "Whether the rows have drifted from the reference.", views, _is_alarm)
-    yield _gauge("penstock_drift_paused", "Whether rows are not counted, as somebody has asked.", views, _is_paused)
     yield _gauge("penstock_drift_evidence", "Evidence of drift, as a power of ten.", views, lambda view: view.evidence)
     if expecting := [view for view in views if view.expected_accuracy is not None]:
         text = "Share of predictions expected to be right, before labels."
@@ -124,10 +122,6 @@ def _gauge(name: str, text: str, views: Iterable[DriftView], value: Callable[[Dr
 
 def _is_alarm(view: DriftView) -> float:
     return float(view.is_alarm)
-
-
-def _is_paused(view: DriftView) -> float:
-    return float(view.is_paused)
 
 
 def _shown(evidence: float) -> float:

@@ -2,7 +2,7 @@
 
 Counting happens on the threads that run batches. All else happens here, on the thread of whoever calls `tick` or
 `report`, which is never the I/O thread: a pane takes some milliseconds of numpy to close, and the first one a second or
-so of simulation, in calls so short that the I/O thread gets the GIL between them.
+so of simulation, in calls so short that the I/O thread gets the GIL between them. Only `pause` waits for nothing.
 """
 
 import logging
@@ -86,11 +86,12 @@ class DriftWatch:
                 self._gather(panes)
                 self._save(panes)
 
-    def pause(self, seconds: float) -> None:
-        """Count no rows from now on for so long, in place of what was asked before; 0 goes on. Waits for nobody."""
-        self.paused_until_ns = self._clock.now_ns() + round(seconds * 1e9) if seconds else 0
-        until = f"not counted for the next {seconds:g} s" if seconds else "counted again"
-        _log.info("%s/%d: %s are %s, as somebody has asked", self.name, self.version, self.subject, until)
+    def pause(self, pause_s: float) -> None:
+        """Count no rows from now on for so long, in place of what was asked before; 0 goes on. Any thread; never waits.
+
+        What was counted before still counts: the open pane may close, and alarm.
+        """
+        self.paused_until_ns = self._clock.now_ns() + round(pause_s * 1e9) if pause_s else 0
 
     @property
     def paused_s(self) -> float:
@@ -141,12 +142,8 @@ class DriftWatch:
         It is made anew when a pane has closed, and when rows have come and the last one has rested: making one takes
         some hundredths of a second, which nobody may ask for again and again.
         """
-        found, is_paused = self._latest_view() if self.config.enabled else None, self.paused_s > 0.0
-        if found is not None and found.is_paused != is_paused:
-            found = self._view = replace(found, is_paused=is_paused)
-        return found
-
-    def _latest_view(self) -> DriftView | None:
+        if not self.config.enabled:
+            return None
         began_ns, shown, panes = self._clock.now_ns(), self._view, self._panes
         if shown is not None and panes is not None and panes.panes == shown.panes and began_ns < self._view_rests_ns:
             return shown

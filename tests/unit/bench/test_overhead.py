@@ -1,6 +1,9 @@
 """What is promised about the cost of watching, and how intervals are held to it."""
 
 import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import psutil
@@ -57,23 +60,29 @@ def test_only_b_is_scraped_or_counted_and_everything_else_is_the_same():
 
 
 @pytest.mark.parametrize(
-    ("slice_s", "pairs", "scraped_s", "scraped_pairs"), [(0.2, 400, 2, 57), (0.2, 20, 2, 20), (3.3, 40, 3, 44)]
+    ("slice_s", "pairs", "scraped_s", "scraped_pairs"),
+    [(0.2, 400, 2, 57), (0.2, 20, 2, 20), (3.3, 40, 3, 44), (2.4, 10_000, 2, 10_000)],
 )
-def test_a_scraped_slice_has_a_page_for_each_of_its_seconds(slice_s, pairs, scraped_s, scraped_pairs):
+def test_scraped_slices_are_whole_seconds_for_about_as_long_as_the_others(slice_s, pairs, scraped_s, scraped_pairs):
     scraping = experiments(slice_s, pairs)[-1]
     assert (scraping.load.duration_s, scraping.pairs) == (scraped_s, scraped_pairs)
 
 
-def test_a_side_that_is_not_counted_is_paused_on_the_server_and_the_other_is_not(tmp_path):
+def test_all_of_a_is_paused_and_nothing_of_b_and_nothing_that_is_scraped():
+    sides = [[overhead._pause_s(one, side) > 0 for side in (0, 1)] for one in experiments(0.2, 400)]
+    assert sides == [[True, False], [True, False], [False, False]]
+
+
+def test_a_side_that_is_paused_is_not_counted_by_the_server(tmp_path):
     overhead._write_model(tmp_path, "light")
     with penstock(tmp_path) as server, Client(f"127.0.0.1:{server.port}") as client:
         overhead._make_reference(client, "light")
-        rows = []
-        for seconds in (overhead.PAUSE_S_MAX, 0.0):
-            overhead._pause(client, "light", seconds)
+        seen = [overhead._drift_of(client, "light").rows_seen]
+        for pause_s in (overhead.PAUSE_S_MAX, 0.0):
+            overhead._pause(client, "light", pause_s)
             client.infer("light", {"x": (Datatype.FP32, np.zeros((100, FEATURES), np.float32))})
-            rows.append(overhead._drift_of(client, "light").rows_seen)
-        assert rows[1] - rows[0] == 100
+            seen.append(overhead._drift_of(client, "light").rows_seen)
+        assert np.diff(seen).tolist() == [0, 100]
 
 
 def test_a_server_that_logs_much_is_not_held_up_by_it(tmp_path):
@@ -83,12 +92,50 @@ def test_a_server_that_logs_much_is_not_held_up_by_it(tmp_path):
             overhead._pause(client, "light", 0.0)
 
 
-def test_a_page_that_does_not_come_is_no_cheap_scrape():
+def wait_for_scraper():
+    while any(thread.name == "scraper" for thread in threading.enumerate()):
+        time.sleep(0.001)
+
+
+class Pages(BaseHTTPRequestHandler):
+    """Answers everything, and counts."""
+
+    count = 0
+
+    def do_GET(self):
+        Pages.count += 1
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+def test_pages_are_asked_for_until_the_slice_ends(monkeypatch):
+    monkeypatch.setattr(overhead, "_SCRAPE_S", 0.001)
+    Pages.count, enough = 0, 20
+    with HTTPServer(("127.0.0.1", 0), Pages) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with overhead._scraped(Target(psutil.Process(), 0, server.server_port)):
+                while Pages.count < enough:
+                    time.sleep(0.001)
+            asked = Pages.count
+        finally:
+            server.shutdown()
+            thread.join()
+    assert Pages.count == asked >= enough
+
+
+def test_a_page_that_does_not_come_is_no_cheap_scrape(monkeypatch):
+    monkeypatch.setattr(overhead, "WARM_UP_S", 0.0)
+    monkeypatch.setattr(overhead, "_SCRAPE_S", 0.001)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         target = Target(psutil.Process(), 0, closed.getsockname()[1])
         with pytest.raises(ConfigError, match=r"not answered: .*refused"), overhead._scraped(target):
-            pass
+            wait_for_scraper()
 
 
 @pytest.mark.parametrize(("spent_ns", "kept"), [(0, True), (10_000_000, True), (10_000_001, False)])

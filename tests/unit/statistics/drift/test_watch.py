@@ -2,10 +2,12 @@
 
 import dataclasses
 import logging
+import threading
 
 import numpy as np
 import pytest
 
+from serving.commands.drift_page import page
 from serving.config import DriftConfig
 from serving.statistics.derived import Derivation
 from serving.statistics.drift.counter import Collector
@@ -297,13 +299,12 @@ def test_what_scrapes_see_rests_unless_a_pane_closes():
     assert (served.watch.view().rows, served.watch.view().panes) == (600, 1)
 
 
-def test_a_pause_ends_by_itself_or_when_somebody_says_so_and_every_view_tells_it():
+def test_a_pause_ends_by_itself_or_when_somebody_says_so():
     served = Served()
-    served.serve(200)
     watch, clock = served.watch, served.clock
-    assert (watch.paused_s, watch.report().paused_s, watch.view().is_paused) == (0, 0, False)
+    assert (watch.paused_s, watch.report().paused_s) == (0, 0)
     watch.pause(90)
-    assert (watch.paused_s, watch.report().paused_s, watch.view().is_paused) == (90, 90, True)
+    assert (watch.paused_s, watch.report().paused_s) == (90, 90)
     clock.advance(60_000_000_000)
     assert clock.now_ns() < watch.paused_until_ns
     assert watch.paused_s == 30
@@ -311,17 +312,30 @@ def test_a_pause_ends_by_itself_or_when_somebody_says_so_and_every_view_tells_it
     assert watch.paused_s == 120, "in place of what was asked before"
     clock.advance(120_000_000_000)
     assert clock.now_ns() >= watch.paused_until_ns
-    assert (watch.paused_s, watch.view().is_paused) == (0, False)
+    assert watch.paused_s == 0
     watch.pause(90)
     watch.pause(0)
-    assert (watch.paused_s, watch.view().is_paused) == (0, False)
-    assert as_json(merged([watch.report(), dataclasses.replace(watch.report(), paused_s=7.0)]))["paused_s"] == 7
+    assert watch.paused_s == 0
+
+
+def test_of_replicas_the_longest_pause_is_told_and_that_it_is_not_of_all():
+    served = Served()
+    served.serve(200)
+    paused = dataclasses.replace(served.watch.report(), paused_s=7.0)
+    both = merged([served.watch.report(), paused])
+    assert as_json(both)["paused_s"] == 7
+    assert "no rows are counted for 7 s more." in page(paused)
+    assert "no rows are counted for 7 s more on some of them." in page(both)
+    assert "Paused" not in page(served.watch.report())
 
 
 def test_a_pause_waits_for_no_pane_that_is_being_closed():
     served = Served()
+    pausing = threading.Thread(target=served.watch.pause, args=(60,), daemon=True)
     with served.watch._busy:
-        served.watch.pause(60)
+        pausing.start()
+        pausing.join(10)
+        assert not pausing.is_alive()
     assert served.watch.paused_s == 60
 
 
