@@ -76,7 +76,8 @@ def replay(running: Running, package: Package, tolerance: float) -> Finding:
     for output, expected in golden.outputs.items():
         if output not in answers or answers[output].shape != expected.shape:
             return passed(name, False, f"golden output '{output}' is missing or of another shape")
-        beyond += int(differing_rows(answers[output], expected, tolerance).sum())
+        tied = tied_rows(golden.outputs, len(expected), tolerance)
+        beyond += int(differing_rows(answers[output], expected, tolerance, tied).sum())
         compared += len(expected)
     return passed(name, beyond == 0, f"{beyond} of {compared} golden rows are answered in another way", beyond,
                   threshold=0)  # fmt: skip
@@ -92,11 +93,11 @@ def batch_invariance(running: Running, signature: Signature, inputs: Mapping[str
     together = running.infer(rows)
     turned = running.infer({key: array[::-1] for key, array in rows.items()})
     alone = [running.infer({key: array[row : row + 1] for key, array in rows.items()}) for row in range(count)]
-    beyond = np.zeros(count, np.bool_)
+    beyond, tied = np.zeros(count, np.bool_), tied_rows(together, count, tolerance)
     for output, expected in together.items():
         single = np.concatenate([answer[output] for answer in alone])
-        beyond |= differing_rows(single, expected, tolerance)
-        beyond |= differing_rows(turned[output][::-1], expected, tolerance)
+        beyond |= differing_rows(single, expected, tolerance, tied)
+        beyond |= differing_rows(turned[output][::-1], expected, tolerance, tied)
     number = int(beyond.sum())
     return passed(name, number == 0, f"{number} of {count} rows depend on their batch", number, threshold=0)
 
@@ -146,14 +147,31 @@ def as_sent(inputs: Mapping[str, Array], signature: Signature) -> dict[str, Arra
     return sent
 
 
-def differing_rows(found: Array, expected: Array, tolerance: float) -> NDArray[np.bool_]:
-    """Return which rows differ by more than `tolerance` times their size and a tenth of it; labels, at all."""
+def tied_rows(answers: Mapping[str, Array], rows: int, tolerance: float) -> NDArray[np.bool_]:
+    """Return which of `rows` rows have two highest scores that are the same within `tolerance`.
+
+    How sums are rounded decides the label of such a row, and onnxruntime adds the trees of a forest up in an order that
+    depends on how many rows a batch has.
+    """
+    tied = np.zeros(rows, np.bool_)
+    for scores in answers.values():
+        if scores.dtype.kind == "f" and scores.ndim == 2 and len(scores) == rows and scores.shape[1] > 1:
+            second, first = np.sort(scores.astype(np.float64), axis=1)[:, -2:].T
+            tied |= np.isclose(second, first, rtol=tolerance, atol=tolerance / 10)
+    return tied
+
+
+def differing_rows(found: Array, expected: Array, tolerance: float, tied: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which rows differ: numbers by more than `tolerance` times their size and a tenth of it, labels at all.
+
+    Labels of `tied` rows do not count.
+    """
     if found.shape != expected.shape:
         return np.ones(len(expected), np.bool_)
     one, other = found.reshape(len(found), -1), expected.reshape(len(expected), -1)
     if "f" not in (one.dtype.kind, other.dtype.kind):
         different = one.astype(np.str_) != other.astype(np.str_) if _has_text(one, other) else one != other
-        return np.asarray(np.asarray(different).any(axis=1))
+        return np.asarray(np.asarray(different).any(axis=1) & ~tied)
     first, second = one.astype(np.float64), other.astype(np.float64)
     close = np.isclose(first, second, rtol=tolerance, atol=tolerance / 10, equal_nan=True)
     return np.asarray(~close.all(axis=1))
