@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import psutil
@@ -88,19 +89,26 @@ def penstock(models: Path, *arguments: str) -> Iterator[Target]:
     # In a session of its own: Ctrl-C is for who measures, who ends it.
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stderr is not None, "bug: the log is not piped"
-        port = http_port = 0
-        for line in process.stderr:
-            if match := re.search(r"listening: grpc \S+:(\d+) http \S+:(\d+)", line):
-                port, http_port = int(match[1]), int(match[2])
-            if "serving" in line and "versions" in line:
-                break
         rest = threading.Thread(target=deque, args=(process.stderr, 0))  # a server would wait for room in a full pipe
-        rest.start()
         try:
+            port, http_port = _ports(process.stderr)
+            rest.start()
             yield Target(psutil.Process(process.pid), port, http_port)
         finally:
             process.terminate()
-            rest.join()
+            if rest.ident is not None:
+                rest.join()
+
+
+def _ports(log: IO[str]) -> tuple[int, int]:
+    """Return the ports that a server listens on, when its log says that it serves."""
+    port = http_port = 0
+    for line in log:
+        if match := re.search(r"listening: grpc \S+:(\d+) http \S+:(\d+)", line):
+            port, http_port = int(match[1]), int(match[2])
+        if "serving" in line and "versions" in line:
+            break
+    return port, http_port
 
 
 @contextlib.contextmanager

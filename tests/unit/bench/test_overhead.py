@@ -1,6 +1,8 @@
 """What is promised about the cost of watching, and how intervals are held to it."""
 
+import signal
 import socket
+import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -9,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
-from bench import overhead
+from bench import load, overhead
 from bench.compare import Ratio
 from bench.load import FEATURES, Target, penstock
 from bench.overhead import EXECUTORS, counted, experiments
@@ -90,6 +92,29 @@ def test_a_server_that_logs_much_is_not_held_up_by_it(tmp_path):
     with penstock(tmp_path) as server, Client(f"127.0.0.1:{server.port}") as client:
         for _ in range(2_000):  # a line of some 70 bytes each, where a pipe holds 65,536
             overhead._pause(client, "light", 0.0)
+
+
+def test_a_server_does_not_outlive_a_ctrl_c_while_it_starts(tmp_path, monkeypatch):
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\necho begins >&2\nexec sleep 600\n")
+    program.chmod(0o700)
+    started = []
+
+    class Noted(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(load.sys, "executable", str(program))
+    monkeypatch.setattr(load.subprocess, "Popen", Noted)
+    monkeypatch.setattr(load, "_ports", interrupt)
+    with pytest.raises(KeyboardInterrupt), penstock(tmp_path):
+        pass
+    (process,) = started
+    assert process.wait(10) == -signal.SIGTERM
 
 
 def wait_for_scraper():
