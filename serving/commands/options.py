@@ -71,9 +71,9 @@ def client_options(command: _Command) -> _Command:
 
 def model_option(*, required: bool) -> Callable[[_Command], _Command]:
     """Add `--model NAME`."""
-    text = "The model." if required else "Only this model."
-    default = None if required else ""
-    return click.option("--model", metavar="NAME", required=required, default=default, help=text)
+    if required:  # without a default: one of None would be there, and so not missing
+        return click.option("--model", metavar="NAME", required=True, help="The model.")
+    return click.option("--model", metavar="NAME", default="", help="Only this model.")
 
 
 def json_option(command: _Command) -> _Command:

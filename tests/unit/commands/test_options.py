@@ -169,3 +169,15 @@ def test_serve_warns_of_a_near_miss(run, caplog):
     with caplog.at_level(logging.WARNING):
         run(PENSTOCK_GRPC_PROT="9")
     assert "unknown variable PENSTOCK_GRPC_PROT" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "drift report", "drift watch", "drift pause", "drift resume", "drift feedback --labels -", "models load",
+        "models unload",
+    ],
+)  # fmt: skip
+def test_a_command_about_one_model_asks_no_server_without_its_name(command):
+    result = CliRunner().invoke(cli, [*command.split(), "--address", "127.0.0.1:1"])
+    assert (result.exit_code, "Missing option '--model'" in result.output) == (2, True)
