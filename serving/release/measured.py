@@ -76,7 +76,7 @@ def replay(running: Running, package: Package, tolerance: float) -> Finding:
     for output, expected in golden.outputs.items():
         if output not in answers or answers[output].shape != expected.shape:
             return passed(name, False, f"golden output '{output}' is missing or of another shape")
-        tied = tied_rows(golden.outputs, len(expected), tolerance)
+        tied = tied_rows(golden.outputs, expected, tolerance)
         beyond += int(differing_rows(answers[output], expected, tolerance, tied).sum())
         compared += len(expected)
     return passed(name, beyond == 0, f"{beyond} of {compared} golden rows are answered in another way", beyond,
@@ -93,8 +93,9 @@ def batch_invariance(running: Running, signature: Signature, inputs: Mapping[str
     together = running.infer(rows)
     turned = running.infer({key: array[::-1] for key, array in rows.items()})
     alone = [running.infer({key: array[row : row + 1] for key, array in rows.items()}) for row in range(count)]
-    beyond, tied = np.zeros(count, np.bool_), tied_rows(together, count, tolerance)
+    beyond = np.zeros(count, np.bool_)
     for output, expected in together.items():
+        tied = tied_rows(together, expected, tolerance)
         single = np.concatenate([answer[output] for answer in alone])
         beyond |= differing_rows(single, expected, tolerance, tied)
         beyond |= differing_rows(turned[output][::-1], expected, tolerance, tied)
@@ -147,18 +148,26 @@ def as_sent(inputs: Mapping[str, Array], signature: Signature) -> dict[str, Arra
     return sent
 
 
-def tied_rows(answers: Mapping[str, Array], rows: int, tolerance: float) -> NDArray[np.bool_]:
-    """Return which of `rows` rows have two highest scores that are the same within `tolerance`.
+def tied_rows(answers: Mapping[str, Array], labels: Array, tolerance: float) -> NDArray[np.bool_]:
+    """Return in which rows of `labels`, one of `answers`, the two highest of the scores that decide it tie.
 
     How sums are rounded decides the label of such a row, and onnxruntime adds the trees of a forest up in an order that
-    depends on how many rows a batch has.
+    depends on how many rows a batch has. They tie when they are the same within `tolerance`.
     """
-    tied = np.zeros(rows, np.bool_)
+    tied = np.zeros(len(labels), np.bool_)
     for scores in answers.values():
-        if scores.dtype.kind == "f" and scores.ndim == 2 and len(scores) == rows and scores.shape[1] > 1:
+        if scores.dtype.kind == "f" and scores.ndim == 2 and len(scores) == labels.size and scores.shape[1] > 1:
             second, first = np.sort(scores.astype(np.float64), axis=1)[:, -2:].T
-            tied |= np.isclose(second, first, rtol=tolerance, atol=tolerance / 10)
+            even = np.isclose(second, first, rtol=tolerance, atol=tolerance / 10)
+            if _decide(scores[~even], labels.reshape(-1)[~even]):
+                tied |= even
     return tied
+
+
+def _decide(scores: Array, labels: Array) -> bool:
+    """Return whether each label has its own column of highest scores; other tensors that go with it say nothing."""
+    pairs = set(zip(scores.argmax(axis=1).tolist(), labels.tolist(), strict=True))
+    return 0 < len(pairs) == len({column for column, _ in pairs}) == len({label for _, label in pairs})
 
 
 def differing_rows(found: Array, expected: Array, tolerance: float, tied: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -57,12 +57,29 @@ def test_a_label_that_depends_on_its_batch_though_its_scores_do_not_is_found():
     assert (finding.verdict, finding.number) == (Verdict.FAIL, 8)
 
 
-def test_only_scores_of_as_many_rows_can_tie():
-    even = np.full((4, 2), 0.5, np.float32)
-    assert measured.tied_rows({"scores": even}, 4, TOLERANCE).all()
-    assert not measured.tied_rows({"scores": even}, 3, TOLERANCE).any()
-    assert not measured.tied_rows({"one": even[:, :1], "labels": even.astype(np.int64)}, 4, TOLERANCE).any()
-    assert measured.tied_rows({"scores": np.array([[0.1, 0.4, 0.4], [0.1, 0.1, 0.8]])}, 2, TOLERANCE).tolist() == [
-        True,
-        False,
-    ]
+def test_a_label_that_depends_on_its_batch_is_found_beside_numbers_that_do_not_decide_it():
+    class OfItsBatch:
+        def infer(self, inputs):
+            x = inputs["x"][:, 0]
+            return {
+                "label": (x > x.mean()).astype(np.int64),
+                "clipped": np.stack([x, x + 1], axis=1).clip(0, self.high),
+            }
+
+    for OfItsBatch.high in (0, 6):  # all rows are even, two are
+        finding = judge(OfItsBatch())
+        assert (finding.verdict, finding.number) == (Verdict.FAIL, 4)
+
+
+def test_only_scores_that_decide_a_label_can_tie():
+    scores, labels = np.array([[0.1, 0.4, 0.4], [0.1, 0.1, 0.8], [0.9, 0.1, 0.0]]), np.array(["b", "c", "a"])
+
+    def tied(scores, labels):
+        return measured.tied_rows({"scores": scores}, labels, TOLERANCE).tolist()
+
+    assert tied(scores, labels) == tied(scores, labels[:, None]) == [True, False, False]
+    assert tied(scores, labels[[0, 1, 1]]) == [False] * 3, "two columns of one label"
+    assert tied(scores[[0, 1, 1]], labels) == [False] * 3, "two labels of one column"
+    assert tied(scores[:1], labels[:1]) == [False], "nothing tells"
+    assert tied(scores[:2], labels) == tied(scores, np.stack([labels, labels], axis=1)) == [False] * 3
+    assert tied(scores[:, :1], labels) == tied((10 * scores).astype(np.int64), labels) == [False] * 3
