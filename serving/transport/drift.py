@@ -1,5 +1,6 @@
 """Drift reports as messages, and back."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -53,6 +54,8 @@ def decode(message: pb.ServableDrift) -> DriftReport:
         terms = Terms(message.pane_s, message.pane_rows_min, message.tolerance, message.alarm_panes)
         if message.alarm_panes < 1 or not message.pane_s > 0:
             raise ValueError("terms")  # noqa: TRY301 - one message for all
+        if not 0 <= message.paused_s < math.inf:  # nor NaN
+            raise ValueError("paused_s")  # noqa: TRY301
         return DriftReport(
             message.name, message.version, message.phase, message.data_digest,
             is_self_reference=message.self_reference, is_calibrated=message.calibrated, terms=terms, features=features,
