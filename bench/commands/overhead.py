@@ -7,7 +7,7 @@ import click
 from bench.compare import PAIRS_MAX, PAIRS_MIN
 from bench.interrupt import STATUS, Interrupt
 from bench.overhead import measure_all
-from serving.commands.options import json_option, show
+from serving.commands.options import Number, json_option, show
 
 _PAIRS, _SLICE_S = 400, 0.2
 """Many short slices: the speed of a machine changes from second to second."""
@@ -20,7 +20,7 @@ def _note(text: str) -> None:
 @click.command("overhead")
 @click.option("--pairs", type=click.IntRange(PAIRS_MIN, PAIRS_MAX), default=_PAIRS, show_default=True, metavar="N",
               help="Pairs of slices per comparison.")  # fmt: skip
-@click.option("--slice-s", type=click.FloatRange(0.2, 60), default=_SLICE_S, show_default=True, metavar="SECONDS",
+@click.option("--slice-s", type=Number(0.2, 60), default=_SLICE_S, show_default=True, metavar="SECONDS",
               help="How long a slice lasts; 2 s at least where /metrics is scraped, in as much time.")  # fmt: skip
 @json_option
 def command(pairs: int, slice_s: float, json_file: Path | None) -> None:

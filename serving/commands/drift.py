@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from serving.commands.calibrate import calibrate
 from serving.commands.drift_page import page
-from serving.commands.options import Connect, client_options, json_option, model_option, show
+from serving.commands.options import Connect, Number, client_options, json_option, model_option, show
 from serving.commands.table import table
 from serving.errors import ConfigError
 from serving.pb import penstock_pb2 as pb
@@ -76,9 +76,7 @@ def merge(files: tuple[Path, ...], json_file: Path | None, html_file: Path | Non
 @model_option(required=True)
 @_version_option
 @client_options
-@click.option(
-    "--interval-s", default=10.0, show_default=True, type=click.FloatRange(0.1, 86_400), help="Between lines."
-)
+@click.option("--interval-s", default=10.0, show_default=True, type=Number(0.1, 86_400), help="Between lines.")
 @click.option("--count", default=0, metavar="N", type=click.IntRange(0), help="End after N lines; 0 goes on for ever.")
 def watch(model: str, version: str, connect: Connect, interval_s: float, count: int) -> None:
     """Print a line again and again; exit status 3 when the last one tells of an alarm."""
@@ -122,7 +120,7 @@ def feedback(model: str, version: str, source: str, connect: Connect, json_file:
 @_every_version_option
 @click.option(
     "--for-s", "pause_s", default=3600.0, show_default=True, metavar="SECONDS",
-    type=click.FloatRange(0, PAUSE_S_MAX, min_open=True), help="Then rows are counted again, see also `drift resume`.",
+    type=Number(0, PAUSE_S_MAX, min_open=True), help="Then rows are counted again, see also `drift resume`.",
 )  # fmt: skip
 @client_options
 @json_option

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from google.protobuf.json_format import MessageToDict
 
-from serving.commands.options import Connect, client_options, json_option, model_option, show
+from serving.commands.options import Connect, Number, client_options, json_option, model_option, show
 from serving.commands.table import table
 from serving.pb import penstock_pb2 as pb
 from serving.transport.latency import QUANTILES_MAX, QUANTILES_USUAL, decode, encode
@@ -17,9 +17,9 @@ from serving.transport.monitor import MONITOR_SERVICE
 
 @click.command("latency")
 @model_option(required=False)
-@click.option("--quantile", "quantiles", multiple=True, type=click.FloatRange(0, 1), metavar="Q",
+@click.option("--quantile", "quantiles", multiple=True, type=Number(0, 1), metavar="Q",
               help=f"Show this quantile, such as 0.99; may be repeated, up to {QUANTILES_MAX} times.")  # fmt: skip
-@click.option("--for-s", type=click.FloatRange(0.1, 86_400), metavar="SECONDS",
+@click.option("--for-s", type=Number(0.1, 86_400), metavar="SECONDS",
               help="Wait so long, and show what was answered meanwhile, and nothing from before.")  # fmt: skip
 @client_options
 @json_option

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,17 @@ from serving.errors import ConfigError
 from serving.transport.client import Client, ClientTls
 
 _Command = Callable[..., Any]
+
+
+class Number(click.FloatRange):
+    """A number of a range, which NaN is not: click compares it with the ends, and so lets it through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See click.ParamType."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import grpc.aio
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.commands.options import Number
 from serving.commands.termination import ended_by_term
 from serving.errors import ConfigError
 from serving.pb import open_inference_pb2 as pb
@@ -35,7 +36,7 @@ _TOLERANCE = 1e-5
               "a pipeline from data to production, drift, canaries; a few minutes.")  # fmt: skip
 @click.option("--models", type=click.Path(file_okay=False, path_type=Path), default=Path("models"), show_default=True,
               metavar="DIR", help="The model repository to write; an existing one gets the model added.")  # fmt: skip
-@click.option("--burst-s", type=click.FloatRange(0.1, 60), default=3.0, show_default=True, help="Length of the burst.")
+@click.option("--burst-s", type=Number(0.1, 60), default=3.0, show_default=True, help="Length of the burst.")
 @click.option("--concurrency", type=click.IntRange(1, 1024), default=16, show_default=True,
               help="Requests in flight during the burst.")  # fmt: skip
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default=Path("release"), show_default=True,

@@ -181,3 +181,19 @@ def test_serve_warns_of_a_near_miss(run, caplog):
 def test_a_command_about_one_model_asks_no_server_without_its_name(command):
     result = CliRunner().invoke(cli, [*command.split(), "--address", "127.0.0.1:1"])
     assert (result.exit_code, "Missing option '--model'" in result.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("drift pause --model m", "--for-s"),
+        ("drift watch --model m", "--interval-s"),
+        ("models latency", "--for-s"),
+        ("models latency", "--quantile"),
+        ("quickstart", "--burst-s"),
+        ("bench overhead", "--slice-s"),
+    ],
+)
+def test_nan_is_within_no_range(command, option):
+    result = CliRunner().invoke(cli, [*command.split(), option, "nan"])
+    assert (result.exit_code, f"Invalid value for '{option}': 'nan' is not a number." in result.output) == (2, True)
