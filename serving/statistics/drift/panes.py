@@ -38,6 +38,7 @@ class Panes:
 
     `slots` [features] are how many slots of a block each feature uses, `reference` their counts [features, 64]. While
     an alarm stands, beginnings are kept for `window` panes. `calibrating` are the counts of the first panes.
+    `rows` were counted; earlier servers, whose evidence this goes on with, had seen `rows_seen_before`.
     """
 
     config: DriftConfig
@@ -50,6 +51,7 @@ class Panes:
     logs: NDArray[np.float64] = field(init=False)
     evidence: deque[tuple[int, float]] = field(init=False)
     rows: int = 0
+    rows_seen_before: int = 0
     panes: int = 0
     alarms: int = 0
     alarm_since: int | None = None

@@ -44,11 +44,11 @@ class StateFile:
     def __init__(self, folder: Path, model: str, version: int) -> None:
         self.path = folder / "drift" / quote(model, safe="") / f"{version}.npz"
 
-    def save(self, panes: Panes, profile: bytes) -> None:
+    def save(self, panes: Panes, profile: bytes, *, rows_seen: int) -> None:
         """Write what is known beside this profile; a disk that is full is logged and costs nothing else."""
         partial = self.path.with_suffix(".partial")
         try:
-            data = to_bytes(panes, profile)
+            data = to_bytes(panes, profile, rows_seen=rows_seen)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(data)
             partial.replace(self.path)
@@ -69,13 +69,17 @@ class StateFile:
             return None
 
 
-def to_bytes(panes: Panes, profile: bytes) -> bytes:
-    """Return what panes know. The open pane is part of it, as the last of the closed ones."""
+def to_bytes(panes: Panes, profile: bytes, *, rows_seen: int) -> bytes:
+    """Return what panes know, of `rows_seen` rows since the first server.
+
+    The open pane is part of it, as the last of the closed ones.
+    """
     closed = [*panes.closed, Pane(0, panes.open)]
     features = panes.reference.shape
     header = {
         "config": _terms(panes),
         "rows": panes.rows,
+        "rows_seen": rows_seen,
         "panes": panes.panes,
         "alarms": panes.alarms,
         "alarm_since": panes.alarm_since,
@@ -123,11 +127,12 @@ def restore(panes: Panes, data: bytes) -> None:
         starts = [Start(int(pane), counts.copy()) for pane, counts in pairs]
         evidence = [(int(boundary), float(log)) for boundary, log in header["evidence"]]
         numbers = [int(header[name]) for name in ("rows", "panes", "alarms", "window", "detector_panes")]
+        seen = int(header.get("rows_seen", numbers[0]))  # older servers kept no such number
         since = None if header["alarm_since"] is None else int(header["alarm_since"])
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"the drift state contradicts itself: {error!r}") from None
     panes.rows, panes.panes, panes.alarms, panes.window, panes.detector.panes = numbers
-    panes.alarm_since = since
+    panes.alarm_since, panes.rows_seen_before = since, seen
     panes.detector.starts = starts
     panes.calibrating = [counts.copy() for counts in arrays["calibrating"]]
     panes.effects, panes.logs = arrays["effects"].copy(), arrays["logs"].copy()

@@ -220,7 +220,8 @@ class DriftWatch:
 
     def _save(self, panes: Panes) -> None:
         if self._state is not None and self._layout is not None:
-            self._state.save(panes, self._layout.profile.to_bytes())
+            rows_seen = panes.rows_seen_before + self._cost()[0]
+            self._state.save(panes, self._layout.profile.to_bytes(), rows_seen=rows_seen)
 
     def _follow(self, layout: Layout) -> None:
         self._layout, self._collector = layout, None
@@ -278,8 +279,8 @@ class DriftWatch:
             self.name, str(self.version), "calibrating" if panes.is_calibrating else "watching",
             layout.profile.data_digest, is_self_reference=layout.profile.is_self_reference,
             is_calibrated=self.config.calibration_panes > 0 and not panes.is_calibrating, terms=self._terms(),
-            features=layout.features, rows=panes.rows, rows_seen=rows_seen, panes_closed=panes.panes,
-            alarms=panes.alarms, is_alarm=is_alarm, effects=panes.effects.copy(), logs=logs,
+            features=layout.features, rows=panes.rows, rows_seen=panes.rows_seen_before + rows_seen,
+            panes_closed=panes.panes, alarms=panes.alarms, is_alarm=is_alarm, effects=panes.effects.copy(), logs=logs,
             evidence=tuple(panes.evidence), panes=tuple(panes.closed), open=panes.open.copy(),
             spent_ns=spent_ns, infer_ns=infer_ns, paused_s=self.paused_s,
         )  # fmt: skip

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from serving.config import DriftConfig
+from serving.statistics.drift import state
 from serving.statistics.drift.report import as_json
 from serving.statistics.drift.state import StateFile
 from serving.statistics.drift.watch import DriftWatch
@@ -36,7 +37,10 @@ class Server:
 
 def known(server):
     facts = as_json(server.watch.report())
-    return {name: facts[name] for name in ("rows", "panes", "alarms", "alarm", "evidence", "history", "features")}
+    return {
+        name: facts[name]
+        for name in ("rows", "rows_seen", "panes", "alarms", "alarm", "evidence", "history", "features")
+    }
 
 
 @pytest.mark.parametrize("config", [{}, {"calibration_panes": 50}])
@@ -55,6 +59,20 @@ def test_a_restarted_watch_goes_on_as_if_nothing_had_happened(tmp_path, config):
         server.serve(200, seed=100, shift=1.0)
         server.next_pane()
     assert known(again) == known(unbroken)
+
+
+def test_a_state_that_does_not_tell_how_many_rows_were_seen_has_seen_those_that_were_counted(tmp_path):
+    first = Server(tmp_path, FakeClock())
+    first.serve(150)
+    first.watch.end()
+    path = StateFile(tmp_path, "team/model", 1).path
+    header, arrays = state._FILE.read(path.read_bytes())
+    assert header.pop("rows_seen") == 150
+    path.write_bytes(state._FILE.write(header, **arrays))
+    again = Server(tmp_path, first.clock)
+    again.serve(50)
+    report = again.watch.report()
+    assert (report.rows, report.rows_seen) == (200, 200)
 
 
 def test_what_a_crash_leaves_is_the_last_pane(tmp_path):
