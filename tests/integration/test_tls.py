@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from serving.errors import ConfigError, RemoteError
 from serving.pb import open_inference_pb2 as pb
 from serving.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from serving.pb.penstock_pb2 import DriftPauseRequest, DriftPauseResponse
 from serving.transport.client import Client, ClientTls
+from serving.transport.monitor import MONITOR_SERVICE
 from serving.types import Datatype
 from tests.support import graphs
 from tests.support.certificates import TIMEOUT_S, Authority, TlsFolder, grpc_channel
@@ -171,12 +174,17 @@ def test_named_clients_may_use_the_control_plane_from_elsewhere(
         serve(**files.options, **options) as server,
         Client(server.address, tls=ClientTls(ca, client.cert, client.key)) as ours,
     ):
-        request = pb.RepositoryModelLoadRequest(model_name="affine")
-        if allowed:
-            ours.call("RepositoryModelLoad", request, pb.RepositoryModelLoadResponse)
-        else:
-            with pytest.raises(RemoteError, match="PERMISSION_DENIED: the control plane of this server is open to"):
-                ours.call("RepositoryModelLoad", request, pb.RepositoryModelLoadResponse)
+        load, pause = pb.RepositoryModelLoadRequest(model_name="affine"), DriftPauseRequest(name="affine", pause_s=60)
+        calls = [
+            partial(ours.call, "RepositoryModelLoad", load, pb.RepositoryModelLoadResponse),
+            partial(ours.call, "DriftPause", pause, DriftPauseResponse, service=MONITOR_SERVICE),
+        ]
+        for call in calls:
+            if allowed:
+                call()
+            else:
+                with pytest.raises(RemoteError, match="PERMISSION_DENIED: the control plane of this server is open to"):
+                    call()
         infer(ours)
 
 
