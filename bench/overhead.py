@@ -152,9 +152,8 @@ def _measure(
     ):
 
         def measure(slice_: Slice) -> Recording:
-            is_b = slice_.target == 1
             _pause(client, model, _pause_s(experiment, slice_.target))
-            with _scraped(server) if is_b and experiment.is_scraped else contextlib.nullcontext():
+            with _scraped(server) if experiment.is_scraped and slice_.target == 1 else contextlib.nullcontext():
                 return generator.run(dataclasses.replace(slice_, target=0), lambda _: None)
 
         def count(_: Pair) -> None:

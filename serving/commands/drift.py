@@ -37,17 +37,13 @@ def _page_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--html", "html_file", type=_FILE, metavar="FILE", help=text)(command)
 
 
-def _version_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--version", default="", metavar="N", help="The version; the newest without one.")(command)
-
-
-def _every_version_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--version", default="", metavar="N", help="The version; all of them without one.")(command)
+def _version_option(without: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option("--version", default="", metavar="N", help=f"The version; {without} without one.")
 
 
 @group.command("report")
 @model_option(required=True)
-@_version_option
+@_version_option("the newest")
 @client_options
 @json_option
 @_page_option
@@ -74,7 +70,7 @@ def merge(files: tuple[Path, ...], json_file: Path | None, html_file: Path | Non
 
 @group.command("watch")
 @model_option(required=True)
-@_version_option
+@_version_option("the newest")
 @client_options
 @click.option("--interval-s", default=10.0, show_default=True, type=Number(0.1, 86_400), help="Between lines.")
 @click.option("--count", default=0, metavar="N", type=click.IntRange(0), help="End after N lines; 0 goes on for ever.")
@@ -94,7 +90,7 @@ def watch(model: str, version: str, connect: Connect, interval_s: float, count: 
 
 @group.command("feedback")
 @model_option(required=True)
-@_version_option
+@_version_option("the newest")
 @click.option("--labels", "source", required=True, metavar="FILE|-", type=click.Path(allow_dash=True, dir_okay=False),
               help='JSON like {"id of a request": label}, numbers or texts; - reads standard input.')  # fmt: skip
 @client_options
@@ -117,7 +113,7 @@ def feedback(model: str, version: str, source: str, connect: Connect, json_file:
 
 @group.command("pause")
 @model_option(required=True)
-@_every_version_option
+@_version_option("all of them")
 @click.option(
     "--for-s", "pause_s", default=3600.0, show_default=True, metavar="SECONDS",
     type=Number(0, PAUSE_S_MAX, min_open=True), help="Then rows are counted again, see also `drift resume`.",
@@ -135,7 +131,7 @@ def pause(model: str, version: str, pause_s: float, connect: Connect, json_file:
 
 @group.command("resume")
 @model_option(required=True)
-@_every_version_option
+@_version_option("all of them")
 @client_options
 @json_option
 def resume(model: str, version: str, connect: Connect, json_file: Path | None) -> None:

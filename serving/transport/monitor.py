@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from google.protobuf.message import Message
 
 from serving.controlplane import ControlPlane
-from serving.errors import InternalError, InvalidRequest, NotReady, Overloaded, ServingError
+from serving.errors import InternalError, InvalidRequest, Overloaded, ServingError
 from serving.model import Post, Servable
 from serving.pb import penstock_pb2 as pb
 from serving.repository.manager import ModelRepository
@@ -117,9 +117,8 @@ class MonitorService:
             raise InvalidRequest("name is empty, expected a model's")
         if not 0.0 <= request.pause_s <= PAUSE_S_MAX:  # nor NaN
             raise InvalidRequest(f"pause_s is {request.pause_s}, expected 0 to {PAUSE_S_MAX:.0f}; 0 goes on counting")
+        self._repository.find(request.name, request.version).release()  # raises UnknownModel or NotReady, and says why
         ready = self._servables(request.name, request.version)
-        if not ready:
-            raise NotReady(f"model '{request.name}' has no ready version")
         if watched := [servable for servable in ready if servable.config.drift.enabled]:
             return watched
         raise InvalidRequest(f"model '{request.name}' is not watched for drift; its [drift] table has enabled = false")

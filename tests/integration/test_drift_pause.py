@@ -1,5 +1,6 @@
 """Counting for drift, paused and resumed by an operator, on the real server."""
 
+import json
 import subprocess
 import sys
 import urllib.request
@@ -36,9 +37,9 @@ def pause(server, pause_s, name="affine", version=""):
         return client.call("DriftPause", request, pb.DriftPauseResponse, service=MONITOR_SERVICE).versions
 
 
-def report_of(server, model="affine"):
+def report_of(server, version="1"):
     with Client(server.address) as client:
-        request = pb.DriftReportRequest(name=model)
+        request = pb.DriftReportRequest(name="affine", version=version)
         answer = client.call("DriftReport", request, pb.DriftReportResponse, service=MONITOR_SERVICE)
     (servable,) = answer.servables
     return servable
@@ -88,6 +89,20 @@ def test_no_rows_are_counted_until_somebody_resumes(repository, transport):
         assert shown_as_paused(server) == 0
 
 
+def test_one_version_can_be_paused_and_all_can_be_resumed(repository):
+    publish(repository, "affine")
+    graphs.write_model(repository, "affine", graphs.affine(), version=2)
+    table = repository / "affine" / "model.toml"
+    table.write_text(f'version_policy = "all"\n{table.read_text()}')
+    with server_thread(repository) as server:
+        paused = json.loads(drift(server, "pause", "--version", "1", "--for-s", "600", "--json", "-"))
+        assert paused == {"model": "affine", "versions": ["1"], "paused_s": 600}
+        assert [report_of(server, version=version).paused_s > 0 for version in ("1", "2")] == [True, False]
+        resumed = json.loads(drift(server, "resume", "--json", "-"))
+        assert resumed == {"model": "affine", "versions": ["1", "2"], "paused_s": 0}
+        assert [report_of(server, version=version).paused_s for version in ("1", "2")] == [0, 0]
+
+
 def test_rows_count_again_when_the_time_is_over(served):
     before = report_of(served).rows
     assert pause(served, 600) == ["1"]
@@ -121,7 +136,7 @@ def test_a_reference_is_not_made_of_rows_that_come_while_it_is_paused(repository
         ({"name": "nobody"}, "NOT_FOUND: unknown model 'nobody'"),
         ({"version": "7"}, "NOT_FOUND"),
         ({"name": "unwatched"}, "INVALID_ARGUMENT: model 'unwatched' is not watched for drift; its .drift. table"),
-        ({"name": "broken"}, "UNAVAILABLE: model 'broken' has no ready version"),
+        ({"name": "broken"}, "UNAVAILABLE: model 'broken' has no ready version; version 1: .*model.onnx"),
     ],
 )
 def test_a_pause_that_cannot_be_is_one_clear_line(served, asked, message):

@@ -125,9 +125,10 @@ def wait_for_scraper():
 class Pages(BaseHTTPRequestHandler):
     """Answers everything, and counts."""
 
-    count = 0
+    count, first_s = 0, 0.0
 
     def do_GET(self):
+        Pages.first_s = Pages.first_s or time.monotonic()
         Pages.count += 1
         self.send_response(200)
         self.end_headers()
@@ -136,9 +137,9 @@ class Pages(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def test_pages_are_asked_for_until_the_slice_ends(monkeypatch):
+def test_pages_are_asked_for_from_the_warm_up_on_until_the_slice_ends(monkeypatch):
     monkeypatch.setattr(overhead, "_SCRAPE_S", 0.001)
-    Pages.count, enough = 0, 20
+    Pages.count, Pages.first_s, enough, began_s = 0, 0.0, 20, time.monotonic()
     with HTTPServer(("127.0.0.1", 0), Pages) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -151,6 +152,7 @@ def test_pages_are_asked_for_until_the_slice_ends(monkeypatch):
             server.shutdown()
             thread.join()
     assert Pages.count == asked >= enough
+    assert Pages.first_s - began_s > overhead.WARM_UP_S
 
 
 def test_a_page_that_does_not_come_is_no_cheap_scrape(monkeypatch):
